@@ -1,0 +1,2 @@
+//! zyven.
+fn main() {}

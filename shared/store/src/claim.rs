@@ -1,0 +1,167 @@
+//! T2: Redis proposes tickets, PostgreSQL confirms them, before any byte is sent.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use tokio_postgres::Row;
+use zyven_domain::id::{DeliveryId, EndpointId, EventId, TenantId};
+
+use crate::{Store, StoreError};
+
+/// What a batch of tickets turned out to be.
+#[derive(Debug, Default)]
+pub struct Claim {
+    /// Deliveries that are now leased to the caller.
+    pub claimed: Vec<ClaimedDelivery>,
+    /// Tickets that confer nothing.
+    pub refused: Vec<RefusedTicket>,
+}
+
+/// A delivery leased for one attempt, with everything that is to be sent.
+#[derive(Debug, Clone)]
+pub struct ClaimedDelivery {
+    /// The outbox row.
+    pub seq: i64,
+    /// One event for one endpoint.
+    pub delivery_id: DeliveryId,
+    /// The event; sent as `webhook-id`.
+    pub event_id: EventId,
+    /// Where it goes.
+    pub endpoint_id: EndpointId,
+    /// Who owns it.
+    pub tenant_id: TenantId,
+    /// 1, and one more for each replay.
+    pub generation: i32,
+    /// The number of this attempt within its generation, from 1.
+    pub attempt: u32,
+    /// The event's type.
+    pub event_type: String,
+    /// Exactly the accepted bytes; `None` if they are no longer stored.
+    pub payload: Option<Bytes>,
+    /// The publisher's trace.
+    pub traceparent: Option<String>,
+    /// When this generation began. Its age counts from here.
+    pub accepted_at: DateTime<Utc>,
+}
+
+/// Why a ticket conferred nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RefusedTicket {
+    /// The delivery is finished: the ticket was stale.
+    Finished {
+        /// The outbox row that no longer exists.
+        seq: i64,
+    },
+    /// Not due yet, or leased by somebody.
+    Later {
+        /// The outbox row.
+        seq: i64,
+        /// How long to wait before it is worth asking again.
+        due_in: Duration,
+    },
+}
+
+/// A ticket may be this early: Redis' clock and PostgreSQL's are compared by way of relative waits,
+/// and refusing a ticket for a millisecond costs more than sending it that early.
+const EARLY_MS_MAX: i64 = 20;
+
+/// The lease ends on PostgreSQL's clock. A row that somebody holds is not taken, whatever the ticket
+/// says; two claims of one row queue on it, and the second finds the first's lease.
+const CLAIM: &str = "
+    WITH claimed AS (
+        UPDATE zyven.outbox
+           SET state = 'DISPATCHING',
+               lease_token = $2,
+               leased_until = clock_timestamp() + $3::bigint * interval '1 millisecond',
+               attempts = attempts + 1
+         WHERE seq = ANY ($1)
+           AND leased_until <= clock_timestamp()
+           AND due_at <= clock_timestamp() + $4::bigint * interval '1 millisecond'
+        RETURNING seq, delivery_id, event_id, endpoint_id, tenant_id, generation, attempts, enqueued_at
+    )
+    SELECT c.seq, c.delivery_id, c.event_id, c.endpoint_id, c.tenant_id, c.generation, c.attempts,
+           c.enqueued_at, e.type, e.payload, e.traceparent
+      FROM claimed c
+      LEFT JOIN zyven.events e ON e.id = c.event_id";
+
+const EXPLAIN_REFUSALS: &str = "
+    SELECT seq,
+           (extract(epoch FROM greatest(due_at, leased_until) - clock_timestamp()) * 1000)::bigint
+      FROM zyven.outbox
+     WHERE seq = ANY ($1)";
+
+/// A row somebody else has just let go of is worth asking for again, but not in a tight circle.
+const ASK_AGAIN_MS_MIN: i64 = 10;
+
+impl Store {
+    /// Leases what may be attempted of `seqs` until `lease` from now, under `lease_token` (random,
+    /// never 0, never used before).
+    ///
+    /// Commits asynchronously: a crash of PostgreSQL may forget the claim, which then is as if the
+    /// dispatcher had crashed before it sent anything (C15 in ARCHITECTURE.md).
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked. Rows may have been leased; they come free when the lease ends.
+    pub async fn claim(
+        &self,
+        seqs: &[i64],
+        lease_token: i64,
+        lease: Duration,
+    ) -> Result<Claim, StoreError> {
+        let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+        let connection = self.relaxed("claiming deliveries").await?;
+        let claimed: Vec<ClaimedDelivery> = connection
+            .query(CLAIM, &[&seqs, &lease_token, &lease_ms, &EARLY_MS_MAX])
+            .await?
+            .iter()
+            .map(claimed_delivery)
+            .collect();
+        let mut claim = Claim {
+            claimed,
+            refused: Vec::new(),
+        };
+        if claim.claimed.len() == seqs.len() {
+            return Ok(claim);
+        }
+        let taken: HashSet<i64> = claim.claimed.iter().map(|c| c.seq).collect();
+        let refused: Vec<i64> = seqs
+            .iter()
+            .copied()
+            .filter(|seq| !taken.contains(seq))
+            .collect();
+        let unfinished = connection.query(EXPLAIN_REFUSALS, &[&refused]).await?;
+        let mut finished: HashSet<i64> = refused.into_iter().collect();
+        for row in unfinished {
+            let seq: i64 = row.get(0);
+            finished.remove(&seq);
+            let wait_ms = row.get::<_, i64>(1).max(ASK_AGAIN_MS_MIN);
+            claim.refused.push(RefusedTicket::Later {
+                seq,
+                due_in: Duration::from_millis(wait_ms.unsigned_abs()),
+            });
+        }
+        let stale = finished.into_iter();
+        claim
+            .refused
+            .extend(stale.map(|seq| RefusedTicket::Finished { seq }));
+        Ok(claim)
+    }
+}
+
+fn claimed_delivery(row: &Row) -> ClaimedDelivery {
+    ClaimedDelivery {
+        seq: row.get(0),
+        delivery_id: DeliveryId::from_uuid(row.get(1)),
+        event_id: EventId::from_uuid(row.get(2)),
+        endpoint_id: EndpointId::from_uuid(row.get(3)),
+        tenant_id: TenantId::from_uuid(row.get(4)),
+        generation: row.get(5),
+        attempt: row.get::<_, i32>(6).unsigned_abs(),
+        accepted_at: row.get(7),
+        event_type: row.get::<_, Option<String>>(8).unwrap_or_default(),
+        payload: row.get::<_, Option<&[u8]>>(9).map(Bytes::copy_from_slice),
+        traceparent: row.get(10),
+    }
+}

@@ -1,0 +1,88 @@
+//! What can go wrong between Zyven and PostgreSQL.
+
+use tokio_postgres::error::SqlState;
+
+/// A step that did not happen, or whose outcome is unknown.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The connection string cannot be used.
+    #[error("the database URL is not a PostgreSQL connection string")]
+    Url(#[source] tokio_postgres::Error),
+    /// No connection was to be had.
+    #[error("no database connection for {doing}")]
+    Unreachable {
+        /// The step, for the log.
+        doing: &'static str,
+        /// The pool's reason.
+        #[source]
+        source: deadpool_postgres::PoolError,
+    },
+    /// The statement failed or its outcome is unknown.
+    #[error("database: {doing}")]
+    Statement {
+        /// The step, for the log.
+        doing: &'static str,
+        /// PostgreSQL's or the connection's reason.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// A row holds what this version of Zyven cannot read.
+    #[error("database: {doing} found {what}")]
+    Unreadable {
+        /// The step, for the log.
+        doing: &'static str,
+        /// The finding.
+        what: String,
+    },
+    /// Configuration kept changing faster than a batch could be routed.
+    #[error("routing changed {0} times while a batch was being accepted")]
+    RoutingUnsettled(usize),
+}
+
+impl StoreError {
+    /// True if the same call is worth repeating later: PostgreSQL is away, restarting, in recovery,
+    /// out of connections or space, or chose this transaction as a victim.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::RoutingUnsettled(_) => true,
+            Self::Statement { source, .. } => match source.code() {
+                None => true, // the connection broke; nothing came from the server
+                Some(code) => is_transient_code(code),
+            },
+            Self::Url(_) | Self::Unreadable { .. } => false,
+        }
+    }
+
+    pub(crate) fn names_missing_partition(&self) -> bool {
+        match self {
+            Self::Statement { source, .. } => source.as_db_error().is_some_and(|error| {
+                *error.code() == SqlState::CHECK_VIOLATION
+                    && error.constraint().is_none()
+                    && error.message().starts_with("no partition of relation")
+            }),
+            _ => false,
+        }
+    }
+}
+
+fn is_transient_code(code: &SqlState) -> bool {
+    // Classes 08 connection, 53 insufficient resources, 57 operator intervention, 58 system error;
+    // 40 rolled back by the server, 25006 a standby that has not been promoted yet.
+    let text = code.code();
+    ["08", "40", "53", "57", "58"]
+        .iter()
+        .any(|class| text.starts_with(class))
+        || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+        || *code == SqlState::LOCK_NOT_AVAILABLE
+}
+
+/// Names the step a fallible statement belongs to.
+pub(crate) trait Doing<T> {
+    fn doing(self, doing: &'static str) -> Result<T, StoreError>;
+}
+
+impl<T> Doing<T> for Result<T, tokio_postgres::Error> {
+    fn doing(self, doing: &'static str) -> Result<T, StoreError> {
+        self.map_err(|source| StoreError::Statement { doing, source })
+    }
+}

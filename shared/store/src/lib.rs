@@ -1,0 +1,66 @@
+//! PostgreSQL: every statement Zyven runs.
+//!
+//! # Who acts
+//!
+//! Ingest *accepts* events, the relay *hands over* outbox rows, dispatchers *claim* and *settle*
+//! them, operators *replay* dead letters. Each of these is one method here, named after the business
+//! step it makes atomic; each is one statement or one transaction.
+//!
+//! # What is promised
+//!
+//! - [`Store::accept`] returns only after a synchronous commit of the event together with its outbox
+//!   rows. Everything a `202` promises rests on that.
+//! - Every change of an outbox row repeats, in its `WHERE`, the state and the lease token it expects.
+//!   A lost race is a value ([`Settled::Superseded`], [`RefusedTicket`]), never an error.
+//! - Any method may be called again with the same arguments after an error whose outcome is unknown.
+//!
+//! # Architecture invariants
+//!
+//! - SQL stands in this crate and in `sql/` alone; statements are constants above their function.
+//! - No statement mentions Redis. Whatever the queue holds, the rules here decide.
+//! - No transaction is held while the caller waits for the network.
+//! - Hot statements are prepared, planned once and generically, and find rows by key: see [`pool`].
+
+mod accept;
+mod claim;
+mod endpoints_for_delivery;
+mod error;
+mod maintenance;
+mod migrate;
+pub mod pool;
+mod relay;
+mod routing;
+mod settle;
+
+pub use accept::{Accepted, Idempotency, NewEvent};
+pub use claim::{Claim, ClaimedDelivery, RefusedTicket};
+pub use endpoints_for_delivery::{EndpointForDelivery, EndpointStatus, SealedSecret};
+pub use error::StoreError;
+pub use maintenance::InvariantBreach;
+pub use migrate::{AppliedMigration, Migration, migrations};
+pub use pool::StoreConfig;
+pub use relay::{Leadership, OutboxRow};
+pub use settle::{AttemptRecord, SettleItem, Settled, Settlement};
+
+use std::sync::Arc;
+
+/// The database, as the rest of Zyven sees it. Cheap to clone; connects when first used, so it can be
+/// made while PostgreSQL is away.
+#[derive(Clone)]
+pub struct Store {
+    pools: Arc<pool::Pools>,
+    routes: Arc<routing::Routes>,
+}
+
+impl Store {
+    /// Prepares pools for `config`. Does not connect yet.
+    ///
+    /// # Errors
+    /// The URL is not a PostgreSQL connection string.
+    pub fn connect(config: &StoreConfig) -> Result<Self, StoreError> {
+        Ok(Self {
+            pools: Arc::new(pool::Pools::new(config)?),
+            routes: Arc::new(routing::Routes::default()),
+        })
+    }
+}

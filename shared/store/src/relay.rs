@@ -1,0 +1,174 @@
+//! T1 and what surrounds it: reading the outbox in order, and remembering how far one has come.
+//!
+//! Sequence order is not commit order, so a reader that only remembers a position loses the rows of
+//! slow transactions. The relay therefore keeps a ledger of gaps, for which [`Store::snapshot_xmin`]
+//! and [`Store::current_xact_id`] give the evidence; the rule is in the relay's `gaps` module.
+
+use std::time::Duration;
+
+use tokio_postgres::Row;
+use zyven_domain::id::EndpointId;
+
+use crate::{Store, StoreError};
+
+/// What the relay needs to know of an outbox row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutboxRow {
+    /// The ticket.
+    pub seq: i64,
+    /// The lane.
+    pub endpoint_id: EndpointId,
+    /// Wait until it is due, on PostgreSQL's clock; zero if it is.
+    pub due_in: Duration,
+    /// True while a dispatcher holds it: it has no need of a ticket then.
+    pub leased: bool,
+}
+
+/// Whether this relay is the one that works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leadership {
+    /// It is, until the asked time from now.
+    Leader,
+    /// Another one is.
+    Follower,
+}
+
+/// The limit is a literal: under a generic plan a parameter would be taken for a tenth of the table.
+const PAGE: &str = "
+    SELECT seq, endpoint_id,
+           greatest(0, extract(epoch FROM due_at - clock_timestamp()) * 1000)::bigint,
+           leased_until > clock_timestamp()
+      FROM zyven.outbox
+     WHERE seq > $1
+     ORDER BY seq
+     LIMIT 1000";
+const ROWS: &str = "
+    SELECT seq, endpoint_id,
+           greatest(0, extract(epoch FROM due_at - clock_timestamp()) * 1000)::bigint,
+           leased_until > clock_timestamp()
+      FROM zyven.outbox
+     WHERE seq = ANY ($1)
+     ORDER BY seq";
+const SNAPSHOT_XMIN: &str = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint";
+const CURRENT_XACT_ID: &str = "SELECT pg_current_xact_id()::text::bigint";
+const WATERMARK: &str = "SELECT watermark FROM zyven.relay";
+const RECORD_WATERMARK: &str = "
+    UPDATE zyven.relay
+       SET watermark = $1
+     WHERE watermark < $1";
+const LEAD: &str = "
+    UPDATE zyven.relay
+       SET holder = $1,
+           holder_until = clock_timestamp() + $2::bigint * interval '1 millisecond'
+     WHERE holder = $1
+        OR holder_until < clock_timestamp()";
+const RESIGN: &str = "
+    UPDATE zyven.relay
+       SET holder_until = '-infinity'
+     WHERE holder = $1";
+
+impl Store {
+    /// Rows of [`Store::outbox_page`] at most.
+    pub const OUTBOX_PAGE_ROWS_MAX: usize = 1000;
+
+    /// The first outbox rows after `after_seq`, in sequence order.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn outbox_page(&self, after_seq: i64) -> Result<Vec<OutboxRow>, StoreError> {
+        let connection = self.relaxed("reading the outbox").await?;
+        let rows = connection.query(PAGE, &[&after_seq]).await?;
+        Ok(rows.iter().map(outbox_row).collect())
+    }
+
+    /// Those of `seqs` that exist, in sequence order.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn outbox_rows(&self, seqs: &[i64]) -> Result<Vec<OutboxRow>, StoreError> {
+        let connection = self.relaxed("looking up outbox rows").await?;
+        let rows = connection.query(ROWS, &[&seqs]).await?;
+        Ok(rows.iter().map(outbox_row).collect())
+    }
+
+    /// Every transaction with a smaller id has ended.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn snapshot_xmin(&self) -> Result<u64, StoreError> {
+        self.xact_number(SNAPSHOT_XMIN).await
+    }
+
+    /// Takes a transaction id: every transaction that already has one has a smaller one.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn current_xact_id(&self) -> Result<u64, StoreError> {
+        self.xact_number(CURRENT_XACT_ID).await
+    }
+
+    async fn xact_number(&self, sql: &str) -> Result<u64, StoreError> {
+        let connection = self.relaxed("reading transaction ids").await?;
+        let row = connection.query_one(sql, &[]).await?;
+        Ok(row.get::<_, i64>(0).unsigned_abs())
+    }
+
+    /// Up to where the outbox has been handed over.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn watermark(&self) -> Result<i64, StoreError> {
+        let connection = self.relaxed("reading the watermark").await?;
+        Ok(connection.query_one(WATERMARK, &[]).await?.get(0))
+    }
+
+    /// Records how far the outbox has been handed over. Never moves back. Commits asynchronously: a
+    /// watermark that PostgreSQL forgets is one from which rows are handed over again, harmlessly.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn record_watermark(&self, seq: i64) -> Result<(), StoreError> {
+        let connection = self.relaxed("recording the watermark").await?;
+        connection
+            .execute(RECORD_WATERMARK, &[&seq])
+            .await
+            .map(|_| ())
+    }
+
+    /// Takes or keeps the relay's leadership for `term` from now, on PostgreSQL's clock.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn relay_lease(
+        &self,
+        holder: &str,
+        term: Duration,
+    ) -> Result<Leadership, StoreError> {
+        let term_ms = i64::try_from(term.as_millis()).unwrap_or(i64::MAX);
+        let connection = self.relaxed("taking the relay's lead").await?;
+        Ok(
+            match connection.execute(LEAD, &[&holder, &term_ms]).await? {
+                0 => Leadership::Follower,
+                _ => Leadership::Leader,
+            },
+        )
+    }
+
+    /// Gives the leadership up, so that another relay need not wait for its end.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn resign_relay_lease(&self, holder: &str) -> Result<(), StoreError> {
+        let connection = self.relaxed("giving up the relay's lead").await?;
+        connection.execute(RESIGN, &[&holder]).await.map(|_| ())
+    }
+}
+
+fn outbox_row(row: &Row) -> OutboxRow {
+    OutboxRow {
+        seq: row.get(0),
+        endpoint_id: EndpointId::from_uuid(row.get(1)),
+        due_in: Duration::from_millis(row.get::<_, i64>(2).unsigned_abs()),
+        leased: row.get(3),
+    }
+}

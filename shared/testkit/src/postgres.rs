@@ -1,0 +1,396 @@
+//! Private PostgreSQL servers, and a database per test.
+
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tokio_postgres::{Client, NoTls};
+use url::Url;
+
+use crate::child::{self, Signal};
+use crate::environment::{Folder, free_address, machine, repository, serial, setting, test_services};
+use crate::wait::wait_until;
+
+/// Servers start within a second; a loaded machine gets the benefit of the doubt.
+const START_MAX: Duration = Duration::from_secs(60);
+/// Password of private servers: their port is open to everybody on this machine for as long as the test runs.
+const PASSWORD: &str = "private-to-one-test";
+
+/// A PostgreSQL server of the test's own, which may be stopped, killed and restarted. Ends when dropped.
+///
+/// It takes about a second to make; a test that wants nothing but a database uses [`TestDatabase::new`].
+#[derive(Debug)]
+pub struct Postgres {
+    child: Option<Child>,
+    address: SocketAddr,
+    settings: Vec<String>,
+    folder: Folder,
+}
+
+impl Postgres {
+    /// A new server. `fsync` is off, which a killed server does not notice: only a dying machine loses what the
+    /// operating system has taken.
+    pub async fn private() -> Postgres {
+        Postgres::private_with(&[]).await
+    }
+
+    /// A new server with settings of its own, such as `"max_connections=8"` or `"fsync=on"`.
+    pub async fn private_with(settings: &[&str]) -> Postgres {
+        let folder = Folder::new("postgres");
+        initialise(folder.path());
+        let mut settings_all = vec!["fsync=off".to_owned(), "full_page_writes=off".to_owned()];
+        settings_all.extend(settings.iter().map(|&setting| setting.to_owned()));
+        let mut server = Postgres { child: None, address: free_address(), settings: settings_all, folder };
+        server.restart().await;
+        server
+    }
+
+    /// URL of the superuser and the maintenance database.
+    #[must_use]
+    pub fn admin_url(&self) -> String {
+        format!("postgres://zyven:{PASSWORD}@{}/postgres", self.address)
+    }
+
+    /// Where it listens; the same after every restart.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A database on this server, with every migration applied.
+    pub async fn database(&self) -> TestDatabase {
+        TestDatabase::create(&self.admin_url(), Contents::Migrated, Afterwards::LeaveToServer).await
+    }
+
+    /// Ends it as an operator would (fast shutdown): sessions are cut, everything is written.
+    pub async fn stop(&mut self) {
+        self.end_with(Signal::Interrupt).await;
+    }
+
+    /// SIGKILL. Its sessions die at once, recovery runs at the next [`Postgres::restart`].
+    pub async fn kill(&mut self) {
+        self.end_with(Signal::Kill).await;
+    }
+
+    /// Starts it again, same address, same data, and returns when it takes connections.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        let url = self.admin_url();
+        let log = self.folder.path().join("log");
+        let deadline = std::time::Instant::now() + START_MAX;
+        loop {
+            let mut child = self.launch(&log);
+            let came_up = wait_until("PostgreSQL answers or gives up", START_MAX, async || {
+                if let Ok(Some(_status)) = child.try_wait() {
+                    return Ok(false);
+                }
+                connect(&url).await.map(|_client| true)
+            })
+            .await;
+            if came_up {
+                self.child = Some(child);
+                return;
+            }
+            // After SIGKILL its orphaned sessions need a moment to notice, and hold the shared memory meanwhile.
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            assert!(
+                said.contains("shared memory block") && std::time::Instant::now() < deadline,
+                "PostgreSQL does not start:\n{said}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn launch(&self, log: &Path) -> Child {
+        let log_file = File::create(log).unwrap_or_else(|error| panic!("cannot make {}: {error}", log.display()));
+        let mut command = server_command("postgres");
+        command.arg("-D").arg(self.folder.path().join("data"));
+        command.arg("-p").arg(self.address.port().to_string());
+        for setting in ["listen_addresses=127.0.0.1", "unix_socket_directories=", "shared_buffers=32MB"]
+            .into_iter()
+            .chain(self.settings.iter().map(String::as_str))
+        {
+            command.arg("-c").arg(setting);
+        }
+        command.stdin(Stdio::null());
+        command.stdout(log_file.try_clone().expect("a file can be shared")).stderr(log_file);
+        child::start(command).unwrap_or_else(|error| panic!("cannot start PostgreSQL: {error}"))
+    }
+
+    async fn end_with(&mut self, signal: Signal) {
+        let Some(mut child) = self.child.take() else { return };
+        child::send(&mut child, signal);
+        wait_until("PostgreSQL has ended", START_MAX, async || {
+            child.try_wait().expect("our own child can be waited for").is_some()
+        })
+        .await;
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            child::end(child);
+        }
+    }
+}
+
+/// A program of the PostgreSQL installation, to run as the user that may.
+fn server_command(program: &str) -> Command {
+    let machine = machine();
+    let mut command = Command::new(machine.postgres_bin.join(program));
+    if let Some((uid, gid)) = machine.server_user {
+        command.uid(uid).gid(gid);
+    }
+    command.current_dir("/");
+    command
+}
+
+fn initialise(folder: &Path) {
+    let password_file = folder.join("password");
+    std::fs::write(&password_file, PASSWORD)
+        .unwrap_or_else(|error| panic!("cannot write {}: {error}", password_file.display()));
+    let output = server_command("initdb")
+        .arg("-D")
+        .arg(folder.join("data"))
+        .arg("--pwfile")
+        .arg(&password_file)
+        .args(["--username=zyven", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"])
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run initdb: {error}"));
+    assert!(output.status.success(), "initdb failed:\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A database of one test's own, dropped with it.
+#[derive(Debug)]
+pub struct TestDatabase {
+    admin_url: String,
+    name: String,
+    afterwards: Afterwards,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Contents {
+    Migrated,
+    Nothing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Afterwards {
+    Drop,
+    /// The server goes with the test, or is dead already.
+    LeaveToServer,
+}
+
+impl TestDatabase {
+    /// A database with every file of `sql/migrations` applied, on the server all tests share.
+    #[expect(clippy::new_without_default, reason = "it is asynchronous")]
+    pub async fn new() -> TestDatabase {
+        TestDatabase::create(shared_admin_url(), Contents::Migrated, Afterwards::Drop).await
+    }
+
+    /// A database with nothing in it, for tests of migrating.
+    pub async fn empty() -> TestDatabase {
+        TestDatabase::create(shared_admin_url(), Contents::Nothing, Afterwards::Drop).await
+    }
+
+    async fn create(admin_url: &str, contents: Contents, afterwards: Afterwards) -> TestDatabase {
+        let admin = connect_or_panic(admin_url).await;
+        let name = format!("test_{}_{}", std::process::id(), serial());
+        let template = match contents {
+            Contents::Migrated => migrated_template(&admin, admin_url).await,
+            Contents::Nothing => "template0".to_owned(),
+        };
+        // A process id comes round again; whatever has its name is of a test long gone.
+        execute(&admin, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
+        execute(&admin, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
+        TestDatabase { admin_url: admin_url.to_owned(), name, afterwards }
+    }
+
+    /// URL of the superuser and this database.
+    #[must_use]
+    pub fn url(&self) -> String {
+        on_database(&self.admin_url, &self.name)
+    }
+
+    /// The same database by way of another address: a [`crate::ChaosProxy`] in front of [`TestDatabase::address`].
+    #[must_use]
+    pub fn url_through(&self, address: SocketAddr) -> String {
+        through(&self.url(), address)
+    }
+
+    /// Where its server listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        address_of(&self.admin_url)
+    }
+
+    /// A connection of its own, to arrange and to look. It ends with the runtime or when dropped.
+    pub async fn client(&self) -> Client {
+        connect_or_panic(&self.url()).await
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        if self.afterwards == Afterwards::LeaveToServer {
+            return;
+        }
+        let (admin_url, name) = (self.admin_url.clone(), self.name.clone());
+        // The test's runtime may be shutting down, so this brings its own. Errors do not matter: the shared
+        // server's data goes with its last user.
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                if let Ok(admin) = connect(&admin_url).await {
+                    let _ = admin.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
+                }
+            });
+            Ok::<(), std::io::Error>(())
+        });
+        let _ = dropping.join();
+    }
+}
+
+/// The server all tests share: the one the run was given, or one that `test-services.sh` keeps for as long as
+/// this process lives.
+fn shared_admin_url() -> &'static str {
+    static URL: OnceLock<String> = OnceLock::new();
+    URL.get_or_init(|| {
+        const NAME: &str = "ZYVEN_TEST_DATABASE_URL";
+        setting(NAME).unwrap_or_else(|| {
+            let told = test_services(&["join", &std::process::id().to_string()]);
+            told.lines()
+                .find_map(|line| line.strip_prefix(NAME)?.strip_prefix('='))
+                .unwrap_or_else(|| panic!("test-services.sh join does not tell {NAME}:\n{told}"))
+                .to_owned()
+        })
+    })
+}
+
+/// The name of a database that carries all migrations; built by the first test that asks, whichever process it is in.
+async fn migrated_template(admin: &Client, admin_url: &str) -> String {
+    let migrations = migrations();
+    let mut hasher = DefaultHasher::new();
+    migrations.hash(&mut hasher);
+    let hash = hasher.finish();
+    let template = format!("zyven_template_{hash:016x}");
+    if database_exists(admin, &template).await {
+        return template;
+    }
+
+    // One builder at a time; the session lock goes with this connection, even if the process is killed.
+    let lock_key = hash.cast_signed();
+    execute(admin, &format!("SELECT pg_advisory_lock({lock_key})")).await;
+    if !database_exists(admin, &template).await {
+        let building = format!("{template}_building");
+        execute(admin, &format!("DROP DATABASE IF EXISTS {building} WITH (FORCE)")).await;
+        execute(admin, &format!("CREATE DATABASE {building} TEMPLATE template0")).await;
+        apply(&on_database(admin_url, &building), &migrations).await;
+        // Nobody may be connected to a template; the session above may take a moment to go.
+        execute(admin, &format!("ALTER DATABASE {building} ALLOW_CONNECTIONS false")).await;
+        wait_until("the template is at rest", START_MAX, async || {
+            let renamed = format!("ALTER DATABASE {building} RENAME TO {template}");
+            admin.batch_execute(&renamed).await.map_err(|error| text_of(&error))
+        })
+        .await;
+    }
+    execute(admin, &format!("SELECT pg_advisory_unlock({lock_key})")).await;
+    template
+}
+
+async fn database_exists(admin: &Client, name: &str) -> bool {
+    let found = admin.query("SELECT FROM pg_database WHERE datname = $1", &[&name]).await;
+    !found.unwrap_or_else(|error| panic!("cannot list databases: {}", text_of(&error))).is_empty()
+}
+
+/// Name and text of each migration, in order.
+fn migrations() -> Vec<(String, String)> {
+    let folder = repository().join("sql/migrations");
+    let entries =
+        std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("cannot list {}: {error}", folder.display()));
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("a folder's entries can be read").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sql"))
+        .collect();
+    files.sort();
+    files
+        .into_iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(&path)
+                .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
+            let name = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
+            (name, text)
+        })
+        .collect()
+}
+
+async fn apply(url: &str, migrations: &[(String, String)]) {
+    let client = connect_or_panic(url).await;
+    for (name, text) in migrations {
+        if let Err(error) = client.batch_execute(text).await {
+            panic!("sql/migrations/{name} cannot be applied: {}", text_of(&error));
+        }
+    }
+}
+
+async fn execute(client: &Client, statement: &str) {
+    if let Err(error) = client.batch_execute(statement).await {
+        panic!("{statement}: {}", text_of(&error));
+    }
+}
+
+/// tokio-postgres says no more than "db error"; the server's words are in the source.
+fn text_of(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(said) => format!("{said} {}", said.detail().unwrap_or_default()),
+        None => format!("{error:?}"),
+    }
+}
+
+async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    // Ends when the client is dropped or the server goes; the client's callers get the error.
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok(client)
+}
+
+async fn connect_or_panic(url: &str) -> Client {
+    connect(url).await.unwrap_or_else(|error| panic!("cannot connect to {}: {}", address_of(url), text_of(&error)))
+}
+
+fn parsed(url: &str) -> Url {
+    Url::parse(url).unwrap_or_else(|error| panic!("not a URL ({error}): {url}"))
+}
+
+fn on_database(url: &str, database: &str) -> String {
+    let mut url = parsed(url);
+    url.set_path(database);
+    url.into()
+}
+
+pub(crate) fn address_of(url: &str) -> SocketAddr {
+    let url = parsed(url);
+    let addresses = url.socket_addrs(|| match url.scheme() {
+        "postgres" | "postgresql" => Some(5432),
+        _ => None,
+    });
+    addresses
+        .ok()
+        .and_then(|addresses| addresses.first().copied())
+        .unwrap_or_else(|| panic!("the tests' server needs a host and a port in its URL"))
+}
+
+pub(crate) fn through(url: &str, address: SocketAddr) -> String {
+    let mut url = parsed(url);
+    url.set_ip_host(address.ip()).expect("a server's URL has a host");
+    url.set_port(Some(address.port())).expect("a server's URL has a port");
+    url.into()
+}

@@ -1,0 +1,162 @@
+//! A Redis server of the test's own.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+
+use crate::child::{self, Signal};
+use crate::environment::{Folder, free_address, machine};
+use crate::postgres::through;
+use crate::wait::wait_until;
+
+/// Servers start within some 10 ms; a loaded machine gets the benefit of the doubt.
+const START_MAX: Duration = Duration::from_secs(30);
+/// How often another port is tried when somebody was faster.
+const PORTS_TRIED_MAX: u32 = 20;
+
+/// A Redis server that belongs to one test. Ends when dropped.
+#[derive(Debug)]
+pub struct TestRedis {
+    child: Option<Child>,
+    address: SocketAddr,
+    append_only: bool,
+    folder: Folder,
+}
+
+impl TestRedis {
+    /// A server that keeps everything in memory: it comes back empty from [`TestRedis::restart`].
+    pub async fn start() -> TestRedis {
+        TestRedis::launch(false).await
+    }
+
+    /// A server with an append-only file, synced at every write: it comes back with what it had.
+    pub async fn start_append_only() -> TestRedis {
+        TestRedis::launch(true).await
+    }
+
+    async fn launch(append_only: bool) -> TestRedis {
+        let folder = Folder::new("redis");
+        let mut server = TestRedis { child: None, address: free_address(), append_only, folder };
+        for _ in 0..PORTS_TRIED_MAX {
+            if server.try_start().await {
+                return server;
+            }
+            server.address = free_address();
+        }
+        panic!("Redis does not start:\n{}", server.log());
+    }
+
+    /// URL for clients; the same after every restart.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://{}/", self.address)
+    }
+
+    /// The same server by way of another address: a [`crate::ChaosProxy`] in front of [`TestRedis::address`].
+    #[must_use]
+    pub fn url_through(&self, address: SocketAddr) -> String {
+        through(&self.url(), address)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A connection of its own, to arrange and to look.
+    pub async fn connection(&self) -> MultiplexedConnection {
+        connect(&self.url()).await.unwrap_or_else(|error| panic!("cannot connect to the test's Redis: {error}"))
+    }
+
+    /// FLUSHALL: the server forgets everything, scripts stay loaded.
+    pub async fn flush(&self) {
+        let mut connection = self.connection().await;
+        let flushed: redis::RedisResult<()> = redis::cmd("FLUSHALL").query_async(&mut connection).await;
+        flushed.unwrap_or_else(|error| panic!("FLUSHALL: {error}"));
+    }
+
+    /// SIGKILL, as the out-of-memory killer does it.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child::end(&mut child);
+        }
+    }
+
+    /// Kills it if it runs, and starts it again at the same address; empty unless append-only.
+    pub async fn restart(&mut self) {
+        self.kill();
+        assert!(self.try_start().await, "Redis does not start again:\n{}", self.log());
+    }
+
+    /// SIGSTOP: connections stay open and nothing is answered until [`TestRedis::thaw`].
+    pub fn freeze(&mut self) {
+        self.signal(Signal::Freeze);
+    }
+
+    /// Goes on after [`TestRedis::freeze`].
+    pub fn thaw(&mut self) {
+        self.signal(Signal::Thaw);
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        child::send(self.child.as_mut().expect("the test's Redis runs"), signal);
+    }
+
+    /// Returns whether it came up; it does not when somebody took the port.
+    async fn try_start(&mut self) -> bool {
+        let log = File::create(self.folder.path().join("log")).expect("the test's own folder can be written");
+        let mut command = Command::new(&machine().redis_server);
+        command.args(["--port", &self.address.port().to_string(), "--bind", "127.0.0.1", "--save", ""]);
+        command.args(["--appendonly", if self.append_only { "yes" } else { "no" }, "--appendfsync", "always"]);
+        command.arg("--dir").arg(self.folder.path());
+        command.stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a file can be shared")).stderr(log);
+        let mut child = child::start(command).unwrap_or_else(|error| panic!("cannot start Redis: {error}"));
+
+        let url = self.url();
+        let pid = child.id();
+        let came_up = wait_until("Redis answers or gives up", START_MAX, async || {
+            if let Ok(Some(_status)) = child.try_wait() {
+                return Ok(false);
+            }
+            process_id(&url).await.map(|answering| answering == pid)
+        })
+        .await;
+        if came_up {
+            self.child = Some(child);
+        } else {
+            child::end(&mut child);
+        }
+        came_up
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for TestRedis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+async fn connect(url: &str) -> redis::RedisResult<MultiplexedConnection> {
+    redis::Client::open(url)?.get_multiplexed_async_connection().await
+}
+
+/// Who answers at that address: another test's server may have been faster to take the port.
+async fn process_id(url: &str) -> Result<u32, String> {
+    let asked = async {
+        let mut connection = connect(url).await?;
+        redis::cmd("INFO").arg("server").query_async::<String>(&mut connection).await
+    };
+    let info = asked.await.map_err(|error| error.to_string())?;
+    info.lines()
+        .find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok())
+        .ok_or_else(|| format!("no process id in {info}"))
+}
