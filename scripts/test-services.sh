@@ -10,9 +10,9 @@
 # Test processes come and go by the hundred and some are killed, so nobody has to say goodbye: a watchdog stops the
 # server once every process that joined has been gone for LINGER_S seconds. Data is disposable: fsync is off.
 set -euo pipefail
-# shellcheck source-path=SCRIPTDIR
+# shellcheck source=scripts/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
-# shellcheck source-path=SCRIPTDIR
+# shellcheck source=scripts/lib/servers.sh
 . "$ZYVEN_ROOT/scripts/lib/servers.sh"
 
 LINGER_S=20
@@ -37,11 +37,21 @@ is_running() {
     [ -f "$(settings_file)" ] && postgres_is_running "$(cat "$FOLDER/data-folder")/data"
 }
 
+# Removes the shared server's data, and what single tests' servers left (private/NAME-PID-N) unless PID still runs.
+sweep() {
+    local folder pid
+    rm -rf "${1:?}/data" "${1:?}/log"
+    for folder in "$1"/private/*; do
+        pid=${folder%-*}
+        alive "${pid##*-}" || rm -rf "$folder"
+    done
+}
+
 start() {
     local data port password
     require_servers
     data=$(server_folder "$FOLDER/postgres")
-    as_server_user sh -c 'rm -rf "$1/data" "$1/private"' sh "$data"
+    sweep "$data"
     printf '%s\n' "$data" >"$FOLDER/data-folder"
     password=$(random_hex 16)
     postgres_init "$data/data" "$password"
@@ -65,8 +75,8 @@ stop() {
     [ -f "$FOLDER/data-folder" ] || return 0
     data=$(cat "$FOLDER/data-folder")
     postgres_stop "$data/data" immediate || true
-    as_server_user sh -c 'rm -rf "$1/data" "$1/log" "$1/private"' sh "$data"
-    [ "$data" = "$FOLDER/postgres" ] || rmdir "$data" 2>/dev/null || true
+    sweep "$data"
+    rmdir "$data/private" "$data" 2>/dev/null || true
     rm -f "$(settings_file)" "$FOLDER/data-folder"
 }
 

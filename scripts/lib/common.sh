@@ -3,6 +3,7 @@
 #
 # Sourced, never run. Works with bash 3.2 (macOS) and later; sets no traps and starts nothing.
 
+# shellcheck disable=SC2034  # used by those who source this
 ZYVEN_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 
 say() { printf '%s\n' "$*" >&2; }
@@ -73,6 +74,7 @@ as_server_user() {
     elif have runuser; then
         (cd / && runuser -u "$user" -- env HOME=/ "$@")
     else
+        # shellcheck disable=SC2016  # the inner shell expands these
         (cd / && su -s /bin/sh "$user" -c 'exec "$0" "$@"' -- "$@")
     fi
 }
@@ -96,6 +98,8 @@ server_folder() {
     fallback="/var/tmp/zyven-$(printf '%s' "$wanted" | cksum | cut -d' ' -f1)"
     mkdir -m 700 "$fallback" 2>/dev/null && chown "$user" "$fallback"
     # Somebody else may have made a folder or a link of that name first.
-    [ ! -L "$fallback" ] && as_server_user test -O "$fallback" || die "$fallback exists and is not ours; remove it"
+    if [ -L "$fallback" ] || ! as_server_user test -O "$fallback"; then
+        die "$fallback exists and is not ours; remove it"
+    fi
     printf '%s\n' "$fallback"
 }

@@ -17,7 +17,7 @@ find_postgres_bin() {
         /usr/lib/postgresql/*/bin /usr/pgsql-*/bin /usr/libexec/postgresql* \
         /opt/homebrew/opt/postgresql@*/bin /usr/local/opt/postgresql@*/bin \
         /Applications/Postgres.app/Contents/Versions/*/bin; do
-        [ -x "$folder/postgres" ] && [ -x "$folder/initdb" ] && [ -x "$folder/pg_ctl" ] || continue
+        if ! [ -x "$folder/postgres" ] || ! [ -x "$folder/initdb" ] || ! [ -x "$folder/pg_ctl" ]; then continue; fi
         major=$("$folder/postgres" --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
         if [ "$major" -ge "$POSTGRES_MAJOR_MIN" ]; then
             printf '%s\n' "$folder"
@@ -32,7 +32,7 @@ find_redis_server() {
     local program version
     for program in "${ZYVEN_REDIS_SERVER:-}" redis-server valkey-server \
         /opt/homebrew/bin/redis-server /usr/local/bin/redis-server; do
-        [ -n "$program" ] && program=$(command -v "$program") || continue
+        program=$(command -v "${program:-none}") || continue
         version=$("$program" --version | sed -nE 's/.*v=([0-9]+\.[0-9]+).*/\1/p')
         if [ "$(printf '%s\n' "$REDIS_VERSION_MIN" "$version" | sort -t. -k1,1n -k2,2n | head -n 1)" = "$REDIS_VERSION_MIN" ]; then
             printf '%s\n' "$program"
@@ -100,6 +100,7 @@ postgres_init() {
     local bin data=$1 password=$2 secret
     bin=$(find_postgres_bin)
     secret="$(dirname "$data")/initdb-password"
+    # shellcheck disable=SC2016  # the inner shell expands $1
     printf '%s\n' "$password" | as_server_user sh -c 'umask 077; cat >"$1"' sh "$secret"
     as_server_user "$bin/initdb" --pgdata="$data" --username=zyven --pwfile="$secret" \
         --auth=scram-sha-256 --encoding=UTF8 --no-locale --no-sync >/dev/null ||

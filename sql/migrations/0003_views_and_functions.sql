@@ -110,7 +110,8 @@ CREATE FUNCTION zyven.publish(
             RAISE EXCEPTION 'channels must be at most 10, each 1 to 128 characters of a-z, A-Z, 0-9, underscore, full stop and hyphen'
                 USING ERRCODE = 'invalid_parameter_value';
         END IF;
-        sorted := (SELECT array_agg(DISTINCT channel ORDER BY channel COLLATE "C") FROM unnest(channels) AS channel);
+        sorted := (SELECT array_agg(name ORDER BY name COLLATE "C")
+                     FROM (SELECT DISTINCT unnest(channels)) AS given (name));
 
         IF idempotency_key IS NOT NULL THEN
             body := zyven.body_fingerprint(event_type, sorted, source, bytes);

@@ -15,7 +15,7 @@ SELECT state, reason, generation, attempts, http_status, enqueued_at, next_attem
  WHERE delivery_id = :'delivery_id';
 
 SELECT generation, number, started_at, state_after, http_status, error, error_detail,
-       connect_us, first_byte_us, total_us, left(convert_from(response_body, 'UTF8'), 200) AS answer
+       connect_us, first_byte_us, total_us, left(encode(response_body, 'escape'), 200) AS answer
   FROM zyven.attempt_log
  WHERE delivery_id = :'delivery_id'
  ORDER BY generation, number;

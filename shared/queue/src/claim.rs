@@ -141,16 +141,23 @@ impl Queue {
             .arg(SHARE_MIN);
 
         completions.sort_by_key(Completion::endpoint_id);
+        let lanes = || {
+            completions
+                .chunk_by(|one, other| one.endpoint_id() == other.endpoint_id())
+                .map(|lane| (LaneName(lane[0].endpoint_id()).to_string(), lane))
+        };
+        question.arg(completions.len());
         let mut member = String::with_capacity(56);
-        for lane in completions.chunk_by(|one, other| one.endpoint_id() == other.endpoint_id()) {
-            let name = LaneName(lane[0].endpoint_id()).to_string();
-            question.arg(&name).arg(lane.len());
+        for (name, lane) in lanes() {
             for completion in lane {
                 member.clear();
                 write!(member, "{name}:{}", completion.seq())
                     .expect("a String takes all that is written to it");
                 question.arg(&member);
             }
+        }
+        for (name, lane) in lanes() {
+            question.arg(&name).arg(lane.len());
             question.arg(lane.iter().filter_map(stays).count());
             for (due_in, seq) in lane.iter().filter_map(stays) {
                 question.arg(whole_ms(due_in)).arg(seq);

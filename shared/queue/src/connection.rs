@@ -22,8 +22,7 @@ const ANSWER_TIME_MAX: Duration = Duration::from_millis(1_200);
 /// The longest any operation of the queue takes.
 pub const OPERATION_TIME_MAX: Duration = Duration::from_millis(2_000);
 const _: () = assert!(
-    CONNECTION_TIME_MAX.as_millis() + ANSWER_TIME_MAX.as_millis()
-        == OPERATION_TIME_MAX.as_millis()
+    CONNECTION_TIME_MAX.as_millis() + ANSWER_TIME_MAX.as_millis() == OPERATION_TIME_MAX.as_millis()
 );
 
 /// Redis did not do what it was asked. Whether it did it all the same is unknown; every operation may

@@ -36,11 +36,16 @@ pub fn start(command: Command) -> io::Result<Child> {
         .expect("nobody panics while holding the nursery")
         .send((command, reply))
         .expect("the nursery thread never ends");
-    answer.recv().expect("the nursery thread answers every order")
+    answer
+        .recv()
+        .expect("the nursery thread answers every order")
 }
 
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "asking for a signal at the parent's death is possible only between fork and exec")]
+#[expect(
+    unsafe_code,
+    reason = "asking for a signal at the parent's death is possible only between fork and exec"
+)]
 fn die_with_parent(command: &mut Command) {
     use std::os::unix::process::CommandExt;
     let parent = std::process::id();

@@ -27,7 +27,8 @@ pub(crate) struct Machine {
 pub(crate) fn machine() -> &'static Machine {
     static MACHINE: OnceLock<Machine> = OnceLock::new();
     MACHINE.get_or_init(|| {
-        let told = test_services(&["where"]);
+        // `make test` has asked already, for all test processes.
+        let told = setting("ZYVEN_TEST_MACHINE").unwrap_or_else(|| test_services(&["where"]));
         let value = |name: &str| {
             told.lines()
                 .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
@@ -36,7 +37,10 @@ pub(crate) fn machine() -> &'static Machine {
         Machine {
             postgres_bin: value("postgres_bin").into(),
             redis_server: value("redis_server").into(),
-            server_user: value("server_uid").parse().ok().zip(value("server_gid").parse().ok()),
+            server_user: value("server_uid")
+                .parse()
+                .ok()
+                .zip(value("server_gid").parse().ok()),
             folder: value("folder").into(),
         }
     })
@@ -52,7 +56,11 @@ pub(crate) fn repository() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
     ROOT.get_or_init(|| {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-        manifest.ancestors().nth(2).expect("the kit lives in shared/testkit").to_owned()
+        manifest
+            .ancestors()
+            .nth(2)
+            .expect("the kit lives in shared/testkit")
+            .to_owned()
     })
 }
 
@@ -81,7 +89,9 @@ pub(crate) fn serial() -> u32 {
 /// An address on 127.0.0.1 that nobody listens on at the moment.
 pub(crate) fn free_address() -> SocketAddr {
     // Spread over processes and calls, so that tests side by side rarely look at the same port.
-    let mut seed = std::process::id().wrapping_mul(2_654_435_761).wrapping_add(serial().wrapping_mul(40_503));
+    let mut seed = std::process::id()
+        .wrapping_mul(2_654_435_761)
+        .wrapping_add(serial().wrapping_mul(40_503));
     for _ in 0..1_000 {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let port = PORTS.start + (seed >> 8) % (PORTS.end - PORTS.start);
@@ -102,12 +112,17 @@ impl Folder {
     /// `name` tells later readers of a left-over what it was.
     pub(crate) fn new(name: &str) -> Folder {
         let machine = machine();
-        let path = machine.folder.join(format!("private/{name}-{}-{}", std::process::id(), serial()));
+        let path = machine.folder.join(format!(
+            "private/{name}-{}-{}",
+            std::process::id(),
+            serial()
+        ));
         std::fs::create_dir_all(&path)
             .unwrap_or_else(|error| panic!("cannot make folder {}: {error}", path.display()));
         if let Some((uid, gid)) = machine.server_user {
-            chown(&path, Some(uid), Some(gid))
-                .unwrap_or_else(|error| panic!("cannot give {} to user {uid}: {error}", path.display()));
+            chown(&path, Some(uid), Some(gid)).unwrap_or_else(|error| {
+                panic!("cannot give {} to user {uid}: {error}", path.display())
+            });
         }
         Folder(path)
     }

@@ -20,26 +20,20 @@
 //! watched by `scripts/test-services.sh`. What is deliberately absent: sleeping as synchronisation, fixed ports,
 //! mocks, and any import of the crates under test, which would make their tests compile twice.
 
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test kit reports by panicking; each message says what was being done"
-)]
-
-// mod binary;
-// mod chaos;
+mod binary;
+mod chaos;
 pub mod child;
 mod environment;
 mod postgres;
-// mod receiver;
+mod receiver;
 mod redis_server;
-// mod tls;
+mod tls;
 mod wait;
 
-// pub use binary::{Binary, Finished, Running};
-// pub use chaos::ChaosProxy;
+pub use binary::{Binary, Finished, Running};
+pub use chaos::ChaosProxy;
 pub use postgres::{Postgres, TestDatabase};
-// pub use receiver::{Answer, ReceivedRequest, Receiver};
+pub use receiver::{Answer, ReceivedRequest, Receiver};
 pub use redis_server::TestRedis;
-// pub use tls::TestCa;
+pub use tls::TestCa;
 pub use wait::{Observation, wait_until};

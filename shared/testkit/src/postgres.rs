@@ -13,7 +13,9 @@ use tokio_postgres::{Client, NoTls};
 use url::Url;
 
 use crate::child::{self, Signal};
-use crate::environment::{Folder, free_address, machine, repository, serial, setting, test_services};
+use crate::environment::{
+    Folder, free_address, machine, repository, serial, setting, test_services,
+};
 use crate::wait::wait_until;
 
 /// Servers start within a second; a loaded machine gets the benefit of the doubt.
@@ -45,7 +47,12 @@ impl Postgres {
         initialise(folder.path());
         let mut settings_all = vec!["fsync=off".to_owned(), "full_page_writes=off".to_owned()];
         settings_all.extend(settings.iter().map(|&setting| setting.to_owned()));
-        let mut server = Postgres { child: None, address: free_address(), settings: settings_all, folder };
+        let mut server = Postgres {
+            child: None,
+            address: free_address(),
+            settings: settings_all,
+            folder,
+        };
         server.restart().await;
         server
     }
@@ -64,7 +71,12 @@ impl Postgres {
 
     /// A database on this server, with every migration applied.
     pub async fn database(&self) -> TestDatabase {
-        TestDatabase::create(&self.admin_url(), Contents::Migrated, Afterwards::LeaveToServer).await
+        TestDatabase::create(
+            &self.admin_url(),
+            Contents::Migrated,
+            Afterwards::LeaveToServer,
+        )
+        .await
     }
 
     /// Ends it as an operator would (fast shutdown): sessions are cut, everything is written.
@@ -107,26 +119,38 @@ impl Postgres {
     }
 
     fn launch(&self, log: &Path) -> Child {
-        let log_file = File::create(log).unwrap_or_else(|error| panic!("cannot make {}: {error}", log.display()));
+        let log_file = File::create(log)
+            .unwrap_or_else(|error| panic!("cannot make {}: {error}", log.display()));
         let mut command = server_command("postgres");
         command.arg("-D").arg(self.folder.path().join("data"));
         command.arg("-p").arg(self.address.port().to_string());
-        for setting in ["listen_addresses=127.0.0.1", "unix_socket_directories=", "shared_buffers=32MB"]
-            .into_iter()
-            .chain(self.settings.iter().map(String::as_str))
+        for setting in [
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            "shared_buffers=32MB",
+        ]
+        .into_iter()
+        .chain(self.settings.iter().map(String::as_str))
         {
             command.arg("-c").arg(setting);
         }
         command.stdin(Stdio::null());
-        command.stdout(log_file.try_clone().expect("a file can be shared")).stderr(log_file);
+        command
+            .stdout(log_file.try_clone().expect("a file can be shared"))
+            .stderr(log_file);
         child::start(command).unwrap_or_else(|error| panic!("cannot start PostgreSQL: {error}"))
     }
 
     async fn end_with(&mut self, signal: Signal) {
-        let Some(mut child) = self.child.take() else { return };
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
         child::send(&mut child, signal);
         wait_until("PostgreSQL has ended", START_MAX, async || {
-            child.try_wait().expect("our own child can be waited for").is_some()
+            child
+                .try_wait()
+                .expect("our own child can be waited for")
+                .is_some()
         })
         .await;
     }
@@ -160,10 +184,20 @@ fn initialise(folder: &Path) {
         .arg(folder.join("data"))
         .arg("--pwfile")
         .arg(&password_file)
-        .args(["--username=zyven", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"])
+        .args([
+            "--username=zyven",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--no-sync",
+        ])
         .output()
         .unwrap_or_else(|error| panic!("cannot run initdb: {error}"));
-    assert!(output.status.success(), "initdb failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "initdb failed:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// A database of one test's own, dropped with it.
@@ -189,7 +223,6 @@ enum Afterwards {
 
 impl TestDatabase {
     /// A database with every file of `sql/migrations` applied, on the server all tests share.
-    #[expect(clippy::new_without_default, reason = "it is asynchronous")]
     pub async fn new() -> TestDatabase {
         TestDatabase::create(shared_admin_url(), Contents::Migrated, Afterwards::Drop).await
     }
@@ -207,9 +240,21 @@ impl TestDatabase {
             Contents::Nothing => "template0".to_owned(),
         };
         // A process id comes round again; whatever has its name is of a test long gone.
-        execute(&admin, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
-        execute(&admin, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
-        TestDatabase { admin_url: admin_url.to_owned(), name, afterwards }
+        execute(
+            &admin,
+            &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
+        )
+        .await;
+        execute(
+            &admin,
+            &format!("CREATE DATABASE {name} TEMPLATE {template}"),
+        )
+        .await;
+        TestDatabase {
+            admin_url: admin_url.to_owned(),
+            name,
+            afterwards,
+        }
     }
 
     /// URL of the superuser and this database.
@@ -245,10 +290,14 @@ impl Drop for TestDatabase {
         // The test's runtime may be shutting down, so this brings its own. Errors do not matter: the shared
         // server's data goes with its last user.
         let dropping = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             runtime.block_on(async {
                 if let Ok(admin) = connect(&admin_url).await {
-                    let _ = admin.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
+                    let _ = admin
+                        .batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+                        .await;
                 }
             });
             Ok::<(), std::io::Error>(())
@@ -289,14 +338,29 @@ async fn migrated_template(admin: &Client, admin_url: &str) -> String {
     execute(admin, &format!("SELECT pg_advisory_lock({lock_key})")).await;
     if !database_exists(admin, &template).await {
         let building = format!("{template}_building");
-        execute(admin, &format!("DROP DATABASE IF EXISTS {building} WITH (FORCE)")).await;
-        execute(admin, &format!("CREATE DATABASE {building} TEMPLATE template0")).await;
+        execute(
+            admin,
+            &format!("DROP DATABASE IF EXISTS {building} WITH (FORCE)"),
+        )
+        .await;
+        execute(
+            admin,
+            &format!("CREATE DATABASE {building} TEMPLATE template0"),
+        )
+        .await;
         apply(&on_database(admin_url, &building), &migrations).await;
         // Nobody may be connected to a template; the session above may take a moment to go.
-        execute(admin, &format!("ALTER DATABASE {building} ALLOW_CONNECTIONS false")).await;
+        execute(
+            admin,
+            &format!("ALTER DATABASE {building} ALLOW_CONNECTIONS false"),
+        )
+        .await;
         wait_until("the template is at rest", START_MAX, async || {
             let renamed = format!("ALTER DATABASE {building} RENAME TO {template}");
-            admin.batch_execute(&renamed).await.map_err(|error| text_of(&error))
+            admin
+                .batch_execute(&renamed)
+                .await
+                .map_err(|error| text_of(&error))
         })
         .await;
     }
@@ -305,15 +369,19 @@ async fn migrated_template(admin: &Client, admin_url: &str) -> String {
 }
 
 async fn database_exists(admin: &Client, name: &str) -> bool {
-    let found = admin.query("SELECT FROM pg_database WHERE datname = $1", &[&name]).await;
-    !found.unwrap_or_else(|error| panic!("cannot list databases: {}", text_of(&error))).is_empty()
+    let found = admin
+        .query("SELECT FROM pg_database WHERE datname = $1", &[&name])
+        .await;
+    !found
+        .unwrap_or_else(|error| panic!("cannot list databases: {}", text_of(&error)))
+        .is_empty()
 }
 
-/// Name and text of each migration, in order.
+/// Name (without `.sql`) and text of each migration, in order.
 fn migrations() -> Vec<(String, String)> {
     let folder = repository().join("sql/migrations");
-    let entries =
-        std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("cannot list {}: {error}", folder.display()));
+    let entries = std::fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("cannot list {}: {error}", folder.display()));
     let mut files: Vec<PathBuf> = entries
         .map(|entry| entry.expect("a folder's entries can be read").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "sql"))
@@ -324,17 +392,41 @@ fn migrations() -> Vec<(String, String)> {
         .map(|path| {
             let text = std::fs::read_to_string(&path)
                 .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
-            let name = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
+            let name = path
+                .file_stem()
+                .expect("a file has a name")
+                .to_string_lossy()
+                .into_owned();
             (name, text)
         })
         .collect()
 }
 
+/// The store's own record of what was applied, so that a `zyven` started on a clone finds nothing pending.
+/// Twin of the statements in the store's `migrate.rs`, which this kit must not depend on.
+const RECORDS: &str = "
+    CREATE SCHEMA IF NOT EXISTS zyven;
+    CREATE TABLE IF NOT EXISTS zyven.migrations (
+        name       text PRIMARY KEY,
+        checksum   bytea NOT NULL,
+        applied_at timestamptz NOT NULL DEFAULT now()
+    )";
+const RECORD: &str = "INSERT INTO zyven.migrations (name, checksum) VALUES ($1, sha256($2))";
+
 async fn apply(url: &str, migrations: &[(String, String)]) {
     let client = connect_or_panic(url).await;
+    execute(&client, RECORDS).await;
     for (name, text) in migrations {
-        if let Err(error) = client.batch_execute(text).await {
-            panic!("sql/migrations/{name} cannot be applied: {}", text_of(&error));
+        let applied = client.batch_execute(text).await;
+        let recorded = match applied {
+            Ok(()) => client.execute(RECORD, &[name, &text.as_bytes()]).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = recorded {
+            panic!(
+                "sql/migrations/{name}.sql cannot be applied: {}",
+                text_of(&error)
+            );
         }
     }
 }
@@ -363,7 +455,9 @@ async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
 }
 
 async fn connect_or_panic(url: &str) -> Client {
-    connect(url).await.unwrap_or_else(|error| panic!("cannot connect to {}: {}", address_of(url), text_of(&error)))
+    connect(url).await.unwrap_or_else(|error| {
+        panic!("cannot connect to {}: {}", address_of(url), text_of(&error))
+    })
 }
 
 fn parsed(url: &str) -> Url {
@@ -390,7 +484,9 @@ pub(crate) fn address_of(url: &str) -> SocketAddr {
 
 pub(crate) fn through(url: &str, address: SocketAddr) -> String {
     let mut url = parsed(url);
-    url.set_ip_host(address.ip()).expect("a server's URL has a host");
-    url.set_port(Some(address.port())).expect("a server's URL has a port");
+    url.set_ip_host(address.ip())
+        .expect("a server's URL has a host");
+    url.set_port(Some(address.port()))
+        .expect("a server's URL has a port");
     url.into()
 }

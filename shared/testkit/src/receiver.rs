@@ -43,7 +43,10 @@ impl ReceivedRequest {
     /// The header's text, or an empty one where it is absent or not ASCII.
     #[must_use]
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
     }
 }
 
@@ -82,15 +85,24 @@ impl Script {
         if let Some(answer) = self.decide.as_mut().and_then(|decide| decide(request)) {
             return answer;
         }
-        if let Some(answer) = self.in_turn.get_mut(&request.path).and_then(VecDeque::pop_front) {
+        if let Some(answer) = self
+            .in_turn
+            .get_mut(&request.path)
+            .and_then(VecDeque::pop_front)
+        {
             return answer;
         }
-        self.always.get(&request.path).unwrap_or(&self.otherwise).clone()
+        self.always
+            .get(&request.path)
+            .unwrap_or(&self.otherwise)
+            .clone()
     }
 }
 
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// An HTTP/1.1 server that answers by script and remembers every request. Answers 200 to whatever the script
@@ -116,7 +128,12 @@ impl Receiver {
     }
 
     async fn start_at(address: SocketAddr, tls: Option<TlsAcceptor>) -> Receiver {
-        let mut receiver = Receiver { shared: Arc::default(), address, tls, listening: None };
+        let mut receiver = Receiver {
+            shared: Arc::default(),
+            address,
+            tls,
+            listening: None,
+        };
         receiver.reopen().await;
         receiver
     }
@@ -141,16 +158,25 @@ impl Receiver {
 
     /// The answer for this path, unless answers in turn are left.
     pub fn answer_at(&self, path: &str, answer: Answer) {
-        guard(&self.shared.script).always.insert(path.to_owned(), answer);
+        guard(&self.shared.script)
+            .always
+            .insert(path.to_owned(), answer);
     }
 
     /// Answers for the next requests at this path, one each; afterwards as if they had not been there.
     pub fn answer_in_turn(&self, path: &str, answers: impl IntoIterator<Item = Answer>) {
-        guard(&self.shared.script).in_turn.entry(path.to_owned()).or_default().extend(answers);
+        guard(&self.shared.script)
+            .in_turn
+            .entry(path.to_owned())
+            .or_default()
+            .extend(answers);
     }
 
     /// Asked first for every request; `None` leaves it to the rest of the script.
-    pub fn answer_by(&self, decide: impl FnMut(&ReceivedRequest) -> Option<Answer> + Send + 'static) {
+    pub fn answer_by(
+        &self,
+        decide: impl FnMut(&ReceivedRequest) -> Option<Answer> + Send + 'static,
+    ) {
         guard(&self.shared.script).decide = Some(Box::new(decide));
     }
 
@@ -163,7 +189,11 @@ impl Receiver {
     /// What has been received at one path so far.
     #[must_use]
     pub fn requests_at(&self, path: &str) -> Vec<ReceivedRequest> {
-        guard(&self.shared.requests).iter().filter(|request| request.path == path).cloned().collect()
+        guard(&self.shared.requests)
+            .iter()
+            .filter(|request| request.path == path)
+            .cloned()
+            .collect()
     }
 
     /// Number of requests so far, without copying them.
@@ -180,7 +210,9 @@ impl Receiver {
 
     /// Forgets what was received; the script and the connections stay.
     pub fn forget_requests(&self) {
-        guard(&self.shared.requests).clear();
+        let mut requests = guard(&self.shared.requests);
+        requests.clear();
+        self.shared.arrivals.send_replace(0);
     }
 
     /// Waits until at least `count` requests are here and returns all of them.
@@ -189,28 +221,52 @@ impl Receiver {
     ///
     /// When `deadline` has passed.
     #[track_caller]
-    pub fn wait_for_requests(&self, count: usize, deadline: Duration) -> impl Future<Output = Vec<ReceivedRequest>> {
+    pub fn wait_for_requests(
+        &self,
+        count: usize,
+        deadline: Duration,
+    ) -> impl Future<Output = Vec<ReceivedRequest>> {
         let shared = Arc::clone(&self.shared);
         let description = format!("the receiver at {} has {count} requests", self.address);
         let caller = std::panic::Location::caller();
         async move {
             let mut arrivals = shared.arrivals.subscribe();
-            let arrived = tokio::time::timeout(deadline, arrivals.wait_for(|&arrived| arrived >= count)).await;
+            let arrived =
+                tokio::time::timeout(deadline, arrivals.wait_for(|&arrived| arrived >= count))
+                    .await;
             let requests = guard(&shared.requests).clone();
             if arrived.is_err() {
-                let paths: Vec<&str> = requests.iter().map(|request| request.path.as_str()).collect();
-                panic!("waited {deadline:?} in vain until {description}\n  received: {paths:?}\n  at {caller}");
+                let paths: Vec<&str> = requests
+                    .iter()
+                    .map(|request| request.path.as_str())
+                    .collect();
+                panic!(
+                    "waited {deadline:?} in vain until {description}\n  received: {paths:?}\n  at {caller}"
+                );
             }
             requests
         }
     }
 
     /// Like [`Receiver::wait_for_requests`], counting only those at one path.
-    pub async fn wait_for_requests_at(&self, path: &str, count: usize, deadline: Duration) -> Vec<ReceivedRequest> {
-        wait_until(&format!("{path} has {count} requests"), deadline, async || {
-            let requests = self.requests_at(path);
-            if requests.len() >= count { Ok(requests) } else { Err(requests.len()) }
-        })
+    pub async fn wait_for_requests_at(
+        &self,
+        path: &str,
+        count: usize,
+        deadline: Duration,
+    ) -> Vec<ReceivedRequest> {
+        wait_until(
+            &format!("{path} has {count} requests"),
+            deadline,
+            async || {
+                let requests = self.requests_at(path);
+                if requests.len() >= count {
+                    Ok(requests)
+                } else {
+                    Err(requests.len())
+                }
+            },
+        )
         .await
     }
 
@@ -219,9 +275,11 @@ impl Receiver {
         if let Some(listening) = self.listening.take() {
             listening.abort();
             let address = self.address;
-            wait_until("the receiver refuses connections", Duration::from_secs(5), async || {
-                TcpStream::connect(address).await.is_err()
-            })
+            wait_until(
+                "the receiver refuses connections",
+                Duration::from_secs(5),
+                async || TcpStream::connect(address).await.is_err(),
+            )
             .await;
         }
     }
@@ -233,8 +291,12 @@ impl Receiver {
         }
         let listener = TcpListener::bind(self.address)
             .await
-            .unwrap_or_else(|error| panic!("the receiver cannot listen at {}: {error}", self.address));
-        self.address = listener.local_addr().expect("a bound socket has an address");
+            .unwrap_or_else(|error| {
+                panic!("the receiver cannot listen at {}: {error}", self.address)
+            });
+        self.address = listener
+            .local_addr()
+            .expect("a bound socket has an address");
         let task = serve::listen(listener, self.tls.clone(), Arc::clone(&self.shared));
         self.listening = Some(tokio::spawn(task).abort_handle());
     }

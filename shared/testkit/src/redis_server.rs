@@ -39,7 +39,12 @@ impl TestRedis {
 
     async fn launch(append_only: bool) -> TestRedis {
         let folder = Folder::new("redis");
-        let mut server = TestRedis { child: None, address: free_address(), append_only, folder };
+        let mut server = TestRedis {
+            child: None,
+            address: free_address(),
+            append_only,
+            folder,
+        };
         for _ in 0..PORTS_TRIED_MAX {
             if server.try_start().await {
                 return server;
@@ -69,13 +74,16 @@ impl TestRedis {
 
     /// A connection of its own, to arrange and to look.
     pub async fn connection(&self) -> MultiplexedConnection {
-        connect(&self.url()).await.unwrap_or_else(|error| panic!("cannot connect to the test's Redis: {error}"))
+        connect(&self.url())
+            .await
+            .unwrap_or_else(|error| panic!("cannot connect to the test's Redis: {error}"))
     }
 
     /// FLUSHALL: the server forgets everything, scripts stay loaded.
     pub async fn flush(&self) {
         let mut connection = self.connection().await;
-        let flushed: redis::RedisResult<()> = redis::cmd("FLUSHALL").query_async(&mut connection).await;
+        let flushed: redis::RedisResult<()> =
+            redis::cmd("FLUSHALL").query_async(&mut connection).await;
         flushed.unwrap_or_else(|error| panic!("FLUSHALL: {error}"));
     }
 
@@ -89,7 +97,11 @@ impl TestRedis {
     /// Kills it if it runs, and starts it again at the same address; empty unless append-only.
     pub async fn restart(&mut self) {
         self.kill();
-        assert!(self.try_start().await, "Redis does not start again:\n{}", self.log());
+        assert!(
+            self.try_start().await,
+            "Redis does not start again:\n{}",
+            self.log()
+        );
     }
 
     /// SIGSTOP: connections stay open and nothing is answered until [`TestRedis::thaw`].
@@ -108,14 +120,30 @@ impl TestRedis {
 
     /// Returns whether it came up; it does not when somebody took the port.
     async fn try_start(&mut self) -> bool {
-        let log = File::create(self.folder.path().join("log")).expect("the test's own folder can be written");
+        let log = File::create(self.folder.path().join("log"))
+            .expect("the test's own folder can be written");
         let mut command = Command::new(&machine().redis_server);
-        command.args(["--port", &self.address.port().to_string(), "--bind", "127.0.0.1", "--save", ""]);
-        command.args(["--appendonly", if self.append_only { "yes" } else { "no" }, "--appendfsync", "always"]);
+        command.args([
+            "--port",
+            &self.address.port().to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+        ]);
+        command.args([
+            "--appendonly",
+            if self.append_only { "yes" } else { "no" },
+            "--appendfsync",
+            "always",
+        ]);
         command.arg("--dir").arg(self.folder.path());
         command.stdin(Stdio::null());
-        command.stdout(log.try_clone().expect("a file can be shared")).stderr(log);
-        let mut child = child::start(command).unwrap_or_else(|error| panic!("cannot start Redis: {error}"));
+        command
+            .stdout(log.try_clone().expect("a file can be shared"))
+            .stderr(log);
+        let mut child =
+            child::start(command).unwrap_or_else(|error| panic!("cannot start Redis: {error}"));
 
         let url = self.url();
         let pid = child.id();
@@ -146,14 +174,19 @@ impl Drop for TestRedis {
 }
 
 async fn connect(url: &str) -> redis::RedisResult<MultiplexedConnection> {
-    redis::Client::open(url)?.get_multiplexed_async_connection().await
+    redis::Client::open(url)?
+        .get_multiplexed_async_connection()
+        .await
 }
 
 /// Who answers at that address: another test's server may have been faster to take the port.
 async fn process_id(url: &str) -> Result<u32, String> {
     let asked = async {
         let mut connection = connect(url).await?;
-        redis::cmd("INFO").arg("server").query_async::<String>(&mut connection).await
+        redis::cmd("INFO")
+            .arg("server")
+            .query_async::<String>(&mut connection)
+            .await
     };
     let info = asked.await.map_err(|error| error.to_string())?;
     info.lines()

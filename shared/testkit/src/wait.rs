@@ -29,7 +29,11 @@ impl Observation for bool {
     type Awaited = ();
 
     fn judge(self) -> Result<(), String> {
-        if self { Ok(()) } else { Err("false".to_owned()) }
+        if self {
+            Ok(())
+        } else {
+            Err("false".to_owned())
+        }
     }
 }
 
@@ -124,6 +128,9 @@ mod tests {
     #[tokio::test]
     #[should_panic(expected = "the first look never returned")]
     async fn cuts_off_a_look_that_hangs() {
-        wait_until("never", Duration::from_millis(10), async || std::future::pending::<bool>().await).await;
+        wait_until("never", Duration::from_millis(10), async || {
+            std::future::pending::<bool>().await
+        })
+        .await;
     }
 }

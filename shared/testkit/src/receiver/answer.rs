@@ -14,7 +14,11 @@ pub struct Answer {
 
 #[derive(Debug, Clone)]
 pub(super) enum Manner {
-    Http { status: StatusCode, headers: Vec<(HeaderName, HeaderValue)>, body: Body },
+    Http {
+        status: StatusCode,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        body: Body,
+    },
     /// These bytes as they are, then the connection is closed.
     Raw(Bytes),
     Hang,
@@ -25,9 +29,16 @@ pub(super) enum Manner {
 pub(super) enum Body {
     Whole(Bytes),
     /// Announces a length, sends this much of it, and closes.
-    CutShort { announced_bytes: u64, sent: Bytes },
+    CutShort {
+        announced_bytes: u64,
+        sent: Bytes,
+    },
     /// One piece after each pause; for ever when `pieces` is `None`.
-    Trickle { piece: Bytes, pause: Duration, pieces: Option<u64> },
+    Trickle {
+        piece: Bytes,
+        pause: Duration,
+        pieces: Option<u64>,
+    },
 }
 
 impl Default for Answer {
@@ -44,8 +55,13 @@ impl Answer {
     /// When it is not between 100 and 999.
     #[must_use]
     pub fn status(status: u16) -> Answer {
-        let status = StatusCode::from_u16(status).unwrap_or_else(|_| panic!("{status} is not an HTTP status"));
-        Answer::with(Manner::Http { status, headers: Vec::new(), body: Body::Whole(Bytes::new()) })
+        let status = StatusCode::from_u16(status)
+            .unwrap_or_else(|_| panic!("{status} is not an HTTP status"));
+        Answer::with(Manner::Http {
+            status,
+            headers: Vec::new(),
+            body: Body::Whole(Bytes::new()),
+        })
     }
 
     /// Reads the request and then keeps the connection open in silence.
@@ -75,20 +91,31 @@ impl Answer {
     /// 200 with a body of `announced_bytes` of which only `sent` comes before the connection is closed.
     #[must_use]
     pub fn cut_short(announced_bytes: u64, sent: impl Into<Bytes>) -> Answer {
-        Answer::status(200).with_body(Body::CutShort { announced_bytes, sent: sent.into() })
+        Answer::status(200).with_body(Body::CutShort {
+            announced_bytes,
+            sent: sent.into(),
+        })
     }
 
     /// 200 with a body that comes as one piece after every pause, `pieces` times.
     #[must_use]
     pub fn trickle(piece: impl Into<Bytes>, pause: Duration, pieces: u64) -> Answer {
-        Answer::status(200).with_body(Body::Trickle { piece: piece.into(), pause, pieces: Some(pieces) })
+        Answer::status(200).with_body(Body::Trickle {
+            piece: piece.into(),
+            pause,
+            pieces: Some(pieces),
+        })
     }
 
     /// 200 with a body that never ends, as fast as it is read.
     #[must_use]
     pub fn endless() -> Answer {
         let piece = Bytes::from(vec![b'z'; 16 * 1024]);
-        Answer::status(200).with_body(Body::Trickle { piece, pause: Duration::ZERO, pieces: None })
+        Answer::status(200).with_body(Body::Trickle {
+            piece,
+            pause: Duration::ZERO,
+            pieces: None,
+        })
     }
 
     /// Adds a header.
@@ -98,11 +125,17 @@ impl Answer {
     /// When name or value cannot be in a header, or the answer has no head.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Answer {
-        let name = name.parse().unwrap_or_else(|_| panic!("{name:?} cannot be a header's name"));
-        let value = value.parse().unwrap_or_else(|_| panic!("{value:?} cannot be a header's value"));
+        let name = name
+            .parse()
+            .unwrap_or_else(|_| panic!("{name:?} cannot be a header's name"));
+        let value = value
+            .parse()
+            .unwrap_or_else(|_| panic!("{value:?} cannot be a header's value"));
         match &mut self.manner {
             Manner::Http { headers, .. } => headers.push((name, value)),
-            Manner::Raw(_) | Manner::Hang | Manner::Reset => panic!("this answer has no headers: {self:?}"),
+            Manner::Raw(_) | Manner::Hang | Manner::Reset => {
+                panic!("this answer has no headers: {self:?}")
+            }
         }
         self
     }
@@ -125,13 +158,18 @@ impl Answer {
     }
 
     fn with(manner: Manner) -> Answer {
-        Answer { delay: Duration::ZERO, manner }
+        Answer {
+            delay: Duration::ZERO,
+            manner,
+        }
     }
 
     fn with_body(mut self, new: Body) -> Answer {
         match &mut self.manner {
             Manner::Http { body, .. } => *body = new,
-            Manner::Raw(_) | Manner::Hang | Manner::Reset => panic!("this answer has no body: {self:?}"),
+            Manner::Raw(_) | Manner::Hang | Manner::Reset => {
+                panic!("this answer has no body: {self:?}")
+            }
         }
         self
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use http::header::CONTENT_LENGTH;
 use http::{Request, Response};
-use http_body_util::combinators::BoxBody;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
@@ -52,7 +52,9 @@ pub(super) async fn listen(listener: TcpListener, tls: Option<TlsAcceptor>, shar
     let mut connections = JoinSet::new();
     let mut number = 0;
     loop {
-        let Ok((stream, _peer)) = listener.accept().await else { continue };
+        let Ok((stream, _peer)) = listener.accept().await else {
+            continue;
+        };
         // Finished connections would otherwise pile up in the set.
         while connections.try_join_next().is_some() {}
         number += 1;
@@ -75,7 +77,8 @@ pub(super) async fn listen(listener: TcpListener, tls: Option<TlsAcceptor>, shar
 
 async fn serve(stream: impl Socket, connection: u64, shared: Arc<Shared>) {
     let (demand, mut demanded) = mpsc::channel(1);
-    let service = service_fn(|request| respond(request, connection, Arc::clone(&shared), demand.clone()));
+    let service =
+        service_fn(|request| respond(request, connection, Arc::clone(&shared), demand.clone()));
     let mut http = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         // Ends when the peer closes or a body is cut short; errors are the peer's business.
@@ -100,7 +103,7 @@ async fn respond(
     connection: u64,
     shared: Arc<Shared>,
     demand: mpsc::Sender<Takeover>,
-) -> Result<Response<BoxBody<Bytes, io::Error>>, hyper::Error> {
+) -> Result<Response<UnsyncBoxBody<Bytes, io::Error>>, hyper::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
     let received = ReceivedRequest {
@@ -117,12 +120,21 @@ async fn respond(
         tokio::time::sleep(delay).await;
     }
     match manner {
-        Manner::Http { status, headers, body } => {
+        Manner::Http {
+            status,
+            headers,
+            body,
+        } => {
             let mut response = Response::new(Bytes::new());
             *response.status_mut() = status;
             response.headers_mut().extend(headers);
-            if let Body::CutShort { announced_bytes, .. } = &body {
-                response.headers_mut().insert(CONTENT_LENGTH, (*announced_bytes).into());
+            if let Body::CutShort {
+                announced_bytes, ..
+            } = &body
+            {
+                response
+                    .headers_mut()
+                    .insert(CONTENT_LENGTH, (*announced_bytes).into());
             }
             Ok(response.map(|_empty| stream_of(body)))
         }
@@ -138,9 +150,11 @@ async fn take_over<T>(demand: &mpsc::Sender<Takeover>, takeover: Takeover) -> T 
     std::future::pending().await
 }
 
-fn stream_of(body: Body) -> BoxBody<Bytes, io::Error> {
+fn stream_of(body: Body) -> UnsyncBoxBody<Bytes, io::Error> {
     match body {
-        Body::Whole(bytes) => Full::new(bytes).map_err(|never| match never {}).boxed(),
+        Body::Whole(bytes) => Full::new(bytes)
+            .map_err(|never| match never {})
+            .boxed_unsync(),
         Body::CutShort { sent, .. } => {
             // An error from the body makes hyper drop the connection, after it has flushed what came before.
             let cut = io::Error::from(io::ErrorKind::ConnectionAborted);
@@ -149,9 +163,13 @@ fn stream_of(body: Body) -> BoxBody<Bytes, io::Error> {
                 tokio::task::yield_now().await;
                 Err(cut)
             }));
-            BodyExt::boxed(StreamBody::new(SyncStream(Box::pin(pieces))))
+            BodyExt::boxed_unsync(StreamBody::new(pieces))
         }
-        Body::Trickle { piece, pause, pieces } => {
+        Body::Trickle {
+            piece,
+            pause,
+            pieces,
+        } => {
             let pieces = stream::unfold(0_u64, move |sent| {
                 let piece = piece.clone();
                 async move {
@@ -166,7 +184,7 @@ fn stream_of(body: Body) -> BoxBody<Bytes, io::Error> {
                     Some((Ok(Frame::data(piece)), sent + 1))
                 }
             });
-            BodyExt::boxed(StreamBody::new(SyncStream(Box::pin(pieces))))
+            BodyExt::boxed_unsync(StreamBody::new(pieces))
         }
     }
 }

@@ -1,0 +1,111 @@
+# shellcheck shell=bash
+# Ports, secrets and settings of the local stack.
+#
+# Sourced after common.sh by local.sh, which defines HOME_FOLDER. Secrets are made at the first run and kept in
+# .zyven/secrets until `make clean-data`; .zyven/env (local programs) and .zyven/compose.env (containers) are
+# written anew from them at each `make up`. Settings of your own go into .zyven/extra.env, which nothing overwrites.
+
+# With the ports that the running stack was started with, unless this is a new start.
+read_ports() {
+    local recorded=""
+    if [ -f "$HOME_FOLDER/port-base" ]; then recorded=$(cat "$HOME_FOLDER/port-base"); fi
+    PORT_BASE=${ZYVEN_LOCAL_PORT_BASE:-${recorded:-47000}}
+    case $PORT_BASE in
+    *[!0-9]* | "") die "ZYVEN_LOCAL_PORT_BASE must be a number, not '$PORT_BASE'" ;;
+    esac
+    if [ "$PORT_BASE" -lt 1024 ] || [ "$PORT_BASE" -gt 65000 ]; then
+        die "ZYVEN_LOCAL_PORT_BASE must be between 1024 and 65000, not $PORT_BASE"
+    fi
+    PORT_INGEST=$((PORT_BASE + 80))
+    PORT_ECHO=$((PORT_BASE + 90))
+    PORT_DOORBELL=$((PORT_BASE + 91))
+    PORT_EGRESS=$((PORT_BASE + 92))
+    PORT_REDIS=$((PORT_BASE + 379))
+    PORT_POSTGRES=$((PORT_BASE + 432))
+    PROFILE=${ZYVEN_LOCAL_PROFILE:-release}
+    PROGRAM=${CARGO_TARGET_DIR:-$ZYVEN_ROOT/target}/$(if [ "$PROFILE" = dev ]; then echo debug; else echo "$PROFILE"; fi)/zyven
+}
+
+probe_port() {
+    case $1 in
+    ingest) echo $((PORT_BASE + 100)) ;;
+    relay) echo $((PORT_BASE + 101)) ;;
+    dispatcher) echo $((PORT_BASE + 102)) ;;
+    egress) echo $((PORT_BASE + 103)) ;;
+    echo) echo $((PORT_BASE + 104)) ;;
+    *) die "no probe port for $1" ;;
+    esac
+}
+
+write_secrets() {
+    [ ! -s "$HOME_FOLDER/secrets" ] || return 0
+    (
+        umask 077
+        cat >"$HOME_FOLDER/secrets.new" <<END
+POSTGRES_PASSWORD=$(random_hex 24)
+REDIS_PASSWORD=$(random_hex 24)
+MASTER_KEYS=local:$(random_base64 32)
+EGRESS_CREDENTIAL=$(random_hex 24)
+END
+    )
+    mv "$HOME_FOLDER/secrets.new" "$HOME_FOLDER/secrets"
+}
+
+write_settings() {
+    local running
+    if [ -f "$HOME_FOLDER/port-base" ] && running=$(cat "$HOME_FOLDER/port-base") && [ "$running" != "$PORT_BASE" ] &&
+        ls "$RUN"/*.pid >/dev/null 2>&1; then
+        die "the stack runs on ports from $running; run make down before choosing others"
+    fi
+    printf '%s\n' "$PORT_BASE" >"$HOME_FOLDER/port-base"
+    write_secrets
+    # shellcheck source=/dev/null
+    . "$HOME_FOLDER/secrets"
+    (
+        umask 077
+        native_settings >"$HOME_FOLDER/env"
+        compose_settings >"$HOME_FOLDER/compose.env"
+        touch "$HOME_FOLDER/extra.env"
+    )
+}
+
+native_settings() {
+    cat <<END
+ZYVEN_DATABASE_URL=postgres://zyven:$POSTGRES_PASSWORD@127.0.0.1:$PORT_POSTGRES/zyven
+ZYVEN_REDIS_URL=redis://:$REDIS_PASSWORD@127.0.0.1:$PORT_REDIS/
+ZYVEN_MASTER_KEYS=$MASTER_KEYS
+ZYVEN_EGRESS_CREDENTIAL=$EGRESS_CREDENTIAL
+ZYVEN_INGEST_LISTEN=127.0.0.1:$PORT_INGEST
+ZYVEN_RELAY_DOORBELLS=127.0.0.1:$PORT_DOORBELL
+ZYVEN_RELAY_DOORBELL_LISTEN=127.0.0.1:$PORT_DOORBELL
+ZYVEN_EGRESS_LISTEN=127.0.0.1:$PORT_EGRESS
+ZYVEN_EGRESS_PROXIES=127.0.0.1:$PORT_EGRESS
+ZYVEN_EGRESS_ALLOW_CIDRS=127.0.0.1/32
+END
+}
+
+# Containers see each other by name. The echo receiver has a fixed address, because names without a dot are refused
+# as destinations.
+compose_settings() {
+    cat <<END
+POSTGRES_PASSWORD=$POSTGRES_PASSWORD
+REDIS_PASSWORD=$REDIS_PASSWORD
+ZYVEN_DATABASE_URL=postgres://zyven:$POSTGRES_PASSWORD@postgres:5432/zyven
+ZYVEN_REDIS_URL=redis://:$REDIS_PASSWORD@redis:6379/
+ZYVEN_MASTER_KEYS=$MASTER_KEYS
+ZYVEN_EGRESS_CREDENTIAL=$EGRESS_CREDENTIAL
+END
+}
+
+# Puts the stack's settings into the environment, and takes out what is not a setting of Zyven itself.
+load_settings() {
+    local line
+    [ -f "$HOME_FOLDER/env" ] || die "there is no local stack yet; run make up first"
+    while IFS= read -r line || [ -n "$line" ]; do
+        case $line in
+        "" | "#"*) ;;
+        *) export "${line?}" ;;
+        esac
+    done < <(cat "$HOME_FOLDER/env" "$HOME_FOLDER/extra.env" 2>/dev/null)
+    unset ZYVEN_LOCAL_PORT_BASE ZYVEN_LOCAL_ENGINE ZYVEN_LOCAL_PROFILE ZYVEN_POSTGRES_BIN ZYVEN_REDIS_SERVER
+}

@@ -1,0 +1,119 @@
+//! One connection from a caller: asked, decided, answered, and if all is well relayed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use zyven_domain::target::{Authority, EgressReason, NamePolicy};
+use zyven_runtime::shutdown::Shutdown;
+
+use crate::credential::Credential;
+use crate::decision::Decision;
+use crate::dial::{Dialled, Dialer};
+use crate::head;
+use crate::refusal::{self, Refusal};
+use crate::slots::{Slot, Slots};
+use crate::statistics::Statistics;
+use crate::tunnel::{self, TunnelLimits};
+
+const OPENED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+/// How long a caller may take to fetch those few bytes.
+const OPENED_WITHIN: Duration = Duration::from_secs(5);
+
+/// What all connections share.
+pub(crate) struct Proxy {
+    pub(crate) credential: Credential,
+    pub(crate) names: NamePolicy,
+    pub(crate) dialer: Dialer,
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) head_timeout: Duration,
+    pub(crate) tunnel_limits: TunnelLimits,
+    pub(crate) statistics: Statistics,
+}
+
+/// An open way to the endpoint, and the place it takes.
+struct Opened {
+    endpoint: Dialled,
+    slot: Slot,
+}
+
+impl Proxy {
+    /// Serves a connection to its end. Dropping the future closes it.
+    pub(crate) async fn serve(&self, mut caller: TcpStream, stop: Shutdown) {
+        let mut decision = Decision::begin();
+        let opened = match self.decide(&mut caller, &mut decision).await {
+            Ok(Some(opened)) => opened,
+            Ok(None) => return,
+            Err(refusal) => {
+                decision.refused(&refusal, &self.statistics);
+                refusal::send(&refusal, &mut caller).await;
+                return;
+            }
+        };
+        decision.opened(opened.endpoint.class, &self.statistics);
+        self.relay(caller, opened, stop).await;
+    }
+
+    /// The policy, in order. Each step costs more than the one before, and a stranger gets no further
+    /// than the second: no name server hears of a target whose caller has no credential. `None` if the
+    /// caller left without asking.
+    async fn decide(
+        &self,
+        caller: &mut TcpStream,
+        decision: &mut Decision,
+    ) -> Result<Option<Opened>, Refusal> {
+        let Some(head) = head::read(caller, self.head_timeout).await? else {
+            return Ok(None);
+        };
+        if head.method != "CONNECT" {
+            return Err(Refusal::new(
+                EgressReason::MethodNotAllowed,
+                "this proxy speaks CONNECT only",
+            ));
+        }
+        let authorization = head.authorization.as_deref().unwrap_or_default();
+        if !self.credential.is_presented_by(authorization) {
+            return Err(Refusal::new(
+                EgressReason::CredentialInvalid,
+                "the proxy credential is missing or wrong",
+            ));
+        }
+        let target = Authority::parse_with(&head.target, &self.names)?;
+        let target = decision.about(target);
+        let slot = self
+            .slots
+            .take(target.host())
+            .map_err(|reason| Refusal::new(reason, "too many tunnels are open"))?;
+        let endpoint = self.dialer.dial(target).await?;
+        Ok(Some(Opened { endpoint, slot }))
+    }
+
+    async fn relay(&self, mut caller: TcpStream, opened: Opened, stop: Shutdown) {
+        let Opened { endpoint, slot } = opened;
+        let answered = async {
+            caller.set_nodelay(true)?;
+            caller.write_all(OPENED).await
+        };
+        match timeout(OPENED_WITHIN, answered).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the caller left before its tunnel was open");
+                return;
+            }
+            Err(_elapsed) => return,
+        }
+        let open = self.statistics.tunnel_opened();
+        let relayed =
+            tunnel::relay(caller, endpoint.stream, &self.tunnel_limits, stop.requested()).await;
+        drop((open, slot));
+        self.statistics.tunnel_ended(&relayed);
+        tracing::debug!(
+            end = relayed.end.as_str(),
+            to_endpoint_bytes = relayed.to_endpoint_bytes,
+            to_caller_bytes = relayed.to_caller_bytes,
+            "tunnel ended"
+        );
+    }
+}

@@ -1,0 +1,100 @@
+//! Leases: what ends, and what a late owner can still do.
+
+use std::time::Duration;
+
+use zyven_domain::id::EndpointId;
+use zyven_queue::{ClaimedTicket, Completion};
+
+use crate::support::{LEASE, Stage, done, later, seqs};
+
+/// Claims with a lease that is over when the next claim looks.
+async fn claim_and_die(stage: &Stage, tickets_max: usize) -> Vec<ClaimedTicket> {
+    let claimed = stage.queue.claim(tickets_max, Duration::ZERO, &[]).await;
+    claimed.unwrap().tickets
+}
+
+#[tokio::test]
+async fn an_expired_lease_returns_its_ticket_to_the_front() {
+    let stage = Stage::new().await;
+    let endpoint = EndpointId::new();
+    stage.push(endpoint, 1..=6).await;
+    assert_eq!(seqs(&claim_and_die(&stage, 2).await), [1, 2]);
+    assert_eq!(seqs(&stage.claim(3).await), [1, 2, 3]);
+    let (counted, leased) = stage.books().await;
+    assert_eq!(counted, leased);
+}
+
+#[tokio::test]
+async fn a_full_lane_opens_when_its_leases_end() {
+    let stage = Stage::with(|config| config.lane_in_flight_max = 2).await;
+    let endpoint = EndpointId::new();
+    stage.push(endpoint, 1..=5).await;
+    assert_eq!(claim_and_die(&stage, 10).await.len(), 2);
+    assert_eq!(seqs(&stage.claim(10).await), [1, 2]);
+}
+
+#[tokio::test]
+async fn the_end_of_a_lease_counts_as_the_next_due_time() {
+    let stage = Stage::new().await;
+    stage.push(EndpointId::new(), [1]).await;
+    let claimed = stage.exchange(10, &[]).await;
+    let next = claimed.next_due_in.unwrap();
+    assert!(next > LEASE / 2 && next <= LEASE, "{next:?}");
+}
+
+#[tokio::test]
+async fn a_completion_after_the_lease_frees_no_slot_twice() {
+    let stage = Stage::with(|config| config.lane_in_flight_max = 2).await;
+    let endpoint = EndpointId::new();
+    stage.push(endpoint, 1..=4).await;
+    let dead = claim_and_die(&stage, 2).await;
+    stage.give_back(&[]).await; // the leases end
+    // Their owner was slow, not dead: it completes what is not its own any more, twice.
+    stage.give_back(&done(&dead)).await;
+    stage.give_back(&done(&dead)).await;
+    let (counted, _) = stage.books().await;
+    assert!(counted.is_empty(), "{counted:?}");
+    assert_eq!(stage.claim(10).await.len(), 2, "the limit still holds");
+}
+
+#[tokio::test]
+async fn a_late_owner_may_end_the_lease_of_the_next_one_without_harm() {
+    let stage = Stage::new().await;
+    let endpoint = EndpointId::new();
+    stage.push(endpoint, [1]).await;
+    let first = claim_and_die(&stage, 1).await;
+    let second = stage.claim(1).await;
+    assert_eq!(first, second);
+    stage
+        .give_back(&[later(&first[0], Duration::from_secs(60))])
+        .await;
+    stage.give_back(&done(&second)).await;
+    let (counted, leased) = stage.books().await;
+    assert!(counted.is_empty() && leased.is_empty());
+    // The ticket that is left over is refused by Postgres when its time has come.
+    assert_eq!(stage.queue.depth().await.unwrap().waiting, 1);
+}
+
+#[tokio::test]
+async fn more_expired_leases_than_one_call_returns_come_back_in_a_few() {
+    let stage = Stage::with(|config| config.lane_in_flight_max = 10_000).await;
+    let endpoint = EndpointId::new();
+    stage.push(endpoint, 1..=450).await;
+    let dead = claim_and_die(&stage, 450).await;
+    assert_eq!(dead.len(), 450);
+    let mut back = Vec::new();
+    for _ in 0..10 {
+        back.extend(stage.claim(450).await);
+    }
+    assert_eq!(back.len(), 450);
+}
+
+#[tokio::test]
+async fn completing_what_nobody_pushed_changes_nothing() {
+    let stage = Stage::new().await;
+    let endpoint = EndpointId::new();
+    let claimed = stage.exchange(10, &[Completion::Done(7, endpoint)]).await;
+    assert_eq!(claimed.tickets, []);
+    let (counted, leased) = stage.books().await;
+    assert!(counted.is_empty() && leased.is_empty());
+}

@@ -1,0 +1,15 @@
+//! The lanes against a real Redis, which is emptied, frozen, killed and filled up.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says so by panicking"
+)]
+
+mod doorbell;
+mod lanes;
+mod leases;
+mod losses;
+mod measurement;
+mod model;
+mod outages;
+mod support;

@@ -1,0 +1,147 @@
+//! A queue on a Redis of the test's own, and a look behind its back.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use zyven_domain::id::EndpointId;
+use zyven_queue::{Claimed, ClaimedTicket, Completion, Epoch, Pushed, Queue, QueueConfig, Ticket};
+use zyven_testkit::TestRedis;
+
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
+pub(crate) const NOW: Duration = Duration::ZERO;
+
+pub(crate) struct Stage {
+    pub(crate) redis: TestRedis,
+    pub(crate) queue: Queue,
+    pub(crate) epoch: Epoch,
+}
+
+impl Stage {
+    pub(crate) async fn new() -> Stage {
+        Stage::with(|_| ()).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut QueueConfig)) -> Stage {
+        let redis = TestRedis::start().await;
+        let mut config = QueueConfig {
+            url: redis.url(),
+            ..QueueConfig::default()
+        };
+        change(&mut config);
+        let queue = Queue::connect(&config).unwrap();
+        let epoch = queue.begin_epoch().await.unwrap();
+        Stage {
+            redis,
+            queue,
+            epoch,
+        }
+    }
+
+    /// Pushes tickets that are due now; returns how many were new.
+    pub(crate) async fn push(
+        &self,
+        endpoint: EndpointId,
+        seqs: impl IntoIterator<Item = i64>,
+    ) -> usize {
+        self.push_in(NOW, endpoint, seqs).await
+    }
+
+    pub(crate) async fn push_in(
+        &self,
+        due_in: Duration,
+        endpoint: EndpointId,
+        seqs: impl IntoIterator<Item = i64>,
+    ) -> usize {
+        let tickets: Vec<Ticket> = seqs
+            .into_iter()
+            .map(|seq| ticket(endpoint, seq, due_in))
+            .collect();
+        match self.queue.push(&tickets, &self.epoch).await.unwrap() {
+            Pushed::Accepted { added } => added,
+            Pushed::EpochLost => panic!("the epoch is lost"),
+        }
+    }
+
+    pub(crate) async fn claim(&self, tickets_max: usize) -> Vec<ClaimedTicket> {
+        self.exchange(tickets_max, &[]).await.tickets
+    }
+
+    pub(crate) async fn exchange(&self, tickets_max: usize, completions: &[Completion]) -> Claimed {
+        self.queue
+            .claim(tickets_max, LEASE, completions)
+            .await
+            .unwrap()
+    }
+
+    /// Completes without taking anything.
+    pub(crate) async fn give_back(&self, completions: &[Completion]) {
+        assert_eq!(self.exchange(0, completions).await.tickets, []);
+    }
+
+    /// What the books say: tickets in flight by lane, as counted and as leased.
+    pub(crate) async fn books(&self) -> (BTreeMap<String, i64>, BTreeMap<String, i64>) {
+        let mut redis = self.redis.connection().await;
+        books(&mut redis).await
+    }
+
+    pub(crate) async fn command(&self, words: &[&str]) {
+        let mut redis = self.redis.connection().await;
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command
+            .query_async::<redis::Value>(&mut redis)
+            .await
+            .unwrap();
+    }
+}
+
+pub(crate) async fn books(
+    redis: &mut MultiplexedConnection,
+) -> (BTreeMap<String, i64>, BTreeMap<String, i64>) {
+    let counted: BTreeMap<String, i64> = redis::cmd("HGETALL")
+        .arg("{z0}:in_flight")
+        .query_async(redis)
+        .await
+        .unwrap();
+    let members: Vec<String> = redis::cmd("ZRANGE")
+        .arg("{z0}:leased")
+        .arg(0)
+        .arg(-1)
+        .query_async(redis)
+        .await
+        .unwrap();
+    let mut leased = BTreeMap::new();
+    for member in members {
+        let (lane, _) = member.split_once(':').unwrap();
+        *leased.entry(lane.to_owned()).or_default() += 1;
+    }
+    (counted, leased)
+}
+
+pub(crate) fn ticket(endpoint_id: EndpointId, seq: i64, due_in: Duration) -> Ticket {
+    Ticket {
+        seq,
+        endpoint_id,
+        due_in,
+    }
+}
+
+pub(crate) fn seqs(tickets: &[ClaimedTicket]) -> Vec<i64> {
+    tickets.iter().map(|ticket| ticket.seq).collect()
+}
+
+pub(crate) fn done(tickets: &[ClaimedTicket]) -> Vec<Completion> {
+    tickets
+        .iter()
+        .map(|ticket| Completion::Done(ticket.seq, ticket.endpoint_id))
+        .collect()
+}
+
+pub(crate) fn later(ticket: &ClaimedTicket, due_in: Duration) -> Completion {
+    Completion::Later {
+        seq: ticket.seq,
+        endpoint_id: ticket.endpoint_id,
+        due_in,
+    }
+}

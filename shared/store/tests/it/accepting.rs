@@ -1,0 +1,244 @@
+//! T0: accepting events, and what repeats of it find.
+
+use zyven_domain::event::Channel;
+use zyven_store::Accepted;
+
+use crate::fixture::{Fixture, open};
+
+#[tokio::test]
+async fn an_accepted_event_is_there_with_one_outbox_row_per_matching_endpoint() {
+    let fixture = Fixture::new().await;
+    let exact = fixture.endpoint(&["invoice.paid"], &[]).await;
+    let prefix = fixture.endpoint(&["invoice.*", "*"], &[]).await;
+    fixture.endpoint(&["order.*"], &[]).await;
+    let payload = "{\"z\": 1e2,\"a\":\"\\u00e9\"}\n".as_bytes();
+    let event = fixture.event_with("invoice.paid", None, payload);
+
+    let results = fixture.store.accept(std::slice::from_ref(&event)).await;
+    assert_eq!(
+        results.expect("accepted"),
+        [Accepted::New { deliveries: 2 }]
+    );
+    let stored: Vec<u8> = fixture
+        .sql
+        .query_one(
+            "SELECT payload FROM zyven.events WHERE id = $1",
+            &[&event.id.uuid()],
+        )
+        .await
+        .expect("the event")
+        .get(0);
+    assert_eq!(stored, payload, "byte for byte");
+    let mut endpoints: Vec<uuid::Uuid> = fixture
+        .sql
+        .query("SELECT endpoint_id FROM zyven.outbox", &[])
+        .await
+        .expect("rows")
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    endpoints.sort();
+    assert_eq!(endpoints, [exact.uuid(), prefix.uuid()]);
+}
+
+#[tokio::test]
+async fn an_endpoint_with_channels_gets_only_events_that_carry_one_of_them() {
+    let fixture = Fixture::new().await;
+    fixture.endpoint(&["*"], &["berlin", "paris"]).await;
+    let channels = |names: &[&str]| {
+        let names = names.iter().map(|name| Channel::parse(name).expect("good"));
+        names.collect::<Vec<_>>()
+    };
+    for (carried, deliveries) in [(&[][..], 0), (&["rome"], 0), (&["paris", "rome"], 1)] {
+        let mut event = fixture.event("a", None);
+        event.channels = channels(carried);
+        let results = fixture.store.accept(&[event]).await.expect("accepted");
+        assert_eq!(results, [Accepted::New { deliveries }], "{carried:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_same_key_finds_the_first_event_and_a_different_body_a_conflict() {
+    let (fixture, _) = Fixture::with_endpoint().await;
+    let first = fixture.event("invoice.paid", Some("k1"));
+    let again = fixture.event("invoice.paid", Some("k1"));
+    let other = fixture.event("invoice.void", Some("k1"));
+    let id = first.id;
+    fixture.accepted(&first).await;
+
+    let results = fixture.store.accept(&[again, other]).await;
+    assert_eq!(
+        results.expect("recognised"),
+        [
+            Accepted::Repeated { first: id },
+            Accepted::Conflict { first: id }
+        ]
+    );
+    assert_eq!(fixture.count("SELECT count(*) FROM zyven.events").await, 1);
+    assert_eq!(fixture.count("SELECT count(*) FROM zyven.outbox").await, 1);
+}
+
+#[tokio::test]
+async fn two_events_with_one_key_in_one_batch_become_one() {
+    let (fixture, _) = Fixture::with_endpoint().await;
+    let batch = [
+        fixture.event("a", Some("same")),
+        fixture.event("a", Some("same")),
+    ];
+    let results = fixture.store.accept(&batch).await.expect("accepted");
+    let new = results
+        .iter()
+        .filter(|r| **r == Accepted::New { deliveries: 1 })
+        .count();
+    let repeated = results
+        .iter()
+        .filter(|r| matches!(r, Accepted::Repeated { .. }))
+        .count();
+    assert_eq!((new, repeated), (1, 1), "{results:?}");
+}
+
+#[tokio::test]
+async fn a_batch_whose_outcome_was_unknown_can_be_repeated() {
+    let (fixture, _) = Fixture::with_endpoint().await;
+    let batch = [fixture.event("a", Some("k")), fixture.event("a", None)];
+    for _ in 0..2 {
+        let results = fixture.store.accept(&batch).await.expect("accepted");
+        assert_eq!(results, [Accepted::New { deliveries: 1 }; 2]);
+    }
+    assert_eq!(fixture.count("SELECT count(*) FROM zyven.outbox").await, 2);
+}
+
+#[tokio::test]
+async fn one_key_used_by_many_at_once_stores_one_event() {
+    let (fixture, _) = Fixture::with_endpoint().await;
+    let racers = (0..16).map(|_| {
+        let store = open(&fixture.database);
+        let event = fixture.event("a", Some("race"));
+        tokio::spawn(async move { store.accept(&[event]).await.expect("an answer")[0] })
+    });
+    let mut new = 0;
+    for racer in racers.collect::<Vec<_>>() {
+        match racer.await.expect("no panic") {
+            Accepted::New { .. } => new += 1,
+            Accepted::Repeated { .. } => {}
+            conflict @ Accepted::Conflict { .. } => panic!("{conflict:?}"),
+        }
+    }
+    assert_eq!(new, 1);
+    assert_eq!(fixture.count("SELECT count(*) FROM zyven.outbox").await, 1);
+}
+
+#[tokio::test]
+async fn a_remembered_route_is_never_used_after_the_endpoints_changed() {
+    let fixture = Fixture::new().await;
+    let accept = async |expected: usize| {
+        let event = fixture.event("a", None);
+        let results = fixture.store.accept(&[event]).await.expect("accepted");
+        assert_eq!(
+            results,
+            [Accepted::New {
+                deliveries: expected
+            }]
+        );
+    };
+    accept(0).await;
+    let first = fixture.endpoint(&["a"], &[]).await;
+    accept(1).await;
+    fixture.endpoint(&["*"], &[]).await;
+    accept(2).await;
+    assert!(
+        fixture
+            .store
+            .disable_endpoint(first, "test")
+            .await
+            .expect("disabled")
+    );
+    accept(1).await;
+}
+
+#[tokio::test]
+async fn a_missing_partition_is_made_on_the_way() {
+    let (fixture, _) = Fixture::with_endpoint().await;
+    let today: String = fixture
+        .sql
+        .query_one("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')", &[])
+        .await
+        .expect("a date")
+        .get(0);
+    fixture
+        .sql
+        .batch_execute(&format!("DROP TABLE zyven.events_{today}"))
+        .await
+        .expect("dropped");
+    assert_eq!(fixture.accepted(&fixture.event("a", None)).await.len(), 1);
+}
+
+#[tokio::test]
+async fn publish_in_sql_shares_routing_and_idempotency_with_the_api() {
+    let (fixture, _) = Fixture::with_endpoint().await;
+    let event = fixture.event_with("invoice.paid", Some("k1"), b"{\"a\": 1}");
+    fixture.accepted(&event).await;
+    let publish = async |kind: &str, key: &str| {
+        fixture
+            .sql
+            .query_one(
+                "SELECT zyven.publish($1, $2, '{\"a\": 1}', $3)",
+                &[&fixture.tenant.to_string(), &kind, &key],
+            )
+            .await
+            .map(|row| row.get::<_, String>(0))
+    };
+    assert_eq!(
+        publish("invoice.paid", "k1").await.expect("repeated"),
+        event.id.to_string()
+    );
+    let refused = publish("invoice.void", "k1").await.expect_err("a conflict");
+    assert!(
+        refused
+            .as_db_error()
+            .is_some_and(|e| e.message().contains("different event"))
+    );
+    publish("invoice.void", "k2").await.expect("published");
+    assert_eq!(fixture.count("SELECT count(*) FROM zyven.outbox").await, 2);
+}
+
+#[tokio::test]
+async fn publish_joins_the_producers_transaction() {
+    let (mut fixture, _) = Fixture::with_endpoint().await;
+    let tenant = fixture.tenant.to_string();
+    let transaction = fixture.sql.transaction().await.expect("begun");
+    transaction
+        .query_one("SELECT zyven.publish($1, 'a', '{}', 'k')", &[&tenant])
+        .await
+        .expect("published");
+    transaction.rollback().await.expect("rolled back");
+    for table in ["events", "outbox", "idempotency_keys"] {
+        let rows = fixture
+            .count(&format!("SELECT count(*) FROM zyven.{table}"))
+            .await;
+        assert_eq!(rows, 0, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn publish_refuses_what_the_api_refuses_and_names_the_field() {
+    let (fixture, _) = Fixture::with_endpoint().await;
+    let tenant = fixture.tenant.to_string();
+    for (arguments, field) in [
+        ("'a b', '{}'", "event_type"),
+        ("'a', NULL", "payload"),
+        ("'a', '{}', 'k k'", "idempotency_key"),
+        ("'a', '{}', NULL, ARRAY['x y']", "channels"),
+        ("'a', '{}', NULL, NULL, 'ä'", "source"),
+        ("'a', '{}', NULL, NULL, NULL, '00-1'", "traceparent"),
+        ("'a', '\"\\u0000\"'", "unsupported Unicode escape"),
+    ] {
+        let sql = format!("SELECT zyven.publish('{tenant}', {arguments})");
+        let error = fixture.sql.query(&sql, &[]).await.expect_err(arguments);
+        let message = error.as_db_error().map(|e| e.message().to_owned());
+        assert!(
+            message.as_ref().is_some_and(|m| m.contains(field)),
+            "{arguments}: {message:?}"
+        );
+    }
+}

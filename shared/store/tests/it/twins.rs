@@ -1,0 +1,170 @@
+//! Rules that exist in Rust and in SQL, compared.
+
+use uuid::Uuid;
+use zyven_domain::event::{
+    Channel, EventType, IdempotencyKey, Source, body_fingerprint, key_fingerprint,
+};
+use zyven_domain::id::{DeliveryId, EndpointId, EventId, TenantId};
+use zyven_domain::lifecycle::{DeliveryState, permits};
+use zyven_domain::retry::DeadLetterReason;
+
+use crate::fixture::Fixture;
+
+#[tokio::test]
+async fn every_pair_of_states_is_judged_alike() {
+    let fixture = Fixture::new().await;
+    for from in DeliveryState::ALL {
+        for to in DeliveryState::ALL {
+            let sql = format!("SELECT zyven.lifecycle_permits('{from}', '{to}')");
+            let permitted: bool = fixture
+                .sql
+                .query_one(&sql, &[])
+                .await
+                .expect("asked")
+                .get(0);
+            assert_eq!(permitted, permits(from, to), "{from} → {to}");
+        }
+    }
+}
+
+/// The table itself, not only the function: an update along a forbidden edge fails.
+#[tokio::test]
+async fn the_outbox_enforces_the_lifecycle() {
+    let (fixture, _) = Fixture::with_endpoint().await;
+    fixture.accepted(&fixture.event("a", None)).await;
+    let unfinished = DeliveryState::ALL.into_iter().filter(|s| !s.is_finished());
+    for from in unfinished {
+        for to in DeliveryState::ALL {
+            fixture
+                .sql
+                .batch_execute(&format!(
+                    "ALTER TABLE zyven.outbox DISABLE TRIGGER USER;
+                     UPDATE zyven.outbox SET state = '{from}', attempts = 1;
+                     ALTER TABLE zyven.outbox ENABLE TRIGGER USER;"
+                ))
+                .await
+                .expect("arranged");
+            let sql = format!("UPDATE zyven.outbox SET state = '{to}'");
+            let moved = fixture.sql.batch_execute(&sql).await.is_ok();
+            // Staying where one is is no move; finishing is a deletion, never an update.
+            let expected = from == to || (!to.is_finished() && permits(from, to));
+            assert_eq!(moved, expected, "{from} → {to}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_dead_letter_reason_is_known_to_the_table() {
+    let fixture = Fixture::new().await;
+    let constraint: String = fixture
+        .sql
+        .query_one(
+            "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'dead_letter_reason_is_known'",
+            &[],
+        )
+        .await
+        .expect("the constraint")
+        .get(0);
+    for reason in DeadLetterReason::ALL {
+        assert!(constraint.contains(&format!("'{}'", reason.as_str())));
+    }
+    assert_eq!(
+        constraint.matches("::text").count(),
+        DeadLetterReason::ALL.len()
+    );
+}
+
+#[tokio::test]
+async fn delivery_ids_are_derived_alike() {
+    let fixture = Fixture::new().await;
+    for _ in 0..200 {
+        let (event, endpoint) = (EventId::new(), EndpointId::new());
+        let derived: Uuid = fixture
+            .sql
+            .query_one(
+                "SELECT zyven.delivery_id($1, $2)",
+                &[&event.uuid(), &endpoint.uuid()],
+            )
+            .await
+            .expect("derived")
+            .get(0);
+        assert_eq!(derived, DeliveryId::derive(event, endpoint).uuid());
+    }
+}
+
+#[tokio::test]
+async fn sql_makes_ids_of_version_7_with_the_current_time() {
+    let fixture = Fixture::new().await;
+    let row = fixture
+        .sql
+        .query_one(
+            "SELECT id, abs(extract(epoch FROM zyven.uuid_time(id) - clock_timestamp()))::float8 < 5,
+                    zyven.uuid_floor(zyven.uuid_time(id)) <= id
+               FROM (SELECT zyven.uuid_v7() AS id) AS made",
+            &[],
+        )
+        .await
+        .expect("made");
+    let id: Uuid = row.get(0);
+    assert_eq!(id.get_version_num(), 7);
+    assert!(row.get::<_, bool>(1) && row.get::<_, bool>(2));
+}
+
+#[tokio::test]
+async fn patterns_of_a_type_are_listed_alike() {
+    let fixture = Fixture::new().await;
+    for text in [
+        "a",
+        "a.b",
+        "a.b.c",
+        ".a",
+        "a.",
+        "..",
+        "a..b",
+        "-._",
+        "invoice.payment.failed",
+    ] {
+        let listed: Vec<String> = fixture
+            .sql
+            .query_one("SELECT zyven.patterns_of($1)", &[&text])
+            .await
+            .expect("listed")
+            .get(0);
+        let expected = EventType::parse(text).expect("a good type").patterns();
+        assert_eq!(listed, expected, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn fingerprints_are_computed_alike() {
+    let fixture = Fixture::new().await;
+    let tenant = TenantId::new();
+    let key = IdempotencyKey::parse("order-17/paid").expect("a good key");
+    let row = fixture
+        .sql
+        .query_one(
+            "SELECT zyven.key_fingerprint($1, $2),
+                    zyven.body_fingerprint('a.b', ARRAY['c', 'd'], 'erp', '{\"x\": \"é\"}'::text::bytea),
+                    zyven.body_fingerprint('a.b', NULL, NULL, '{}')",
+            &[&tenant.uuid(), &key.as_str()],
+        )
+        .await
+        .expect("computed");
+    let kind = EventType::parse("a.b").expect("a good type");
+    let channels = ["c", "d"].map(|c| Channel::parse(c).expect("a good channel"));
+    let source = Source::parse("erp").ok();
+    assert_eq!(row.get::<_, Uuid>(0), key_fingerprint(tenant, &key));
+    assert_eq!(
+        row.get::<_, Uuid>(1),
+        body_fingerprint(
+            &kind,
+            &channels,
+            source.as_ref(),
+            "{\"x\": \"é\"}".as_bytes()
+        )
+    );
+    assert_eq!(
+        row.get::<_, Uuid>(2),
+        body_fingerprint(&kind, &[], None, b"{}")
+    );
+}

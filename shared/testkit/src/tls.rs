@@ -1,0 +1,73 @@
+//! A certificate authority that exists for one test.
+
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// A certificate authority made for one test. Clients trust it by [`TestCa::certificate_pem`].
+pub struct TestCa {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl TestCa {
+    /// A new authority with a new key.
+    #[must_use]
+    #[expect(
+        clippy::new_without_default,
+        reason = "every call makes another key, which a default should not"
+    )]
+    pub fn new() -> TestCa {
+        let mut parameters = CertificateParams::new(Vec::new()).expect("no names, no mistake");
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("ring makes keys");
+        let issuer =
+            CertifiedIssuer::self_signed(parameters, key).expect("a key signs its own certificate");
+        TestCa { issuer }
+    }
+
+    /// The authority's certificate.
+    #[must_use]
+    pub fn certificate_pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// The authority's certificate.
+    #[must_use]
+    pub fn certificate_der(&self) -> CertificateDer<'static> {
+        self.issuer.der().clone()
+    }
+
+    /// A server's configuration with a fresh certificate for these names and addresses, HTTP/1.1 only.
+    ///
+    /// # Panics
+    ///
+    /// When a name is neither a DNS name nor an address.
+    #[must_use]
+    pub fn server_config(&self, names: &[&str]) -> Arc<ServerConfig> {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let parameters =
+            CertificateParams::new(names).unwrap_or_else(|error| panic!("not a name: {error}"));
+        let key = KeyPair::generate().expect("ring makes keys");
+        let certificate = parameters
+            .signed_by(&key, &self.issuer)
+            .expect("the authority signs");
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring speaks the default versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone(), self.certificate_der()], key)
+            .expect("key and certificate belong together");
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+}
+
+impl std::fmt::Debug for TestCa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TestCa").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,12 @@
+//! The kit against the real servers it starts.
+
+mod chaos;
+mod children;
+mod postgres;
+mod receiver;
+mod redis_server;
+
+use std::time::Duration;
+
+/// Long enough for a loaded machine; nothing here should ever need it.
+const SOON: Duration = Duration::from_secs(20);
