@@ -51,6 +51,18 @@ start_postgres() {
     fi
     postgres_start "$folder/data" "$PORT_POSTGRES" "$folder/log" max_connections=200 shared_buffers=256MB \
         max_wal_size=4GB wal_compression=lz4 || die "PostgreSQL does not start; see $folder/log"
+    make_database
+}
+
+make_database() {
+    local psql
+    psql=$(find_psql) || die "psql is missing (Debian: apt-get install postgresql-client)"
+    local url=postgres://zyven@127.0.0.1:$PORT_POSTGRES/postgres
+    export PGPASSWORD=$POSTGRES_PASSWORD
+    if [ -z "$("$psql" -XAtq "$url" -c "SELECT 1 FROM pg_database WHERE datname = 'zyven'")" ]; then
+        "$psql" -Xq "$url" -c 'CREATE DATABASE zyven' || die "the database zyven cannot be made"
+    fi
+    unset PGPASSWORD
 }
 
 start_redis() {
@@ -152,6 +164,7 @@ start_service() {
     fi
     (
         load_settings
+        forget_what_is_not_for "$name"
         export ZYVEN_PROBE_LISTEN=$probe
         process_start_detached "$name" "$fingerprint" "$PROGRAM" "$@"
     )
@@ -224,7 +237,7 @@ status_native() {
 # The first tenant, its key and its endpoint. A key is shown once, so it is kept here until the data is wiped.
 seed() {
     if [ ! -s "$HOME_FOLDER/demo.json" ]; then
-        (umask 077 && run_zyven admin seed-demo --json --receiver "$ECHO_URL" >"$HOME_FOLDER/demo.json.new") ||
+        (umask 077 && run_zyven admin seed-demo --json --receiver "$(echo_url)" >"$HOME_FOLDER/demo.json.new") ||
             die "the first tenant cannot be made"
         mv "$HOME_FOLDER/demo.json.new" "$HOME_FOLDER/demo.json"
     fi
@@ -325,8 +338,9 @@ wipe() {
         [ -z "$folder" ] || rm -rf "$folder"
     done
     # What was fetched for tests (.zyven/real-input) is not data of the stack.
-    rm -rf "$HOME_FOLDER/postgres-folder" "$HOME_FOLDER/redis-folder" "$HOME_FOLDER/demo.json" "$HOME_FOLDER/engine" \
-        "$HOME_FOLDER/run" "$HOME_FOLDER/logs" "$HOME_FOLDER/secrets" "$HOME_FOLDER"/*env
+    for name in postgres-folder redis-folder demo.json engine port-base run logs compose secrets env; do
+        rm -rf "${HOME_FOLDER:?}/$name"
+    done
     say "all data of the local stack is gone"
 }
 

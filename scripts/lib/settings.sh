@@ -2,9 +2,10 @@
 # Ports, secrets and settings of the local stack.
 #
 # Sourced after common.sh by local.sh, which defines HOME_FOLDER. Secrets are made at the first run and kept in
-# .zyven/secrets until `make clean-data`; .zyven/env (local programs) and .zyven/compose.env (containers) are
+# .zyven/secrets until `make clean-data`; .zyven/env (local programs) and .zyven/compose/*.env (containers) are
 # written anew from them at each `make up`. Settings of your own go into .zyven/extra.env, which nothing overwrites.
 
+# shellcheck disable=SC2034  # used by those who source this
 # With the ports that the running stack was started with, unless this is a new start.
 read_ports() {
     local recorded=""
@@ -52,7 +53,7 @@ END
 }
 
 write_settings() {
-    local running
+    local running part
     if [ -f "$HOME_FOLDER/port-base" ] && running=$(cat "$HOME_FOLDER/port-base") && [ "$running" != "$PORT_BASE" ] &&
         ls "$RUN"/*.pid >/dev/null 2>&1; then
         die "the stack runs on ports from $running; run make down before choosing others"
@@ -64,8 +65,11 @@ write_settings() {
     (
         umask 077
         native_settings >"$HOME_FOLDER/env"
-        compose_settings >"$HOME_FOLDER/compose.env"
         touch "$HOME_FOLDER/extra.env"
+        mkdir -p "$HOME_FOLDER/compose"
+        for part in postgres redis database queue keys egress; do
+            compose_settings "$part" >"$HOME_FOLDER/compose/$part.env"
+        done
     )
 }
 
@@ -84,17 +88,27 @@ ZYVEN_EGRESS_ALLOW_CIDRS=127.0.0.1/32
 END
 }
 
-# Containers see each other by name. The echo receiver has a fixed address, because names without a dot are refused
-# as destinations.
+# compose_settings SERVICE: the secrets that this container needs, and no others. Addresses are in compose.yaml.
 compose_settings() {
-    cat <<END
-POSTGRES_PASSWORD=$POSTGRES_PASSWORD
-REDIS_PASSWORD=$REDIS_PASSWORD
-ZYVEN_DATABASE_URL=postgres://zyven:$POSTGRES_PASSWORD@postgres:5432/zyven
-ZYVEN_REDIS_URL=redis://:$REDIS_PASSWORD@redis:6379/
-ZYVEN_MASTER_KEYS=$MASTER_KEYS
-ZYVEN_EGRESS_CREDENTIAL=$EGRESS_CREDENTIAL
-END
+    case $1 in
+    postgres) printf 'POSTGRES_PASSWORD=%s\n' "$POSTGRES_PASSWORD" ;;
+    redis) printf 'REDIS_PASSWORD=%s\n' "$REDIS_PASSWORD" ;;
+    database) printf 'ZYVEN_DATABASE_URL=postgres://zyven:%s@postgres:5432/zyven\n' "$POSTGRES_PASSWORD" ;;
+    queue) printf 'ZYVEN_REDIS_URL=redis://:%s@redis:6379/\n' "$REDIS_PASSWORD" ;;
+    keys) printf 'ZYVEN_MASTER_KEYS=%s\n' "$MASTER_KEYS" ;;
+    egress) printf 'ZYVEN_EGRESS_CREDENTIAL=%s\n' "$EGRESS_CREDENTIAL" ;;
+    esac
+}
+
+# Secrets that a service has no use for stay out of its environment.
+forget_what_is_not_for() {
+    case $1 in
+    ingest) unset ZYVEN_REDIS_URL ZYVEN_EGRESS_CREDENTIAL ;;
+    relay) unset ZYVEN_MASTER_KEYS ZYVEN_EGRESS_CREDENTIAL ;;
+    dispatcher) ;;
+    egress) unset ZYVEN_DATABASE_URL ZYVEN_REDIS_URL ZYVEN_MASTER_KEYS ;;
+    echo) unset ZYVEN_DATABASE_URL ZYVEN_REDIS_URL ZYVEN_MASTER_KEYS ZYVEN_EGRESS_CREDENTIAL ;;
+    esac
 }
 
 # Puts the stack's settings into the environment, and takes out what is not a setting of Zyven itself.

@@ -189,12 +189,19 @@ impl FromStr for NameServers {
         let server = |text: &str| {
             let text = text.trim();
             let with_port = text.parse::<SocketAddr>().ok();
-            let without = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53));
+            let without = || {
+                text.parse::<IpAddr>()
+                    .ok()
+                    .map(|ip| SocketAddr::new(ip, 53))
+            };
             with_port
                 .or_else(without)
                 .ok_or_else(|| ParseNameServersError(text.to_owned()))
         };
-        text.split(',').map(server).collect::<Result<_, _>>().map(Self)
+        text.split(',')
+            .map(server)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }
 

@@ -11,7 +11,7 @@ use zyven_runtime::shutdown::Shutdown;
 
 use crate::credential::Credential;
 use crate::decision::Decision;
-use crate::dial::{Dialled, Dialer};
+use crate::dial::{Dialer, Dialled};
 use crate::head;
 use crate::refusal::{self, Refusal};
 use crate::slots::{Slot, Slots};
@@ -105,8 +105,13 @@ impl Proxy {
             Err(_elapsed) => return,
         }
         let open = self.statistics.tunnel_opened();
-        let relayed =
-            tunnel::relay(caller, endpoint.stream, &self.tunnel_limits, stop.requested()).await;
+        let relayed = tunnel::relay(
+            caller,
+            endpoint.stream,
+            &self.tunnel_limits,
+            stop.requested(),
+        )
+        .await;
         drop((open, slot));
         self.statistics.tunnel_ended(&relayed);
         tracing::debug!(

@@ -121,7 +121,13 @@ mod tests {
     fn a_credential_is_long_and_visible() {
         assert!("x".repeat(16).parse::<Credential>().is_ok());
         assert!("x".repeat(255).parse::<Credential>().is_ok());
-        for bad in ["", "short", "fifteen-letters", "sixteen letters!", "sixteen-lettersé"] {
+        for bad in [
+            "",
+            "short",
+            "fifteen-letters",
+            "sixteen letters!",
+            "sixteen-lettersé",
+        ] {
             assert!(bad.parse::<Credential>().is_err(), "{bad}");
         }
         assert!("x".repeat(256).parse::<Credential>().is_err());

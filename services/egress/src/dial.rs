@@ -22,9 +22,8 @@ pub(crate) struct OwnListeners(Vec<SocketAddr>);
 
 impl OwnListeners {
     pub(crate) fn new(listeners: impl IntoIterator<Item = SocketAddr>) -> Self {
-        let canonical = |listener: SocketAddr| {
-            SocketAddr::new(listener.ip().to_canonical(), listener.port())
-        };
+        let canonical =
+            |listener: SocketAddr| SocketAddr::new(listener.ip().to_canonical(), listener.port());
         Self(listeners.into_iter().map(canonical).collect())
     }
 

@@ -105,7 +105,7 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: Shutdown) -> R
                         drop(place);
                     });
                 }
-                Err(_full) => turn_away(&proxy, caller),
+                Err(_full) => turn_away(&proxy, &caller),
             },
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection");
@@ -120,7 +120,10 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: Shutdown) -> R
     })
     .await;
     if finished.is_err() {
-        tracing::warn!(cut = connections.len(), "cutting the tunnels that outlasted the grace time");
+        tracing::warn!(
+            cut = connections.len(),
+            "cutting the tunnels that outlasted the grace time"
+        );
         connections.shutdown().await;
     }
     Ok(())
@@ -166,7 +169,7 @@ fn proxy(listener: &TcpListener, config: Config) -> Result<Proxy, Error> {
 
 /// Refuses without a task of its own: there are too many already. The answer fits into an empty send
 /// buffer; if it does not arrive, the caller sees a closed connection, which means the same to it.
-fn turn_away(proxy: &Proxy, caller: TcpStream) {
+fn turn_away(proxy: &Proxy, caller: &TcpStream) {
     let refusal = Refusal::new(EgressReason::Overloaded, "too many connections are open");
     proxy.statistics.refused(refusal.reason).increment();
     if let Err(error) = caller.try_write(refusal::answer(&refusal).as_bytes()) {

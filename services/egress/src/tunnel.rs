@@ -180,11 +180,13 @@ impl<'a> Tunnel<'a> {
             caller, endpoint, ..
         } = self;
         let (request_before, answer_before) = (self.to_endpoint.bytes, self.to_caller.bytes);
+        let bytes_max = self.limits.bytes_max;
         let (request, answer) = CHUNK.with_borrow_mut(|chunk| {
-            (
-                self.to_endpoint.pump(caller, endpoint, chunk, cx),
-                self.to_caller.pump(endpoint, caller, chunk, cx),
-            )
+            let stop_at = bytes_max.saturating_sub(answer_before);
+            let request = self.to_endpoint.pump(caller, endpoint, chunk, stop_at, cx);
+            let stop_at = bytes_max.saturating_sub(self.to_endpoint.bytes);
+            let answer = self.to_caller.pump(endpoint, caller, chunk, stop_at, cx);
+            (request, answer)
         });
         if self.to_caller.bytes != answer_before {
             self.endpoint_spoke_last = true;
@@ -260,13 +262,16 @@ struct Direction {
 }
 
 impl Direction {
-    /// Reads and writes until one of the sockets cannot go on. Ready when the reader has ended and all
-    /// of it was passed on. Tokio's cooperative budget keeps one busy tunnel from starving the others.
+    /// Reads and writes until one of the sockets cannot go on, or until `stop_at` bytes went this way
+    /// since the tunnel was opened; whoever sets that limit looks whether it was reached. Ready when
+    /// the reader has ended and all of it was passed on. Tokio's cooperative budget keeps one busy
+    /// tunnel from starving the others.
     fn pump(
         &mut self,
         reader: &mut TcpStream,
         writer: &mut TcpStream,
         chunk: &mut [u8],
+        stop_at: u64,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
@@ -274,7 +279,12 @@ impl Direction {
             if self.ended {
                 return Poll::Ready(Ok(()));
             }
-            let mut chunk = ReadBuf::new(chunk);
+            let room = usize::try_from(stop_at.saturating_sub(self.bytes)).unwrap_or(usize::MAX);
+            if room == 0 {
+                return Poll::Pending;
+            }
+            let end = room.min(chunk.len());
+            let mut chunk = ReadBuf::new(&mut chunk[..end]);
             ready!(Pin::new(&mut *reader).poll_read(cx, &mut chunk))?;
             let read = chunk.filled();
             if read.is_empty() {

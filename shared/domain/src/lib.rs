@@ -24,6 +24,7 @@
 //! compared with their twin by tests in the store crate.
 
 pub mod address;
+pub mod api_key;
 pub mod event;
 pub mod id;
 pub mod lifecycle;

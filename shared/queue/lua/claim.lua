@@ -160,27 +160,17 @@ while budget > 0 do
     local lane_key = prefix .. lane
     local share = math.max(share_min, math.ceil(budget / (lane_count - index + 1)))
     local wanted = math.min(share, budget, in_flight_max - held[lane])
-    local head_ms
     if wanted > 0 then
-      -- One more than wanted, to see who is first afterwards.
-      local entries = redis.call('ZRANGE', lane_key, 0, wanted, 'WITHSCORES')
-      local count = #entries / 2
-      head_ms = entries[2 * wanted + 2]
-      if head_ms then
-        count = wanted
-      end
-      while count > 0 and tonumber(entries[2 * count]) > now_ms do
-        head_ms = entries[2 * count]
-        count = count - 1
-      end
+      local seqs = redis.call('ZRANGEBYSCORE', lane_key, '-inf', now_text, 'LIMIT', 0, wanted)
+      local count = #seqs
       if count > 0 then
-        redis.call('ZREMRANGEBYRANK', lane_key, 0, count - 1)
+        redis.call('ZREMRANGEBYRANK', lane_key, 0, count - 1) -- the due ones are the first ones
         reply[reply_length + 1] = lane
         reply[reply_length + 2] = count
         reply_length = reply_length + 2
         local stem = lane .. ':'
         for ticket = 1, count do
-          local seq = entries[2 * ticket - 1]
+          local seq = seqs[ticket]
           leases[lease_length + 1] = expiry_text
           leases[lease_length + 2] = stem .. seq
           lease_length = lease_length + 2
@@ -192,8 +182,9 @@ while budget > 0 do
         budget = budget - count
       end
     end
-    if head_ms and held[lane] < in_flight_max then
-      local next_turn_us = head_ms * 1000
+    local head = held[lane] < in_flight_max and redis.call('ZRANGE', lane_key, 0, 0, 'WITHSCORES')
+    if head and head[2] then
+      local next_turn_us = head[2] * 1000
       if next_turn_us <= now_us then
         turn_us = turn_us + 1
         next_turn_us = turn_us

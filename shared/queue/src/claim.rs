@@ -48,13 +48,18 @@ impl Queue {
         for completion in completions {
             returned[self.shard_of(completion.endpoint_id())].push(*completion);
         }
+        for returned in &mut returned {
+            returned.sort_by_key(|it| (it.endpoint_id(), it.seq(), stays(it).is_none()));
+            // What is given back twice in one breath would free two slots.
+            returned.dedup_by_key(|it| (it.endpoint_id(), it.seq()));
+        }
         let shares = self.shares(tickets_max);
         let mut questions = Vec::with_capacity(self.shards.len());
         let mut decisive = Vec::with_capacity(self.shards.len());
         for (index, shard) in self.shards.iter().enumerate() {
-            let mut returned = returned[index].as_mut_slice();
+            let mut returned = returned[index].as_slice();
             while returned.len() > SCRIPT_TICKETS_MAX {
-                let (part, rest) = returned.split_at_mut(SCRIPT_TICKETS_MAX);
+                let (part, rest) = returned.split_at(SCRIPT_TICKETS_MAX);
                 questions.push(self.claim_question(shard, 0, lease, part));
                 returned = rest;
             }
@@ -100,7 +105,7 @@ impl Queue {
         for shard in plenty {
             let share = share.min(left);
             left -= share;
-            questions.push(self.claim_question(&self.shards[*shard], share, lease, &mut []));
+            questions.push(self.claim_question(&self.shards[*shard], share, lease, &[]));
         }
         for answer in self.connections.ask(&questions).await? {
             let next = read(&answer, &mut claimed.tickets)?;
@@ -127,7 +132,7 @@ impl Queue {
         shard: &Shard,
         tickets_max: usize,
         lease: Duration,
-        completions: &mut [Completion],
+        completions: &[Completion], // sorted by lane
     ) -> Question {
         let arguments = 8 + 4 * completions.len();
         let mut question = Question::script(&CLAIM, &shard.script_keys(), arguments);
@@ -140,7 +145,6 @@ impl Queue {
             .arg(EXPIRED_MAX)
             .arg(SHARE_MIN);
 
-        completions.sort_by_key(Completion::endpoint_id);
         let lanes = || {
             completions
                 .chunk_by(|one, other| one.endpoint_id() == other.endpoint_id())

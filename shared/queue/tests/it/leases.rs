@@ -98,3 +98,14 @@ async fn completing_what_nobody_pushed_changes_nothing() {
     let (counted, leased) = stage.books().await;
     assert!(counted.is_empty() && leased.is_empty());
 }
+
+#[tokio::test]
+async fn a_ticket_given_back_twice_at_once_frees_one_slot() {
+    let stage = Stage::with(|config| config.lane_in_flight_max = 3).await;
+    stage.push(EndpointId::new(), 1..=3).await;
+    let held = stage.claim(3).await;
+    let twice = [done(&held[..1]), done(&held[..1])].concat();
+    stage.give_back(&twice).await;
+    let (counted, leased) = stage.books().await;
+    assert_eq!(counted, leased);
+}

@@ -146,7 +146,12 @@ impl Answer {
 
     #[track_caller]
     pub(crate) fn refused(&self, status: u16, reason: &str) {
-        assert_eq!((self.status, self.reason()), (status, reason), "{}", self.body);
+        assert_eq!(
+            (self.status, self.reason()),
+            (status, reason),
+            "{}",
+            self.body
+        );
     }
 }
 

@@ -1,0 +1,90 @@
+# `make help` lists everything. CI calls these targets and nothing else.
+
+.DEFAULT_GOAL := help
+.PHONY: help up down restart status ps logs demo bench run dead-letters stuck delivery replay replay-dead-letters \
+	clean-data test real-input fmt fmt-check lint doc scripts-check compose-check ci
+
+##@ Two commands
+
+up: ## Start the whole stack here and print a curl that delivers
+	@scripts/local.sh up
+
+test: ## Run all tests on a private PostgreSQL and Redis (T='-p zyven-queue' narrows)
+	@scripts/test.sh $(T)
+
+##@ Local stack
+
+down: ## Stop everything; data stays
+	@scripts/local.sh down
+
+restart: ## Stop and start everything
+	@scripts/local.sh restart
+
+status: ## Show what runs, and where
+	@scripts/local.sh status
+
+ps: status
+
+logs: ## Follow the logs (SERVICE=relay for one of them)
+	@scripts/local.sh logs $(SERVICE)
+
+demo: ## Post some dozens of events and show their way through all five states
+	@scripts/local.sh run demo
+
+run: ## Run any zyven command on the stack: make run ARGS='admin --help'
+	@scripts/local.sh run $(ARGS)
+
+bench: ## Measure throughput, latency and CPU (ARGS='--help' for scenarios)
+	@scripts/local.sh run bench $(ARGS)
+
+clean-data: ## Stop everything and delete the local stack's data
+	@scripts/local.sh wipe
+
+##@ Operating (ZYVEN_DATABASE_URL, or the local stack)
+
+dead-letters: ## Show dead letters (ENDPOINT=ep_… ROWS=50)
+	@scripts/local.sh sql dead-letters endpoint="$$ENDPOINT" rows="$$ROWS"
+
+stuck: ## Show deliveries that are due and that nobody works on
+	@scripts/local.sh sql stuck rows="$$ROWS"
+
+delivery: ## Show everything about one delivery: make delivery DELIVERY=dlv_…
+	@scripts/local.sh sql delivery delivery="$$DELIVERY"
+
+replay: ## Replay a dead letter: make replay DELIVERY=dlv_… REASON='receiver fixed'
+	@scripts/local.sh sql replay delivery="$$DELIVERY" reason="$$REASON"
+
+replay-dead-letters: ## Replay many: make replay-dead-letters REASON='…' ENDPOINT=ep_… RATE=50 GO=yes (else a dry run)
+	@scripts/local.sh sql replay-dead-letters reason="$$REASON" tenant="$$TENANT" endpoint="$$ENDPOINT" \
+		event_type="$$EVENT_TYPE" dead_reason="$$DEAD_REASON" since="$$SINCE" until="$$UNTIL" \
+		rate="$$RATE" max="$$MAX" go="$$GO"
+
+##@ Checks
+
+real-input: ## Send GitHub's published webhook examples through a real stack and verify every signature
+	@scripts/real-input.sh
+
+fmt: ## Format the sources
+	cargo fmt --all
+
+fmt-check: ## Fail on sources that are not formatted
+	cargo fmt --all --check
+
+lint: ## clippy, warnings are errors
+	cargo clippy --workspace --all-targets --locked -- --deny warnings
+
+doc: ## Build the documentation, warnings are errors
+	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --document-private-items --locked
+
+scripts-check: ## shellcheck
+	@scripts/check-scripts.sh
+
+compose-check: ## Validate compose.yaml
+	@scripts/check-compose.sh
+
+ci: fmt-check scripts-check compose-check lint doc test ## Everything CI does, in its order
+
+help: ## Show this
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

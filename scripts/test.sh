@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# `make test`: all tests, on a private PostgreSQL that is started here and stopped at the end (unless other test
+# processes of this checkout still use it). Tests start Redis servers of their own.
+#
+# Arguments go to the test runner and narrow the run, e.g. scripts/test.sh -p zyven-queue; the real-input check is
+# part of full runs only. It comes first, so that the last lines are the test runner's.
+set -euo pipefail
+# shellcheck source=scripts/lib/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+
+cd "$ZYVEN_ROOT"
+have cargo || die "cargo is missing; see https://rustup.rs"
+
+stop_services() { scripts/test-services.sh leave $$ >/dev/null 2>&1 || true; }
+trap stop_services EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+services=$(scripts/test-services.sh join $$)
+while IFS= read -r setting; do export "${setting?}"; done <<<"$services"
+# Asked once for all test processes.
+ZYVEN_TEST_MACHINE=$(scripts/test-services.sh where)
+export ZYVEN_TEST_MACHINE
+
+if [ "$#" -eq 0 ]; then
+    set -- --workspace
+    # The real-input check and the acceptance tests run the program itself.
+    cargo build --locked --bin zyven
+    scripts/real-input.sh
+fi
+
+# Not exec: the trap must run after it.
+if cargo nextest --version >/dev/null 2>&1; then
+    profile=default
+    if [ -n "${CI:-}" ]; then profile=ci; fi
+    cargo nextest run --locked --profile "$profile" "$@"
+else
+    cargo test --locked "$@"
+fi

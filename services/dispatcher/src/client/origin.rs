@@ -1,0 +1,136 @@
+//! Scheme, host and port of endpoints, with the connections kept open to it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1::SendRequest;
+use rustls::pki_types::ServerName;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use zyven_domain::target::{EndpointUrl, Host, Scheme};
+
+use super::wire::Heard;
+
+/// What an origin is told apart by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct OriginKey {
+    pub(super) scheme: Scheme,
+    /// `host:port`.
+    pub(super) authority: String,
+}
+
+impl OriginKey {
+    pub(super) fn of(url: &EndpointUrl) -> Self {
+        Self {
+            scheme: url.scheme(),
+            authority: url.authority().to_owned(),
+        }
+    }
+}
+
+/// Where connections lead, shared by all endpoints with the same scheme, host and port.
+pub(crate) struct Origin {
+    pub(super) authority: String,
+    /// The name its certificate must be valid for; none for plain HTTP.
+    pub(super) server_name: Option<ServerName<'static>>,
+    /// The one used last is at the end and is used first again, so that surplus ones grow old. The
+    /// lock is held for a push or a pop.
+    idle: Mutex<Vec<Connection>>,
+    limits: Arc<IdleLimits>,
+}
+
+/// How many connections are kept, and how long.
+pub(super) struct IdleLimits {
+    pub(super) per_origin_max: usize,
+    pub(super) in_all_max: usize,
+    pub(super) age_max: Duration,
+    pub(super) in_all: AtomicUsize,
+}
+
+/// A connection with nothing under way. Closes when dropped.
+pub(super) struct Connection {
+    pub(super) sender: SendRequest<Full<Bytes>>,
+    pub(super) heard: Heard,
+    /// The task that moves its bytes.
+    pub(super) driver: AbortHandle,
+    pub(super) idle_since: Instant,
+}
+
+impl Drop for Connection {
+    /// Dropping the sender only asks the task to end, and one that cannot get rid of its bytes would
+    /// linger for as long as the other side likes.
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Origin {
+    pub(super) fn new(url: &EndpointUrl, limits: Arc<IdleLimits>) -> Self {
+        let server_name = match (url.scheme(), url.host()) {
+            (Scheme::Http, _) => None,
+            (Scheme::Https, Host::Address(ip)) => Some(ServerName::from(*ip)),
+            (Scheme::Https, Host::Name(name)) => {
+                Some(ServerName::try_from(name.clone()).expect("a parsed host name is a DNS name"))
+            }
+        };
+        Self {
+            authority: url.authority().to_owned(),
+            server_name,
+            idle: Mutex::default(),
+            limits,
+        }
+    }
+
+    /// The youngest idle connection that still looks alive.
+    pub(super) fn take_idle(&self) -> Option<Connection> {
+        let mut idle = self.idle();
+        while let Some(connection) = idle.pop() {
+            self.limits.in_all.fetch_sub(1, Ordering::Relaxed);
+            let is_young = connection.idle_since.elapsed() < self.limits.age_max;
+            // Not ready means closed by the other side, or something unexpected arrived on it.
+            if is_young && connection.sender.is_ready() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next request, unless there are enough.
+    pub(super) fn keep(&self, mut connection: Connection) {
+        connection.idle_since = Instant::now();
+        let mut idle = self.idle();
+        if idle.len() >= self.limits.per_origin_max {
+            return;
+        }
+        if self.limits.in_all.fetch_add(1, Ordering::Relaxed) >= self.limits.in_all_max {
+            self.limits.in_all.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        idle.push(connection);
+    }
+
+    /// Closes idle connections that have grown old or were closed by the other side.
+    pub(super) fn sweep(&self) {
+        let mut idle = self.idle();
+        let before = idle.len();
+        idle.retain(|connection| {
+            !connection.sender.is_closed() && connection.idle_since.elapsed() < self.limits.age_max
+        });
+        let closed = before - idle.len();
+        self.limits.in_all.fetch_sub(closed, Ordering::Relaxed);
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        let closed = self.idle().len();
+        self.limits.in_all.fetch_sub(closed, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,403 @@
+//! Endpoints as their owners manage them. What a dispatcher reads of them is `endpoints_for_delivery`.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio_postgres::Row;
+use uuid::Uuid;
+use zyven_domain::event::{Channel, Pattern};
+use zyven_domain::id::{EndpointId, TenantId};
+use zyven_domain::retry::RetryPolicy;
+
+use crate::{SealedSecret, Store, StoreError};
+
+/// Most endpoints of a tenant that are not deleted: bounds the fan-out of one event, and with it the
+/// size of one transaction.
+pub const ENDPOINTS_PER_TENANT_MAX: u32 = 10_000;
+
+/// An endpoint ready to be stored: everything in it has been parsed and bounded.
+#[derive(Debug, Clone)]
+pub struct NewEndpoint {
+    /// Made by the caller, so that the same call can be repeated.
+    pub id: EndpointId,
+    /// The owner.
+    pub tenant_id: TenantId,
+    /// A normalised [`zyven_domain::target::EndpointUrl`].
+    pub url: String,
+    /// For people.
+    pub description: String,
+    /// What it subscribes to; at least one.
+    pub event_types: Vec<Pattern>,
+    /// Empty: every event; otherwise only events with at least one of these.
+    pub channels: Vec<Channel>,
+    /// How failures are repeated.
+    pub policy: RetryPolicy,
+    /// What its requests are signed with.
+    pub secret: SealedSecret,
+}
+
+/// What is to be different; `None` leaves as it is.
+#[derive(Debug, Clone, Default)]
+pub struct EndpointChange {
+    /// A normalised [`zyven_domain::target::EndpointUrl`].
+    pub url: Option<String>,
+    /// For people.
+    pub description: Option<String>,
+    /// What it subscribes to; at least one.
+    pub event_types: Option<Vec<Pattern>>,
+    /// See [`NewEndpoint::channels`].
+    pub channels: Option<Vec<Channel>>,
+    /// See [`RetryPolicy::base`].
+    pub retry_base: Option<Duration>,
+    /// See [`RetryPolicy::cap`].
+    pub retry_cap: Option<Duration>,
+    /// See [`RetryPolicy::attempts_max`].
+    pub attempts_max: Option<u32>,
+    /// See [`RetryPolicy::age_max`].
+    pub age_max: Option<Duration>,
+    /// See [`RetryPolicy::timeout`].
+    pub timeout: Option<Duration>,
+}
+
+/// An endpoint as its owner sees it.
+#[derive(Debug, Clone)]
+pub struct EndpointRecord {
+    /// Its id.
+    pub id: EndpointId,
+    /// Where requests go.
+    pub url: String,
+    /// For people.
+    pub description: String,
+    /// Patterns it subscribes to.
+    pub event_types: Vec<String>,
+    /// See [`NewEndpoint::channels`].
+    pub channels: Vec<String>,
+    /// Why it takes no deliveries; `None` while it does.
+    pub disabled_reason: Option<String>,
+    /// How failures are repeated.
+    pub policy: RetryPolicy,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// Why an endpoint was not made or changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndpointRefusal {
+    /// The tenant has no such endpoint.
+    NotFound,
+    /// The tenant has [`ENDPOINTS_PER_TENANT_MAX`] already.
+    TooMany,
+    /// The longest wait between attempts would be shorter than the first one.
+    RetryCapBelowBase,
+}
+
+/// The constraint on numbers that are bounded one by one before they come here.
+const RETRY_IS_SANE: &str = "endpoint_retry_is_sane";
+
+/// A macro because statements are constants: the columns that [`record`] reads.
+macro_rules! record_columns {
+    () => {
+        "id, url, description, event_types, channels, disabled_reason, retry_base_ms, retry_cap_ms,
+         attempts_max, age_max_ms, timeout_ms, created_at, updated_at"
+    };
+}
+
+/// `$14` is [`ENDPOINTS_PER_TENANT_MAX`]; requests that race past it exceed it by their number at most.
+const INSERT: &str = "
+    WITH added AS (
+        INSERT INTO zyven.endpoints
+               (id, tenant_id, url, description, event_types, channels,
+                retry_base_ms, retry_cap_ms, attempts_max, age_max_ms, timeout_ms)
+        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11
+         WHERE $14 > (SELECT count(*) FROM zyven.endpoints WHERE tenant_id = $2 AND deleted_at IS NULL)
+        ON CONFLICT (id) DO NOTHING
+        RETURNING id
+    )
+    INSERT INTO zyven.endpoint_secrets (id, endpoint_id, envelope)
+    SELECT $12, id, $13
+      FROM added";
+const ENDPOINTS_OF: &str = concat!(
+    "SELECT ",
+    record_columns!(),
+    " FROM zyven.endpoints
+      WHERE tenant_id = $1
+        AND id > $2
+        AND deleted_at IS NULL
+      ORDER BY id
+      LIMIT $3"
+);
+const ENDPOINT_OF: &str = concat!(
+    "SELECT ",
+    record_columns!(),
+    " FROM zyven.endpoints
+      WHERE tenant_id = $1
+        AND id = $2
+        AND deleted_at IS NULL"
+);
+const CHANGE: &str = concat!(
+    "UPDATE zyven.endpoints
+        SET url = coalesce($3, url),
+            description = coalesce($4, description),
+            event_types = coalesce($5, event_types),
+            channels = coalesce($6, channels),
+            retry_base_ms = coalesce($7, retry_base_ms),
+            retry_cap_ms = coalesce($8, retry_cap_ms),
+            attempts_max = coalesce($9, attempts_max),
+            age_max_ms = coalesce($10, age_max_ms),
+            timeout_ms = coalesce($11, timeout_ms),
+            updated_at = now()
+      WHERE tenant_id = $1
+        AND id = $2
+        AND deleted_at IS NULL
+     RETURNING ",
+    record_columns!()
+);
+const ENABLE: &str = concat!(
+    "UPDATE zyven.endpoints
+        SET status = 'enabled',
+            disabled_reason = NULL,
+            updated_at = now()
+      WHERE tenant_id = $1
+        AND id = $2
+        AND deleted_at IS NULL
+     RETURNING ",
+    record_columns!()
+);
+const DISABLE: &str = concat!(
+    "UPDATE zyven.endpoints
+        SET status = 'disabled',
+            disabled_reason = $3,
+            updated_at = now()
+      WHERE tenant_id = $1
+        AND id = $2
+        AND deleted_at IS NULL
+     RETURNING ",
+    record_columns!()
+);
+const REMOVE: &str = "
+    UPDATE zyven.endpoints
+       SET deleted_at = now(),
+           updated_at = now()
+     WHERE tenant_id = $1
+       AND id = $2
+       AND deleted_at IS NULL";
+
+impl Store {
+    /// Makes an endpoint. Events accepted after this has returned go to it. A repetition with the same
+    /// id changes nothing and returns what is there.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn add_endpoint(
+        &self,
+        endpoint: &NewEndpoint,
+    ) -> Result<Result<EndpointRecord, EndpointRefusal>, StoreError> {
+        let connection = self.durable("adding an endpoint").await?;
+        let patterns: Vec<&str> = endpoint.event_types.iter().map(Pattern::as_str).collect();
+        let channels: Vec<&str> = endpoint.channels.iter().map(Channel::as_str).collect();
+        let inserted = connection
+            .execute(
+                INSERT,
+                &[
+                    &endpoint.id.uuid(),
+                    &endpoint.tenant_id.uuid(),
+                    &endpoint.url,
+                    &endpoint.description,
+                    &patterns,
+                    &channels,
+                    &bigint(endpoint.policy.base.as_millis()),
+                    &bigint(endpoint.policy.cap.as_millis()),
+                    &integer(endpoint.policy.attempts_max),
+                    &bigint(endpoint.policy.age_max.as_millis()),
+                    &integer(endpoint.policy.timeout.as_millis()),
+                    &endpoint.secret.id,
+                    &endpoint.secret.envelope,
+                    &i64::from(ENDPOINTS_PER_TENANT_MAX),
+                ],
+            )
+            .await;
+        if let Some(refusal) = refused(&inserted) {
+            return Ok(Err(refusal));
+        }
+        inserted?;
+        // Only the limit leaves nothing behind; an id that existed is found like a new one.
+        let found = connection
+            .query_opt(ENDPOINT_OF, &[&endpoint.tenant_id.uuid(), &endpoint.id.uuid()])
+            .await?;
+        Ok(found.as_ref().map(record).ok_or(EndpointRefusal::TooMany))
+    }
+
+    /// The tenant's endpoints in the order they were made, after the endpoint `after`.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn endpoints_of(
+        &self,
+        tenant: TenantId,
+        after: Option<EndpointId>,
+        limit: u32,
+    ) -> Result<Vec<EndpointRecord>, StoreError> {
+        let after = after.map_or(Uuid::nil(), EndpointId::uuid);
+        let connection = self.reads("listing endpoints").await?;
+        let rows = connection
+            .query(ENDPOINTS_OF, &[&tenant.uuid(), &after, &i64::from(limit)])
+            .await?;
+        Ok(rows.iter().map(record).collect())
+    }
+
+    /// One of the tenant's endpoints; `None` if it has no such one, or deleted it.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn endpoint_of(
+        &self,
+        tenant: TenantId,
+        id: EndpointId,
+    ) -> Result<Option<EndpointRecord>, StoreError> {
+        let connection = self.reads("reading an endpoint").await?;
+        let row = connection
+            .query_opt(ENDPOINT_OF, &[&tenant.uuid(), &id.uuid()])
+            .await?;
+        Ok(row.as_ref().map(record))
+    }
+
+    /// Changes what `change` names and returns the endpoint as it is then.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn change_endpoint(
+        &self,
+        tenant: TenantId,
+        id: EndpointId,
+        change: &EndpointChange,
+    ) -> Result<Result<EndpointRecord, EndpointRefusal>, StoreError> {
+        let connection = self.durable("changing an endpoint").await?;
+        let patterns: Option<Vec<&str>> = change
+            .event_types
+            .as_ref()
+            .map(|patterns| patterns.iter().map(Pattern::as_str).collect());
+        let channels: Option<Vec<&str>> = change
+            .channels
+            .as_ref()
+            .map(|channels| channels.iter().map(Channel::as_str).collect());
+        let ms = |wait: Option<Duration>| wait.map(|wait| bigint(wait.as_millis()));
+        let changed = connection
+            .query_opt(
+                CHANGE,
+                &[
+                    &tenant.uuid(),
+                    &id.uuid(),
+                    &change.url,
+                    &change.description,
+                    &patterns,
+                    &channels,
+                    &ms(change.retry_base),
+                    &ms(change.retry_cap),
+                    &change.attempts_max.map(integer),
+                    &ms(change.age_max),
+                    &change.timeout.map(|timeout| integer(timeout.as_millis())),
+                ],
+            )
+            .await;
+        if let Some(refusal) = refused(&changed) {
+            return Ok(Err(refusal));
+        }
+        Ok(changed?
+            .as_ref()
+            .map(record)
+            .ok_or(EndpointRefusal::NotFound))
+    }
+
+    /// Switches deliveries to an endpoint on. Harmless if they are. `None`: no such endpoint.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn enable_endpoint_of(
+        &self,
+        tenant: TenantId,
+        id: EndpointId,
+    ) -> Result<Option<EndpointRecord>, StoreError> {
+        let connection = self.durable("enabling an endpoint").await?;
+        let row = connection
+            .query_opt(ENABLE, &[&tenant.uuid(), &id.uuid()])
+            .await?;
+        Ok(row.as_ref().map(record))
+    }
+
+    /// Switches deliveries to an endpoint off: events accepted from now on do not go to it. `None`: no
+    /// such endpoint.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn disable_endpoint_of(
+        &self,
+        tenant: TenantId,
+        id: EndpointId,
+        reason: &str,
+    ) -> Result<Option<EndpointRecord>, StoreError> {
+        let connection = self.durable("disabling an endpoint").await?;
+        let row = connection
+            .query_opt(DISABLE, &[&tenant.uuid(), &id.uuid(), &reason])
+            .await?;
+        Ok(row.as_ref().map(record))
+    }
+
+    /// Removes an endpoint from everything but the history of its deliveries. False: no such endpoint.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn remove_endpoint(
+        &self,
+        tenant: TenantId,
+        id: EndpointId,
+    ) -> Result<bool, StoreError> {
+        let connection = self.durable("removing an endpoint").await?;
+        let touched = connection
+            .execute(REMOVE, &[&tenant.uuid(), &id.uuid()])
+            .await?;
+        Ok(touched > 0)
+    }
+}
+
+fn refused<T>(outcome: &Result<T, StoreError>) -> Option<EndpointRefusal> {
+    match outcome {
+        Err(StoreError::Statement { source, .. })
+            if source.as_db_error()?.constraint() == Some(RETRY_IS_SANE) =>
+        {
+            Some(EndpointRefusal::RetryCapBelowBase)
+        }
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// Values from here on have been bounded far below the limits of their columns.
+fn bigint(value: u128) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn integer<T: TryInto<i32>>(value: T) -> i32 {
+    value.try_into().unwrap_or(i32::MAX)
+}
+
+fn record(row: &Row) -> EndpointRecord {
+    let ms = |column: usize| Duration::from_millis(row.get::<_, i64>(column).unsigned_abs());
+    EndpointRecord {
+        id: EndpointId::from_uuid(row.get(0)),
+        url: row.get(1),
+        description: row.get(2),
+        event_types: row.get(3),
+        channels: row.get(4),
+        disabled_reason: row.get(5),
+        policy: RetryPolicy {
+            base: ms(6),
+            cap: ms(7),
+            attempts_max: row.get::<_, i32>(8).unsigned_abs(),
+            age_max: ms(9),
+            timeout: Duration::from_millis(u64::from(row.get::<_, i32>(10).unsigned_abs())),
+        },
+        created_at: row.get(11),
+        updated_at: row.get(12),
+    }
+}
