@@ -31,6 +31,7 @@ LOGS=$HOME_FOLDER/logs
 # A dispatcher finishes the requests it holds before it ends.
 STOP_S_MAX=40
 READY_S_MAX=60
+LOG_KIB_MAX=20480
 # In the order they are started; stopped in reverse, so that nothing is accepted that nobody could take further.
 SERVICES="egress echo dispatcher relay ingest"
 
@@ -129,7 +130,7 @@ refuse_taken_port() {
 build() {
     have cargo || die "cargo is missing; see https://rustup.rs"
     say "building zyven ($PROFILE); the first time takes a few minutes"
-    (cd "$ZYVEN_ROOT" && cargo build --quiet --locked --profile "$PROFILE" --bin zyven) >&2
+    (cd "$ZYVEN_ROOT" && cargo build --quiet --locked --profile "$PROFILE" --bin zyven) >&2 9>&-
 }
 
 # The program with the stack's settings in its environment, in place of this shell.
@@ -253,7 +254,7 @@ Zyven is up. Post an event; it is delivered, signed, to the echo receiver:
   curl -i http://127.0.0.1:$PORT_INGEST/v1/events \\
     -H 'Authorization: Bearer $(demo_value api_key)' \\
     -H 'Content-Type: application/json' \\
-    -H 'Idempotency-Key: first-event' \\
+    -H 'Idempotency-Key: $(random_hex 6)' \\
     -d '{"type":"invoice.paid","payload":{"invoice":"INV-1001","amount":4200,"currency":"EUR"}}'
 
 See it arrive:    make logs SERVICE=echo

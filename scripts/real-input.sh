@@ -3,7 +3,7 @@
 # PostgreSQL and Redis; a receiver with the official Standard Webhooks library (npm: standardwebhooks) verifies every
 # signature and compares every byte. Ends non-zero when anything is missing, altered or unverified.
 #
-# The packages are fetched into .zyven/real-input when this runs. ZYVEN_PROGRAM names another program to test.
+# The packages are fetched into .zyven/real-input when this runs. ZYVEN_TEST_BINARY names another program than target/debug/zyven.
 set -euo pipefail
 # shellcheck source=scripts/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
@@ -11,7 +11,7 @@ set -euo pipefail
 . "$ZYVEN_ROOT/scripts/lib/servers.sh"
 
 PACKAGES=$ZYVEN_ROOT/.zyven/real-input
-PROGRAM=${ZYVEN_PROGRAM:-${CARGO_TARGET_DIR:-$ZYVEN_ROOT/target}/debug/zyven}
+PROGRAM=${ZYVEN_TEST_BINARY:-${CARGO_TARGET_DIR:-$ZYVEN_ROOT/target}/debug/zyven}
 DATABASE=real_input_$$
 
 fetch_packages() {
@@ -24,7 +24,7 @@ fetch_packages() {
     mkdir -p "$PACKAGES"
     if ! cmp -s "$ZYVEN_ROOT/scripts/real-input/package.json" "$PACKAGES/fetched.json"; then
         cp "$ZYVEN_ROOT/scripts/real-input/package.json" "$PACKAGES/package.json"
-        npm install --prefix "$PACKAGES" --no-audit --no-fund --loglevel=error >&2 || die "npm cannot fetch the packages"
+        npm install --prefix "$PACKAGES" --no-audit --no-fund --no-update-notifier --loglevel=error >&2 || die "npm cannot fetch the packages"
         cp "$PACKAGES/package.json" "$PACKAGES/fetched.json"
     fi
 }
@@ -67,8 +67,6 @@ INGEST=127.0.0.1:$(free_port)
 EGRESS=127.0.0.1:$(free_port)
 DOORBELL=127.0.0.1:$(free_port)
 PROBE=127.0.0.1:$(free_port)
-# Settings of the run itself are not settings of Zyven.
-unset ZYVEN_TEST_DATABASE_URL ZYVEN_TEST_MACHINE ZYVEN_POSTGRES_BIN ZYVEN_REDIS_SERVER
 export ZYVEN_DATABASE_URL=${ADMIN_URL%/*}/$DATABASE
 ZYVEN_MASTER_KEYS=real-input:$(random_base64 32)
 ZYVEN_EGRESS_CREDENTIAL=$(random_hex 24)
@@ -78,5 +76,5 @@ export ZYVEN_RELAY_DOORBELLS=$DOORBELL ZYVEN_RELAY_DOORBELL_LISTEN=$DOORBELL
 export ZYVEN_EGRESS_LISTEN=$EGRESS ZYVEN_EGRESS_PROXIES=$EGRESS ZYVEN_EGRESS_ALLOW_CIDRS=127.0.0.1/32
 export ZYVEN_PROBE_LISTEN=$PROBE
 
-API=http://$INGEST PROBE=http://$PROBE PACKAGES=$PACKAGES ZYVEN_PROGRAM=$PROGRAM \
+API=http://$INGEST PROBE=http://$PROBE PACKAGES=$PACKAGES PROGRAM=$PROGRAM \
     node "$ZYVEN_ROOT/scripts/real-input/main.mjs"

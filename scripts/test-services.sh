@@ -80,14 +80,20 @@ stop() {
     rm -f "$(settings_file)" "$FOLDER/data-folder"
 }
 
-watch_is_running() {
+# Prints the watchdog's process id.
+watchdog() {
     local pid
-    pid=$(cat "$FOLDER/watchdog.pid" 2>/dev/null || true)
-    alive "$pid" && ps -o args= -p "$pid" 2>/dev/null | grep -q 'test-services.sh watch'
+    pid=$(cat "$FOLDER/watchdog.pid" 2>/dev/null) || return 1
+    alive "$pid" && ps -o args= -p "$pid" 2>/dev/null | grep -q 'test-services.sh watch' && printf '%s\n' "$pid"
+}
+
+stop_watch() {
+    local pid
+    if pid=$(watchdog); then kill "$pid" 2>/dev/null || true; fi
 }
 
 start_watch() {
-    watch_is_running && return
+    watchdog >/dev/null && return
     local new_session=""
     if have setsid; then new_session=setsid; fi
     $new_session nohup bash "$ZYVEN_ROOT/scripts/test-services.sh" watch </dev/null >/dev/null 2>&1 9>&- &
@@ -128,7 +134,10 @@ join)
 leave)
     lock "$FOLDER/lock"
     rm -f "$USERS/${2:?process id}"
-    anyone_left || stop
+    if ! anyone_left; then
+        stop_watch
+        stop
+    fi
     ;;
 env)
     is_running || die "the tests' PostgreSQL server is not running"
@@ -148,6 +157,7 @@ watch) watch ;;
 stop)
     lock "$FOLDER/lock"
     rm -f "$USERS"/*
+    stop_watch
     stop
     ;;
 *)

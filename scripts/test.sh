@@ -26,7 +26,8 @@ if [ "$#" -eq 0 ]; then
     set -- --workspace
     # The real-input check and the acceptance tests run the program itself.
     cargo build --locked --bin zyven
-    scripts/real-input.sh
+    # It fetches its input: ZYVEN_TEST_REAL_INPUT=off is for machines without a network.
+    if [ "${ZYVEN_TEST_REAL_INPUT:-on}" != off ]; then scripts/real-input.sh; fi
 fi
 
 # Not exec: the trap must run after it.

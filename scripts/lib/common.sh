@@ -24,8 +24,18 @@ lock() {
 }
 unlock() { exec 9>&-; }
 
-# A process id that is alive, whoever owns it.
-alive() { [ -n "$1" ] && { kill -0 "$1" 2>/dev/null || [ -d "/proc/$1" ]; }; }
+# Whether a process runs, whoever owns it. One that has ended but was not collected by its parent (a zombie: not
+# every container's first process collects) does not.
+alive() {
+    local state
+    [ -n "$1" ] || return 1
+    if [ -d /proc/self ]; then
+        state=$(sed -E 's/^.*\) (.).*/\1/' "/proc/$1/stat" 2>/dev/null) || return 1
+    else
+        state=$(ps -o stat= -p "$1" 2>/dev/null) || return 1
+    fi
+    case $state in "" | Z* | X*) return 1 ;; esac
+}
 
 # Runs out of patience after $1 tries of 50 ms; the rest is the command that must succeed.
 await() {

@@ -34,10 +34,13 @@ in_own_session() {
     exec perl -e 'use POSIX; POSIX::setsid(); exec @ARGV or die' "$@"
 }
 
-# process_start_detached NAME FINGERPRINT COMMAND...: the log is appended to.
+# process_start_detached NAME FINGERPRINT COMMAND...: the log is appended to; a long one is put aside first.
 process_start_detached() {
     local name=$1 fingerprint=$2 pid
     shift 2
+    if [ -n "$(find "$LOGS/$name.log" -size "+$LOG_KIB_MAX"k 2>/dev/null)" ]; then
+        mv "$LOGS/$name.log" "$LOGS/$name.log.old"
+    fi
     (in_own_session "$@") </dev/null >>"$LOGS/$name.log" 2>&1 9>&- &
     pid=$!
     printf '%s %s %s\n' "$pid" "$(process_start "$pid")" "$fingerprint" >"$RUN/$name.pid"

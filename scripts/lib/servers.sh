@@ -11,7 +11,7 @@ REDIS_VERSION_MIN=6.2
 find_postgres_bin() {
     local folder major on_path
     on_path=$(command -v postgres || true)
-    for folder in "${ZYVEN_POSTGRES_BIN:-}" \
+    for folder in "${ZYVEN_LOCAL_POSTGRES_BIN:-}" \
         "${on_path:+$(dirname "$on_path")}" \
         "$(pg_config --bindir 2>/dev/null || true)" \
         /usr/lib/postgresql/*/bin /usr/pgsql-*/bin /usr/libexec/postgresql* \
@@ -30,7 +30,7 @@ find_postgres_bin() {
 # Prints the path of a redis-server (or valkey-server) that is new enough.
 find_redis_server() {
     local program version
-    for program in "${ZYVEN_REDIS_SERVER:-}" redis-server valkey-server \
+    for program in "${ZYVEN_LOCAL_REDIS_SERVER:-}" redis-server valkey-server \
         /opt/homebrew/bin/redis-server /usr/local/bin/redis-server; do
         program=$(command -v "${program:-none}") || continue
         version=$("$program" --version | sed -nE 's/.*v=([0-9]+\.[0-9]+).*/\1/p')
@@ -87,12 +87,12 @@ require_servers() {
   Debian, Ubuntu:  sudo apt-get install postgresql
   Fedora:          sudo dnf install postgresql-server
   macOS:           brew install postgresql@17
-  elsewhere:       set ZYVEN_POSTGRES_BIN to the folder that holds 'postgres' and 'initdb'"
+  elsewhere:       set ZYVEN_LOCAL_POSTGRES_BIN to the folder that holds 'postgres' and 'initdb'"
     find_redis_server >/dev/null || die "no Redis $REDIS_VERSION_MIN or newer was found.
   Debian, Ubuntu:  sudo apt-get install redis-server
   Fedora:          sudo dnf install redis
   macOS:           brew install redis
-  elsewhere:       set ZYVEN_REDIS_SERVER to the program's path"
+  elsewhere:       set ZYVEN_LOCAL_REDIS_SERVER to the program's path"
 }
 
 # postgres_init DATA PASSWORD: a new cluster whose superuser is "zyven". DATA's parent belongs to the server user.

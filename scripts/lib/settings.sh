@@ -111,7 +111,7 @@ forget_what_is_not_for() {
     esac
 }
 
-# Puts the stack's settings into the environment, and takes out what is not a setting of Zyven itself.
+# Puts the stack's settings into the environment.
 load_settings() {
     local line
     [ -f "$HOME_FOLDER/env" ] || die "there is no local stack yet; run make up first"
@@ -121,5 +121,4 @@ load_settings() {
         *) export "${line?}" ;;
         esac
     done < <(cat "$HOME_FOLDER/env" "$HOME_FOLDER/extra.env" 2>/dev/null)
-    unset ZYVEN_LOCAL_PORT_BASE ZYVEN_LOCAL_ENGINE ZYVEN_LOCAL_PROFILE ZYVEN_POSTGRES_BIN ZYVEN_REDIS_SERVER
 }

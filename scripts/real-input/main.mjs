@@ -10,7 +10,7 @@ import { dirname, join } from "node:path";
 
 import { examples } from "./examples.mjs";
 
-const { ZYVEN_PROGRAM: program, API, PROBE, PACKAGES } = process.env;
+const { PROGRAM: program, API, PROBE, PACKAGES } = process.env;
 const require = createRequire(join(PACKAGES, "package.json"));
 const { Webhook } = require("standardwebhooks");
 const EXAMPLES = dirname(require.resolve("@octokit/webhooks-examples/package.json"));
@@ -20,9 +20,7 @@ const ARRIVAL_MS_MAX = 120_000;
 const STOP_MS_MAX = 60_000;
 const POSTS_AT_ONCE = 16;
 
-const settings = Object.fromEntries(
-  Object.entries(process.env).filter(([name]) => name.startsWith("ZYVEN_") && name !== "ZYVEN_PROGRAM"),
-);
+const settings = Object.fromEntries(Object.entries(process.env).filter(([name]) => name.startsWith("ZYVEN_")));
 const environment = { PATH: process.env.PATH, HOME: process.env.HOME, ...settings };
 
 function fail(message) {
@@ -30,13 +28,14 @@ function fail(message) {
   process.exit(1);
 }
 
-// Resolves when look() is true; gives up after ms_max.
-async function until(description, ms_max, look) {
+// Whether look() became true within ms_max.
+async function within(ms_max, look) {
   const end = Date.now() + ms_max;
   while (!(await look())) {
-    if (Date.now() > end) fail(`waited ${ms_max / 1000} s in vain until ${description}`);
+    if (Date.now() > end) return false;
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
+  return true;
 }
 
 function run(...args) {
@@ -151,9 +150,8 @@ const events = examples(EXAMPLES);
 run("migrate");
 const { api_key: key } = JSON.parse(run("admin", "create-tenant", "real input", "--json"));
 const stack = startStack();
-await until("zyven all is ready", READY_MS_MAX, () =>
-  fetch(`${PROBE}/readyz`).then((answer) => answer.ok, () => false),
-);
+const isReady = () => fetch(`${PROBE}/readyz`).then((answer) => answer.ok, () => false);
+if (!(await within(READY_MS_MAX, isReady))) fail(`zyven all does not get ready:\n${stack.log}`);
 const { arrived, server, port } = await startReceiver();
 const endpoint = { url: `http://127.0.0.1:${port}/`, event_types: ["*"] };
 const { secret } = await api(key, "/v1/endpoints", JSON.stringify(endpoint));
@@ -161,15 +159,16 @@ const { secret } = await api(key, "/v1/endpoints", JSON.stringify(endpoint));
 const started = Date.now();
 await postAll(key, events);
 const posted_ms = Date.now() - started;
-await until("everything has arrived", ARRIVAL_MS_MAX, () => arrived.length >= events.length).catch(() => {});
+// What has not come by then is missing, and the verdict says so.
+await within(ARRIVAL_MS_MAX, () => arrived.length >= events.length);
 const arrived_ms = Date.now() - started;
 
 stack.stopping = true;
 stack.kill("SIGTERM");
-await until("zyven all has stopped", STOP_MS_MAX, () => stack.exitCode !== null || stack.signalCode !== null);
+await within(STOP_MS_MAX, () => stack.exitCode !== null || stack.signalCode !== null);
 server.close();
 server.closeAllConnections();
-if (stack.exitCode !== 0) fail(`zyven all stopped with ${stack.exitCode ?? stack.signalCode}:\n${stack.log}`);
+if (stack.exitCode !== 0) fail(`zyven all ended with ${stack.exitCode ?? stack.signalCode ?? "nothing yet"}:\n${stack.log}`);
 
 const counts = judge(events, arrived, secret);
 if (arrived.length > 0) proveThatTheLibraryLooks(arrived[0], secret);

@@ -14,6 +14,8 @@ use crate::credential::Credential;
 /// Everything an operator can say about the proxy.
 #[derive(Clone)]
 pub struct Config {
+    /// Where to listen. Only whoever binds the listener reads it; [`crate::run`] is given the listener.
+    pub listen: SocketAddr,
     /// What callers present.
     pub credential: Credential,
     /// Which addresses are opened and closed besides the built-in policy.
@@ -22,7 +24,8 @@ pub struct Config {
     pub names: NamePolicy,
     /// Who is asked about names.
     pub name_servers: NameServers,
-    /// Sockets of this deployment that no tunnel may lead to, besides the proxy's own.
+    /// Further sockets of this process that no tunnel may lead to, such as its probes. Not a setting:
+    /// whoever binds them adds them. The proxy's own listener is always among them.
     pub own_listeners: Vec<SocketAddr>,
     /// How long things may take and how many there may be.
     pub limits: Limits,
@@ -56,6 +59,11 @@ pub struct Limits {
 impl Config {
     /// Reads the settings; `None` only after a mistake was recorded.
     pub fn read(source: &mut Source) -> Option<Self> {
+        let listen = source.value(
+            "ZYVEN_EGRESS_LISTEN",
+            "address the egress proxy listens on; callers must reach it, customers must not",
+            Some("127.0.0.1:8092"),
+        );
         let credential = source.secret(
             "ZYVEN_EGRESS_CREDENTIAL",
             "password that dispatchers present to the egress proxy",
@@ -83,6 +91,7 @@ impl Config {
         );
         let limits = Limits::read(source);
         Some(Self {
+            listen: listen?,
             credential: credential?,
             addresses: AddressPolicy {
                 allow_cidrs: allow_cidrs?,
@@ -98,50 +107,58 @@ impl Config {
 
 impl Limits {
     fn read(source: &mut Source) -> Option<Self> {
-        let head_timeout = source.duration(
+        let head_timeout = wait(
+            source,
             "ZYVEN_EGRESS_HEAD_TIMEOUT",
             "how long a caller of the egress proxy may take to send its request head",
             Some("5s"),
         );
-        let dns_timeout = source.duration(
+        let dns_timeout = wait(
+            source,
             "ZYVEN_EGRESS_DNS_TIMEOUT",
             "how long the egress proxy waits for name servers",
             Some("3s"),
         );
-        let connect_timeout = source.duration(
+        let connect_timeout = wait(
+            source,
             "ZYVEN_EGRESS_CONNECT_TIMEOUT",
             "how long the egress proxy tries one address",
             Some("5s"),
         );
-        let dial_timeout = source.duration(
+        let dial_timeout = wait(
+            source,
             "ZYVEN_EGRESS_DIAL_TIMEOUT",
             "how long the egress proxy tries all addresses of a host",
             Some("10s"),
         );
-        let idle = source.duration(
+        let idle = wait(
+            source,
             "ZYVEN_EGRESS_IDLE",
             "how long a tunnel may carry nothing; longer than an endpoint may take to answer",
             Some("30s"),
         );
-        let tunnel_lifetime = source.duration(
+        let tunnel_lifetime = wait(
+            source,
             "ZYVEN_EGRESS_TUNNEL_LIFETIME",
             "age at which a tunnel is cut; from half of it on it ends when it is quiet",
             Some("2h"),
         );
-        let tunnel_bytes_max = source.value(
+        let tunnel_bytes_max = source.bytes(
             "ZYVEN_EGRESS_TUNNEL_BYTES_MAX",
             "bytes after which a tunnel is cut; from half of them on it ends when it is quiet",
-            Some("8589934592"),
+            Some("8GiB"),
         );
-        let tunnels_max = source.value(
+        let tunnels_max = source.number(
             "ZYVEN_EGRESS_TUNNELS_MAX",
             "tunnels the egress proxy keeps open at once; each takes two file descriptors",
             Some("4096"),
+            1..=1_000_000,
         );
-        let tunnels_per_host_max = source.value(
+        let tunnels_per_host_max = source.number(
             "ZYVEN_EGRESS_TUNNELS_PER_HOST_MAX",
             "tunnels the egress proxy keeps open to one host",
             Some("512"),
+            1..=1_000_000,
         );
         let grace = source.duration(
             "ZYVEN_EGRESS_GRACE",
@@ -155,12 +172,27 @@ impl Limits {
             dial_timeout: dial_timeout?,
             idle: idle?,
             tunnel_lifetime: tunnel_lifetime?,
-            tunnel_bytes_max: tunnel_bytes_max?,
-            tunnels_max: tunnels_max?,
-            tunnels_per_host_max: tunnels_per_host_max?,
+            tunnel_bytes_max: tunnel_bytes_max? as u64,
+            tunnels_max: tunnels_max? as usize,
+            tunnels_per_host_max: tunnels_per_host_max? as usize,
             grace: grace?,
         })
     }
+}
+
+/// A length of time that must not be nothing.
+fn wait(
+    source: &mut Source,
+    name: &'static str,
+    meaning: &'static str,
+    default: Option<&'static str>,
+) -> Option<Duration> {
+    let wait = source.duration(name, meaning, default)?;
+    if wait.is_zero() {
+        source.mistake(name, "must be longer than nothing");
+        return None;
+    }
+    Some(wait)
 }
 
 /// The name servers to ask; none given means those of the system.
@@ -212,5 +244,45 @@ impl fmt::Display for NameServers {
             write!(f, "{comma}{server}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_all_that_must_be_set() {
+        let mut source = Source::from_pairs([("ZYVEN_EGRESS_CREDENTIAL", "x".repeat(16))]);
+        let config = Config::read(&mut source).unwrap();
+        assert_eq!(source.finish(), Ok(()));
+        assert!(config.addresses.allow_cidrs.is_empty());
+        assert_eq!(config.name_servers.addresses(), []);
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_and_the_credential_is_not_repeated() {
+        let mut source = Source::from_pairs([
+            ("ZYVEN_EGRESS_CREDENTIAL", "hunter2"),
+            ("ZYVEN_EGRESS_ALLOW_CIDRS", "10.0.0.1/8"),
+            ("ZYVEN_EGRESS_NAMESERVERS", "dns.example.com"),
+            ("ZYVEN_EGRESS_IDLE", "0s"),
+            ("ZYVEN_EGRESS_TUNNELS_MAX", "0"),
+        ]);
+        assert!(Config::read(&mut source).is_none());
+        let error = source.finish().unwrap_err();
+        assert_eq!(error.mistakes.len(), 5, "{error}");
+        assert!(!error.to_string().contains("hunter2"));
+    }
+
+    #[test]
+    fn name_servers_have_a_port_of_their_own_or_53() {
+        let servers: NameServers = "192.0.2.53, 192.0.2.54:5353,2001:db8::53,[2001:db8::54]:5353"
+            .parse()
+            .unwrap();
+        assert_eq!(
+            servers.to_string(),
+            "192.0.2.53:53,192.0.2.54:5353,[2001:db8::53]:53,[2001:db8::54]:5353"
+        );
     }
 }

@@ -104,7 +104,6 @@ impl Proxy {
             }
             Err(_elapsed) => return,
         }
-        let open = self.statistics.tunnel_opened();
         let relayed = tunnel::relay(
             caller,
             endpoint.stream,
@@ -112,7 +111,7 @@ impl Proxy {
             stop.requested(),
         )
         .await;
-        drop((open, slot));
+        drop(slot);
         self.statistics.tunnel_ended(&relayed);
         tracing::debug!(
             end = relayed.end.as_str(),

@@ -1,6 +1,6 @@
 //! What was decided about a CONNECT: one log line, one count.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::info;
 use zyven_domain::address::AddressClass;
@@ -31,26 +31,25 @@ impl Decision {
     }
 
     pub(crate) fn opened(self, class: AddressClass, statistics: &Statistics) {
-        statistics.opened.increment();
-        self.log("open", "allowed", Some(class));
+        let decided_in = self.began.elapsed();
+        statistics.opened(decided_in);
+        self.log("open", "allowed", Some(class), decided_in);
     }
 
     pub(crate) fn refused(self, refusal: &Refusal, statistics: &Statistics) {
-        statistics.refused(refusal.reason).increment();
-        self.log("refuse", refusal.reason.as_str(), refusal.class);
+        let decided_in = self.began.elapsed();
+        statistics.refused(refusal.reason, decided_in);
+        self.log("refuse", refusal.reason.as_str(), refusal.class, decided_in);
     }
 
-    fn log(self, decision: &str, reason: &str, class: Option<AddressClass>) {
-        let host = self.target.as_ref().map(|target| target.host().to_string());
-        let port = self.target.as_ref().map(Authority::port);
-        let duration_ms = self.began.elapsed().as_secs_f64() * 1_000.0;
+    fn log(self, decision: &str, reason: &str, class: Option<AddressClass>, decided_in: Duration) {
         info!(
-            endpoint.host = host,
-            endpoint.port = port,
+            endpoint.host = self.target.as_ref().map(|target| target.host().to_string()),
+            endpoint.port = self.target.as_ref().map(Authority::port),
             decision,
             reason,
             address.class = class.map(AddressClass::as_str),
-            duration_ms,
+            duration_ms = decided_in.as_secs_f64() * 1_000.0,
             "decided"
         );
     }

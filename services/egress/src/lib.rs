@@ -47,12 +47,14 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use zyven_domain::target::EgressReason;
+use zyven_runtime::metrics::Metrics;
 use zyven_runtime::shutdown::Shutdown;
 
 pub use config::{Config, Limits, NameServers, ParseNameServersError};
 pub use credential::{Credential, ParseCredentialError};
 
 use connection::Proxy;
+use decision::Decision;
 use dial::{Dialer, OwnListeners};
 use refusal::Refusal;
 use resolve::Resolver;
@@ -76,15 +78,21 @@ pub enum Error {
     NameServers(#[source] NetError),
 }
 
-/// Serves until shutdown is requested, then lets open tunnels finish within the grace time.
+/// Serves until shutdown is requested, then lets open tunnels finish within
+/// [`Limits::grace`]; whoever supervises this must give it a little longer than that.
 ///
 /// # Errors
 ///
 /// [`Error`] if it cannot start. Once it serves, nothing ends it but the shutdown.
-pub async fn run(listener: TcpListener, config: Config, shutdown: Shutdown) -> Result<(), Error> {
+pub async fn run(
+    listener: TcpListener,
+    config: Config,
+    metrics: Metrics,
+    shutdown: Shutdown,
+) -> Result<(), Error> {
     let grace = config.limits.grace;
     let connections_max = config.limits.tunnels_max + UNDECIDED_MAX;
-    let proxy = Arc::new(proxy(&listener, config)?);
+    let proxy = Arc::new(proxy(&listener, config, &metrics)?);
     let places = Arc::new(Semaphore::new(connections_max));
     let mut connections = JoinSet::new();
 
@@ -129,8 +137,9 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: Shutdown) -> R
     Ok(())
 }
 
-fn proxy(listener: &TcpListener, config: Config) -> Result<Proxy, Error> {
+fn proxy(listener: &TcpListener, config: Config, metrics: &Metrics) -> Result<Proxy, Error> {
     let Config {
+        listen: _,
         credential,
         addresses,
         names,
@@ -146,6 +155,7 @@ fn proxy(listener: &TcpListener, config: Config) -> Result<Proxy, Error> {
         );
     }
     let resolver = Resolver::new(&name_servers, limits.dns_timeout).map_err(Error::NameServers)?;
+    let slots = Slots::new(limits.tunnels_max, limits.tunnels_per_host_max);
     Ok(Proxy {
         credential,
         names,
@@ -156,14 +166,14 @@ fn proxy(listener: &TcpListener, config: Config) -> Result<Proxy, Error> {
             connect_timeout: limits.connect_timeout,
             dial_timeout: limits.dial_timeout,
         },
-        slots: Slots::new(limits.tunnels_max, limits.tunnels_per_host_max),
+        statistics: Statistics::new(metrics, &slots),
+        slots,
         head_timeout: limits.head_timeout,
         tunnel_limits: TunnelLimits {
             idle: limits.idle,
             lifetime: limits.tunnel_lifetime,
             bytes_max: limits.tunnel_bytes_max,
         },
-        statistics: Statistics::new(),
     })
 }
 
@@ -171,7 +181,7 @@ fn proxy(listener: &TcpListener, config: Config) -> Result<Proxy, Error> {
 /// buffer; if it does not arrive, the caller sees a closed connection, which means the same to it.
 fn turn_away(proxy: &Proxy, caller: &TcpStream) {
     let refusal = Refusal::new(EgressReason::Overloaded, "too many connections are open");
-    proxy.statistics.refused(refusal.reason).increment();
+    Decision::begin().refused(&refusal, &proxy.statistics);
     if let Err(error) = caller.try_write(refusal::answer(&refusal).as_bytes()) {
         tracing::debug!(%error, "could not deliver a refusal");
     }

@@ -48,6 +48,11 @@ impl Slots {
         })
     }
 
+    /// How many places are taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.lock().tunnels
+    }
+
     fn give_back(&self, host: &Host) {
         let mut taken = self.lock();
         taken.tunnels = taken.tunnels.saturating_sub(1);
@@ -98,7 +103,7 @@ mod tests {
         drop(first);
         let fourth = slots.take(&c).ok().unwrap();
         drop((second, third, fourth));
-        assert_eq!(slots.lock().tunnels, 0);
+        assert_eq!(slots.taken(), 0);
         assert!(slots.lock().by_host.is_empty(), "no host is remembered");
     }
 }

@@ -21,7 +21,7 @@ pub enum EndpointStatus {
 }
 
 /// A signing secret as the database keeps it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedSecret {
     /// The row, which the envelope is bound to.
     pub id: Uuid,
@@ -37,7 +37,7 @@ impl SealedSecret {
 }
 
 /// An endpoint, as far as an attempt needs it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointForDelivery {
     /// The endpoint.
     pub id: EndpointId,

@@ -22,25 +22,41 @@
 //! - Hot statements are prepared, planned once and generically, and find rows by key: see [`pool`].
 
 mod accept;
+mod api_keys;
 mod claim;
+mod direct;
+mod endpoint_secrets;
+mod endpoints;
 mod endpoints_for_delivery;
 mod error;
 mod maintenance;
 mod migrate;
 pub mod pool;
+mod reads;
 mod relay;
+mod replays;
 mod routing;
 mod settle;
+mod tenants;
 
 pub use accept::{Accepted, Idempotency, NewEvent};
+pub use api_keys::{ApiKeyRecord, Credential, NewApiKey};
 pub use claim::{Claim, ClaimedDelivery, RefusedTicket};
+pub use direct::AcceptedFor;
+pub use endpoint_secrets::{OwnedSecret, SECRETS_VALID_MAX};
+pub use endpoints::{
+    ENDPOINTS_PER_TENANT_MAX, EndpointChange, EndpointRecord, EndpointRefusal, NewEndpoint,
+};
 pub use endpoints_for_delivery::{EndpointForDelivery, EndpointStatus, SealedSecret};
 pub use error::StoreError;
 pub use maintenance::InvariantBreach;
 pub use migrate::{AppliedMigration, Migration, migrations};
 pub use pool::StoreConfig;
+pub use reads::{ATTEMPTS_SHOWN_MAX, Attempt, DeliveryFilter, DeliveryRecord, EventRecord};
 pub use relay::{Leadership, OutboxRow};
+pub use replays::{REPLAY_REASON_CHARS_MAX, Replayed};
 pub use settle::{AttemptRecord, SettleItem, Settled, Settlement};
+pub use tenants::TENANT_NAME_CHARS_MAX;
 
 use std::sync::Arc;
 

@@ -1,1 +1,1 @@
-//! The tests are in `tests/`.
+//! Checks of the tree itself. They are all in `tests/`: this crate has no code of its own.

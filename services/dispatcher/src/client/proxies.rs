@@ -42,24 +42,24 @@ pub struct ProxyAddress {
 }
 
 /// The text is no `host:port`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" must be written as host:port")]
-pub struct ParseProxyAddressError(String);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be written as host:port")]
+pub struct ParseProxyAddressError;
 
 impl FromStr for ProxyAddress {
     type Err = ParseProxyAddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || ParseProxyAddressError(text.to_owned());
-        let (host, port) = text.rsplit_once(':').ok_or_else(error)?;
-        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(error)?;
+        let error = ParseProxyAddressError;
+        let (host, port) = text.rsplit_once(':').ok_or(error)?;
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or(error)?;
         // An IPv6 address stands in brackets in an authority and without them everywhere else.
         let unbracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let is_plain = |host: &str| !host.is_empty() && !host.contains([':', '/', '@', ' ']);
         let host = match unbracketed {
             Some(host) if host.parse::<std::net::Ipv6Addr>().is_ok() => host,
             None if is_plain(host) => host,
-            Some(_) | None => return Err(error()),
+            Some(_) | None => return Err(error),
         };
         Ok(Self {
             host: host.to_owned(),

@@ -53,3 +53,43 @@ async fn a_program_survives_the_thread_that_asked_for_it() {
     .await
     .expect_err("it is still alive");
 }
+
+/// Not a test of its own: what the next one starts and kills.
+#[tokio::test]
+#[ignore = "hangs until it is killed"]
+async fn a_test_that_hangs_with_a_child() {
+    let child = shell().start(["-c", "exec sleep 1000"]);
+    println!("child={}", child.id());
+    std::future::pending::<()>().await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_killed_test_takes_its_children_along() {
+    let test = std::env::current_exe().expect("a running test knows its own path");
+    let name = "children::a_test_that_hangs_with_a_child";
+    let mut hanging = Binary::at(test).start(["--exact", name, "--ignored", "--nocapture"]);
+    hanging.says("child=", SOON).await;
+    let said = hanging.stdout();
+    let (_, rest) = said.split_once("child=").expect("it has been said");
+    let child: u32 = rest
+        .lines()
+        .next()
+        .and_then(|id| id.parse().ok())
+        .expect("a process id");
+    assert_eq!(state_of(child), Some('S'));
+    hanging.kill();
+    // Nobody may be there to collect it: dead is enough.
+    wait_until("the child is dead", SOON, async || match state_of(child) {
+        None | Some('Z' | 'X') => Ok(()),
+        state => Err(state),
+    })
+    .await;
+}
+
+/// The kernel's letter for a process' state.
+#[cfg(target_os = "linux")]
+fn state_of(process: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use zyven_egress::{Config, Error};
 use zyven_runtime::config::Source;
+use zyven_runtime::metrics::Metrics;
 use zyven_runtime::shutdown::{Shutdown, Trigger};
 
 use dns::NameServer;
@@ -24,6 +25,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(10);
 /// A running proxy on a free port of loopback.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
+    pub(crate) metrics: Metrics,
     trigger: Trigger,
     running: JoinHandle<Result<(), Error>>,
 }
@@ -48,10 +50,17 @@ impl Proxy {
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let metrics = Metrics::default();
         let (trigger, shutdown) = Shutdown::new();
-        let running = tokio::spawn(zyven_egress::run(listener, config, shutdown));
+        let running = tokio::spawn(zyven_egress::run(
+            listener,
+            config,
+            metrics.clone(),
+            shutdown,
+        ));
         Self {
             address,
+            metrics,
             trigger,
             running,
         }

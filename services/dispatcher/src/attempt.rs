@@ -1,0 +1,288 @@
+//! One attempt: from a leased delivery to what is to be recorded about it.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use http::HeaderMap;
+use tokio::time::{Instant, timeout_at};
+use zyven_domain::retry::{Decision, Outcome, Verdict, decide};
+use zyven_runtime::pace;
+use zyven_store::{AttemptRecord, ClaimedDelivery, SettleItem, Settlement};
+
+use crate::client::{Client, Failure, Observed, error_class};
+use crate::destination::Destination;
+use crate::retry_after::retry_after;
+use crate::settle::Finished;
+use crate::statistics::Statistics;
+
+/// How much of an answer's headers is kept.
+const HEADERS_BYTES_KEPT: usize = 4 * 1024;
+
+/// The right to make one attempt, as this process' own clocks see its end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lease {
+    pub(crate) token: i64,
+    /// Counted from before the lease was asked for, so that it ends here before it ends in PostgreSQL.
+    ends: Instant,
+    /// The same on the wall clock, which goes on while a virtual machine is paused.
+    ends_at: DateTime<Utc>,
+}
+
+impl Lease {
+    /// A lease about to be asked for.
+    pub(crate) fn of(token: i64, duration: Duration) -> Self {
+        Self {
+            token,
+            ends: Instant::now() + duration,
+            ends_at: Utc::now() + duration,
+        }
+    }
+
+    /// Whether an attempt that may take `timeout` ends within the lease if it begins now.
+    fn covers(&self, timeout: Duration) -> bool {
+        Instant::now() + timeout <= self.ends && Utc::now() + timeout <= self.ends_at
+    }
+}
+
+/// A delivery under its lease, with all that an attempt needs.
+pub(crate) struct Attempt {
+    pub(crate) delivery: ClaimedDelivery,
+    pub(crate) payload: Bytes,
+    pub(crate) destination: Arc<Destination>,
+    pub(crate) lease: Lease,
+}
+
+impl Attempt {
+    /// Makes it. Dropping the future closes the connection.
+    pub(crate) async fn make(self, client: &Client, statistics: &Statistics) -> Finished {
+        let timeout = self.destination.policy.timeout;
+        let mut observed = Observed::default();
+        let started_at = Utc::now();
+        let began = Instant::now();
+        let ended = if self.lease.covers(timeout) {
+            let deadline = began + timeout;
+            let request = || {
+                let Self {
+                    delivery, payload, ..
+                } = &self;
+                self.destination.request(delivery, payload, Utc::now())
+            };
+            let origin = &self.destination.origin;
+            let exchange = client.exchange(origin, request, deadline, &mut observed);
+            timeout_at(deadline, exchange).await
+        } else {
+            // Held up on the way here. Somebody else may be about to claim it.
+            Ok(Err(Failure::new(
+                Outcome::Unsent,
+                "the lease was nearly over",
+            )))
+        };
+        let total = observed.complete.unwrap_or_else(|| began.elapsed());
+        let (outcome, detail) = judge(ended, &observed);
+        let decision = self.decide(&outcome);
+        self.log(&outcome, &decision.verdict, &observed, total);
+        statistics.attempted(&outcome, total, &observed);
+        if decision.verdict == Verdict::Delivered {
+            let age = Utc::now() - self.delivery.accepted_at;
+            statistics.delivered(age.to_std().unwrap_or_default());
+        }
+        let record = || record(started_at, total, &outcome, detail, observed);
+        let settlement = match decision.verdict {
+            Verdict::Delivered => Settlement::Delivered(record()),
+            Verdict::RetryIn(retry_in) => Settlement::Retry {
+                record: record(),
+                retry_in,
+            },
+            Verdict::DeadLetter(reason) => Settlement::DeadLetter {
+                record: Some(record()),
+                reason,
+            },
+            Verdict::ReleaseFor(due_in) => Settlement::Release { due_in },
+        };
+        Finished {
+            item: settle_item(&self.delivery, self.lease, settlement),
+            disable_endpoint: decision.disable_endpoint,
+        }
+    }
+
+    fn decide(&self, outcome: &Outcome) -> Decision {
+        let age = Utc::now() - self.delivery.accepted_at;
+        let jitter = match outcome {
+            Outcome::Answered {
+                status: 200..=299, ..
+            } => 0.0, // nothing to spread: spares the system call
+            _ => pace::chance(),
+        };
+        decide(
+            outcome,
+            self.delivery.attempt,
+            age.to_std().unwrap_or_default(),
+            &self.destination.policy,
+            jitter,
+        )
+    }
+
+    /// The one line an operator looks for.
+    fn log(&self, outcome: &Outcome, verdict: &Verdict, observed: &Observed, total: Duration) {
+        let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
+        let (verdict, retry_in) = match verdict {
+            Verdict::Delivered => ("delivered", None),
+            Verdict::RetryIn(wait) => ("retry", Some(ms(*wait))),
+            Verdict::DeadLetter(reason) => (reason.as_str(), None),
+            Verdict::ReleaseFor(wait) => ("release", Some(ms(*wait))),
+        };
+        tracing::info!(
+            tenant.id = %self.delivery.tenant_id,
+            event.id = %self.delivery.event_id,
+            delivery.id = %self.delivery.delivery_id,
+            attempt.number = self.delivery.attempt,
+            endpoint.id = %self.delivery.endpoint_id,
+            endpoint.host = self.destination.host,
+            http.status = observed.status,
+            error = error_class(outcome),
+            verdict,
+            retry_in_ms = retry_in,
+            connect_ms = observed.connect.map(ms),
+            duration_ms = ms(total),
+            resent = observed.was_resent,
+            "attempted"
+        );
+    }
+}
+
+/// What is settled about a delivery.
+pub(crate) fn settle_item(
+    delivery: &ClaimedDelivery,
+    lease: Lease,
+    settlement: Settlement,
+) -> SettleItem {
+    SettleItem {
+        seq: delivery.seq,
+        lease_token: lease.token,
+        delivery_id: delivery.delivery_id,
+        event_id: delivery.event_id,
+        endpoint_id: delivery.endpoint_id,
+        generation: delivery.generation,
+        attempt: delivery.attempt,
+        settlement,
+    }
+}
+
+/// The outcome, and a sentence where there was no complete answer.
+fn judge(
+    ended: Result<Result<(), Failure>, tokio::time::error::Elapsed>,
+    observed: &Observed,
+) -> (Outcome, Option<String>) {
+    let failure = match (ended, observed.complete, observed.status) {
+        // An answer is an answer, even if the deadline struck while the connection was put away.
+        (Ok(Ok(())) | Err(_), Some(_), Some(status)) => {
+            let outcome = Outcome::Answered {
+                status,
+                retry_after: retry_after(&observed.headers, SystemTime::now()),
+            };
+            let is_redirect = (300..=399).contains(&status);
+            let detail = is_redirect.then(|| "redirects are not followed".to_owned());
+            return (outcome, detail);
+        }
+        (Ok(Err(failure)), _, _) => failure,
+        (Ok(Ok(())) | Err(_), _, _) => Failure::new(Outcome::TimedOut, missing(observed)),
+    };
+    let Failure { outcome, detail } = failure;
+    let detail = match observed.status {
+        Some(status) => format!("{detail} (the status was {status})"),
+        None => detail.into_owned(),
+    };
+    (outcome, (!detail.is_empty()).then_some(detail))
+}
+
+/// How far an attempt had come when its time was up.
+fn missing(observed: &Observed) -> &'static str {
+    match (observed.first_byte, observed.connect) {
+        (Some(_), _) => "the answer was not complete in time",
+        (None, Some(_)) => "the request was sent and not answered in time",
+        (None, None) => "no connection or no answer in time",
+    }
+}
+
+fn record(
+    started_at: DateTime<Utc>,
+    total: Duration,
+    outcome: &Outcome,
+    detail: Option<String>,
+    observed: Observed,
+) -> AttemptRecord {
+    let us = |duration: Duration| u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
+    let http_status = match outcome {
+        Outcome::Answered { status, .. } => Some(*status),
+        _ => None,
+    };
+    AttemptRecord {
+        started_at,
+        http_status,
+        error: error_class(outcome),
+        error_detail: detail,
+        connect_us: observed.connect.map(us),
+        first_byte_us: observed.first_byte.map(us),
+        total_us: us(total),
+        response_headers: observed.status.map(|_| header_lines(&observed.headers)),
+        response_body: (!observed.body_start.is_empty()).then_some(observed.body_start),
+    }
+}
+
+/// `name: value` lines, as many as fit. What is not UTF-8 is replaced: the receiver may send anything.
+fn header_lines(headers: &HeaderMap) -> String {
+    let mut lines = String::with_capacity(256);
+    for (name, value) in headers {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        if lines.len() + name.as_str().len() + value.len() + ": \n".len() > HEADERS_BYTES_KEPT {
+            break;
+        }
+        lines.push_str(name.as_str());
+        lines.push_str(": ");
+        lines.push_str(&value);
+        lines.push('\n');
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn a_lease_covers_an_attempt_that_ends_within_it() {
+        let lease = Lease::of(1, Duration::from_secs(20));
+        assert!(lease.covers(Duration::from_secs(15)));
+        assert!(!lease.covers(Duration::from_secs(20) + Duration::from_millis(1)));
+        let paused = Lease {
+            ends_at: Utc::now(),
+            ..lease
+        };
+        assert!(!paused.covers(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn an_answer_counts_although_the_deadline_struck_behind_it() {
+        let observed = Observed {
+            status: Some(200),
+            complete: Some(Duration::from_millis(1)),
+            ..Observed::default()
+        };
+        let (outcome, _) = judge(Ok(Ok(())), &observed);
+        assert!(matches!(outcome, Outcome::Answered { status: 200, .. }));
+    }
+
+    #[test]
+    fn kept_headers_are_bounded_text() {
+        let mut headers = HeaderMap::new();
+        headers.insert("a", HeaderValue::from_bytes(b"caf\xe9").unwrap());
+        headers.insert("b", HeaderValue::from_str(&"x".repeat(3_000)).unwrap());
+        headers.insert("c", HeaderValue::from_str(&"y".repeat(3_000)).unwrap());
+        let lines = header_lines(&headers);
+        assert!(lines.starts_with("a: caf\u{fffd}\nb: xxx"), "{lines}");
+        assert!(lines.len() <= HEADERS_BYTES_KEPT && !lines.contains('y'));
+    }
+}

@@ -1,0 +1,214 @@
+//! The endpoints of recent deliveries, in ready form.
+//!
+//! What an owner changes (URL, secrets, policy, status) takes effect within [`TIME_TO_LIVE`]; what has
+//! not changed is not parsed and decrypted again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use zyven_domain::id::EndpointId;
+use zyven_domain::retry::{DeadLetterReason, RetryPolicy};
+use zyven_domain::secret_box::KeyRing;
+use zyven_domain::signature::{SigningKey, SigningSecret};
+use zyven_domain::target::{EndpointUrl, NamePolicy};
+use zyven_store::{EndpointForDelivery, EndpointStatus, SealedSecret, Store, StoreError};
+
+use crate::client::Client;
+use crate::destination::Destination;
+
+/// How old what is known of an endpoint may be.
+const TIME_TO_LIVE: Duration = Duration::from_secs(1);
+/// An endpoint without deliveries for this long is forgotten, and its connections with it.
+const UNUSED_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// What may be done for an endpoint.
+#[derive(Clone)]
+pub(crate) enum Endpoint {
+    /// Deliver.
+    Open(Arc<Destination>),
+    /// Never deliver: the same would follow every time.
+    Closed(DeadLetterReason),
+    /// Wait for the operator: its secret cannot be opened, so nothing can be signed.
+    Sealed,
+}
+
+/// The cache. Belongs to the one task that claims, hence no lock.
+pub(crate) struct Endpoints {
+    store: Store,
+    key_ring: KeyRing,
+    names: NamePolicy,
+    client: Arc<Client>,
+    entries: HashMap<EndpointId, Entry>,
+    longest_timeout: Duration,
+    swept_at: Instant,
+}
+
+struct Entry {
+    /// What `ready` was made from; none if the endpoint does not exist.
+    stored: Option<EndpointForDelivery>,
+    ready: Endpoint,
+    loaded_at: Instant,
+    used_at: Instant,
+}
+
+impl Endpoints {
+    pub(crate) fn new(
+        store: Store,
+        key_ring: KeyRing,
+        names: NamePolicy,
+        client: Arc<Client>,
+    ) -> Self {
+        Self {
+            store,
+            key_ring,
+            names,
+            client,
+            entries: HashMap::new(),
+            longest_timeout: RetryPolicy::default().timeout,
+            swept_at: Instant::now(),
+        }
+    }
+
+    /// Makes sure that all of `ids` are known and fresh; returns the longest timeout among them.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub(crate) async fn refresh(
+        &mut self,
+        ids: impl Iterator<Item = EndpointId> + Clone,
+    ) -> Result<Duration, StoreError> {
+        let now = Instant::now();
+        let mut stale: Vec<EndpointId> = Vec::new();
+        for id in ids.clone() {
+            match self.entries.get_mut(&id) {
+                Some(entry) if now.duration_since(entry.loaded_at) < TIME_TO_LIVE => {
+                    entry.used_at = now;
+                }
+                Some(_) | None => stale.push(id),
+            }
+        }
+        if !stale.is_empty() {
+            stale.sort_unstable();
+            stale.dedup();
+            self.load(&stale, now).await?;
+        }
+        Ok(ids
+            .filter_map(|id| self.timeout_of(id))
+            .max()
+            .unwrap_or(RetryPolicy::default().timeout))
+    }
+
+    /// What may be done for an endpoint that has just been refreshed.
+    pub(crate) fn get(&self, id: EndpointId) -> Endpoint {
+        match self.entries.get(&id) {
+            Some(entry) => entry.ready.clone(),
+            None => Endpoint::Closed(DeadLetterReason::EndpointDeleted),
+        }
+    }
+
+    /// The longest timeout met recently: a guess at what the next tickets will need, before it is
+    /// known whose they are.
+    pub(crate) fn longest_timeout(&self) -> Duration {
+        self.longest_timeout
+    }
+
+    fn timeout_of(&self, id: EndpointId) -> Option<Duration> {
+        match &self.entries.get(&id)?.ready {
+            Endpoint::Open(destination) => Some(destination.policy.timeout),
+            Endpoint::Closed(_) | Endpoint::Sealed => None,
+        }
+    }
+
+    async fn load(&mut self, stale: &[EndpointId], now: Instant) -> Result<(), StoreError> {
+        let mut found: HashMap<EndpointId, EndpointForDelivery> = self
+            .store
+            .endpoints(stale)
+            .await?
+            .into_iter()
+            .map(|endpoint| (endpoint.id, endpoint))
+            .collect();
+        for id in stale {
+            let stored = found.remove(id);
+            let known = self.entries.remove(id);
+            let ready = match known {
+                Some(entry) if entry.stored == stored => entry.ready,
+                Some(_) | None => self.prepare(stored.as_ref()),
+            };
+            let entry = Entry {
+                stored,
+                ready,
+                loaded_at: now,
+                used_at: now,
+            };
+            self.entries.insert(*id, entry);
+            let timeout = self.timeout_of(*id).unwrap_or_default();
+            self.longest_timeout = self.longest_timeout.max(timeout);
+        }
+        if now.duration_since(self.swept_at) > UNUSED_TIME_MAX {
+            self.swept_at = now;
+            self.entries
+                .retain(|_, entry| now.duration_since(entry.used_at) < UNUSED_TIME_MAX);
+            let timeouts = self.entries.keys().filter_map(|id| self.timeout_of(*id));
+            self.longest_timeout = timeouts.max().unwrap_or(RetryPolicy::default().timeout);
+        }
+        Ok(())
+    }
+
+    fn prepare(&self, stored: Option<&EndpointForDelivery>) -> Endpoint {
+        let Some(stored) = stored else {
+            return Endpoint::Closed(DeadLetterReason::EndpointDeleted);
+        };
+        match stored.status {
+            EndpointStatus::Enabled => {}
+            EndpointStatus::Disabled => {
+                return Endpoint::Closed(DeadLetterReason::EndpointDisabled);
+            }
+            EndpointStatus::Deleted => return Endpoint::Closed(DeadLetterReason::EndpointDeleted),
+        }
+        let url = match EndpointUrl::parse_with(&stored.url, &self.names) {
+            Ok(url) => url,
+            Err(error) => {
+                tracing::warn!(endpoint.id = %stored.id, %error, "the stored URL is not one Zyven delivers to");
+                return Endpoint::Closed(DeadLetterReason::InvalidUrl);
+            }
+        };
+        let Some(keys) = self.open_secrets(stored) else {
+            return Endpoint::Sealed;
+        };
+        let policy = RetryPolicy {
+            timeout: stored.policy.timeout.min(RetryPolicy::TIMEOUT_MAX),
+            ..stored.policy.clone()
+        };
+        match Destination::new(&url, self.client.origin(&url), policy, keys) {
+            Some(destination) => Endpoint::Open(Arc::new(destination)),
+            None => Endpoint::Closed(DeadLetterReason::InvalidUrl),
+        }
+    }
+
+    /// All keys to sign with, or none: a receiver that has only the new secret must not get requests
+    /// signed with the old one alone.
+    fn open_secrets(&self, stored: &EndpointForDelivery) -> Option<Vec<SigningKey>> {
+        let mut keys = Vec::with_capacity(stored.secrets.len());
+        for secret in &stored.secrets {
+            let associated = SealedSecret::associated_data(secret.id);
+            let opened = self.key_ring.open(&secret.envelope, associated.as_bytes());
+            let parsed = opened
+                .map_err(|error| error.to_string())
+                .and_then(|bytes| SigningSecret::from_bytes(bytes).map_err(|e| e.to_string()));
+            match parsed {
+                Ok(secret) => keys.push(SigningKey::new(&secret)),
+                Err(error) => {
+                    tracing::error!(endpoint.id = %stored.id, %error, "cannot sign for this endpoint; its deliveries wait");
+                    return None;
+                }
+            }
+        }
+        if keys.is_empty() {
+            tracing::error!(endpoint.id = %stored.id, "this endpoint has no secret; its deliveries wait");
+            return None;
+        }
+        Some(keys)
+    }
+}

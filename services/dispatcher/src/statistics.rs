@@ -1,0 +1,181 @@
+//! What the dispatcher counts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use zyven_domain::retry::{DeadLetterReason, FailureKind, Outcome, RefusalReason};
+use zyven_runtime::metrics::{BATCH_BOUNDS, Counter, Gauge, Histogram, LATENCY_BOUNDS_S, Metrics};
+
+use crate::client::{Client, Observed};
+
+/// Outcomes as the `outcome` label tells them apart. [`class_of`] gives the position.
+const CLASSES: [&str; 14] = [
+    "2xx",
+    "3xx",
+    "4xx",
+    "5xx",
+    "other_status",
+    "timeout",
+    "dns",
+    "connect",
+    "tls",
+    "reset",
+    "protocol",
+    "egress_denied",
+    "invalid_url",
+    "unsent",
+];
+
+/// Handles to everything that is counted.
+pub(crate) struct Statistics {
+    attempts: [Counter; CLASSES.len()],
+    dead_letters: [Counter; DeadLetterReason::ALL.len()],
+    connections_opened: Counter,
+    connections_reused: Counter,
+    resent: Counter,
+    attempt_time: Histogram,
+    delivery_time: Histogram,
+    pub(crate) in_flight: Gauge,
+    pub(crate) claim_batch: Histogram,
+    pub(crate) settle_batch: Histogram,
+    pub(crate) refused: Counter,
+    pub(crate) superseded: Counter,
+}
+
+impl Statistics {
+    pub(crate) fn new(metrics: &Metrics, client: &Arc<Client>) -> Self {
+        let attempt = |outcome| {
+            let help = "Attempts by outcome; \"unsent\" ones never left Zyven and do not count";
+            metrics.counter("zyven_dispatcher_attempts_total", help, &[("outcome", outcome)])
+        };
+        let dead_letter = |reason: DeadLetterReason| {
+            let help = "Deliveries given up, by reason";
+            let labels = [("reason", reason.as_str())];
+            metrics.counter("zyven_dispatcher_dead_letters_total", help, &labels)
+        };
+        let connection = |kind| {
+            let help = "Requests by the connection they went over";
+            metrics.counter("zyven_dispatcher_connections_total", help, &[("kind", kind)])
+        };
+        let latency = |name, help| metrics.histogram(name, help, &[], LATENCY_BOUNDS_S);
+        let batch = |name, help| metrics.histogram(name, help, &[], BATCH_BOUNDS);
+        let counter = |name, help| metrics.counter(name, help, &[]);
+        let asked = Arc::downgrade(client);
+        metrics.asked_gauge(
+            "zyven_dispatcher_idle_connections",
+            "Connections to endpoints that wait for their next request",
+            &[],
+            move || asked.upgrade().map_or(0.0, |client| client.idle_connections() as f64),
+        );
+        Self {
+            attempts: CLASSES.map(attempt),
+            dead_letters: DeadLetterReason::ALL.map(dead_letter),
+            connections_opened: connection("opened"),
+            connections_reused: connection("reused"),
+            resent: counter(
+                "zyven_dispatcher_resent_total",
+                "Requests sent a second time because a kept connection had died",
+            ),
+            attempt_time: latency(
+                "zyven_dispatcher_attempt_seconds",
+                "From the beginning of an attempt to its end",
+            ),
+            delivery_time: latency(
+                "zyven_dispatcher_accepted_to_delivered_seconds",
+                "From the acceptance of an event to a successful answer",
+            ),
+            in_flight: metrics.gauge(
+                "zyven_dispatcher_in_flight",
+                "Deliveries held, from claim to recorded result",
+                &[],
+            ),
+            claim_batch: batch(
+                "zyven_dispatcher_claim_batch_size",
+                "Deliveries claimed at once",
+            ),
+            settle_batch: batch(
+                "zyven_dispatcher_settle_batch_size",
+                "Results recorded at once",
+            ),
+            refused: counter(
+                "zyven_dispatcher_refused_tickets_total",
+                "Tickets that turned out to confer nothing",
+            ),
+            superseded: counter(
+                "zyven_dispatcher_superseded_total",
+                "Results that came after the lease was lost and were not recorded",
+            ),
+        }
+    }
+
+    pub(crate) fn attempted(&self, outcome: &Outcome, total: Duration, observed: &Observed) {
+        self.attempts[class_of(outcome)].increment();
+        self.attempt_time.observe_duration(total);
+        match (observed.connect, observed.first_byte) {
+            (Some(_), _) => self.connections_opened.increment(),
+            (None, Some(_)) => self.connections_reused.increment(),
+            (None, None) => {}
+        }
+        if observed.was_resent {
+            self.resent.increment();
+        }
+    }
+
+    pub(crate) fn delivered(&self, age: Duration) {
+        self.delivery_time.observe_duration(age);
+    }
+
+    pub(crate) fn dead_lettered(&self, reason: DeadLetterReason) {
+        let position = DeadLetterReason::ALL.iter().position(|known| *known == reason);
+        if let Some(position) = position {
+            self.dead_letters[position].increment();
+        }
+    }
+}
+
+const fn class_of(outcome: &Outcome) -> usize {
+    match outcome {
+        Outcome::Answered { status, .. } => match status {
+            200..=299 => 0,
+            300..=399 => 1,
+            400..=499 => 2,
+            500..=599 => 3,
+            _ => 4,
+        },
+        Outcome::TimedOut => 5,
+        Outcome::Failed(FailureKind::Dns) => 6,
+        Outcome::Failed(FailureKind::Connect) => 7,
+        Outcome::Failed(FailureKind::Tls) => 8,
+        Outcome::Failed(FailureKind::Reset) => 9,
+        Outcome::Failed(FailureKind::Protocol) => 10,
+        Outcome::Refused(RefusalReason::EgressDenied) => 11,
+        Outcome::Refused(RefusalReason::InvalidUrl) => 12,
+        Outcome::Unsent => 13,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::error_class;
+
+    #[test]
+    fn classes_of_errors_are_those_on_the_attempts() {
+        let kinds = [
+            FailureKind::Dns,
+            FailureKind::Connect,
+            FailureKind::Tls,
+            FailureKind::Reset,
+            FailureKind::Protocol,
+        ];
+        let outcomes = kinds.map(Outcome::Failed).into_iter().chain([
+            Outcome::TimedOut,
+            Outcome::Refused(RefusalReason::EgressDenied),
+            Outcome::Refused(RefusalReason::InvalidUrl),
+            Outcome::Unsent,
+        ]);
+        for outcome in outcomes {
+            assert_eq!(Some(CLASSES[class_of(&outcome)]), error_class(&outcome));
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Settings of the API, and the limits that are no settings.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use zyven_domain::target::NamePolicy;
+use zyven_runtime::config::Source;
+
+/// Most header lines of a request.
+pub const HEADERS_MAX: usize = 64;
+/// Largest request head, in bytes.
+pub const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Most events stored by one statement, unless one request brings more.
+pub const FLUSH_EVENTS_MAX: usize = 128;
+/// Most payload bytes stored by one statement, unless one request brings more.
+pub const FLUSH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Everything an operator can say about the API.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it listens. The caller binds.
+    pub listen: SocketAddr,
+    /// Which relays are told of new events.
+    pub doorbells: Vec<SocketAddr>,
+    /// Host names that endpoint URLs may have besides public ones: the egress proxy's own setting.
+    pub names: NamePolicy,
+    /// Tasks that store events. Each holds one connection to PostgreSQL at a time.
+    pub writers: usize,
+    /// How large and how many things may be.
+    pub limits: Limits,
+    /// How long things may take.
+    pub deadlines: Deadlines,
+}
+
+/// How large and how many things may be.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Body of any request but a batch, and payload of each event of a batch.
+    pub body_bytes_max: usize,
+    /// Body of a batch.
+    pub batch_bytes_max: usize,
+    /// Events of a batch.
+    pub batch_events_max: usize,
+    /// Events waiting to be stored.
+    pub queue_events_max: usize,
+    /// Bytes of all bodies that are being read or wait to be stored.
+    pub bodies_bytes_max: usize,
+    /// Open connections.
+    pub connections_max: usize,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone)]
+pub struct Deadlines {
+    /// Receiving a request's head; also the longest silence between two requests of a connection.
+    pub head: Duration,
+    /// Receiving a request's body.
+    pub body: Duration,
+    /// Storing an event, from its turn in the queue on, before its publisher is asked to come again.
+    pub request: Duration,
+    /// Finishing what is in flight when the service is asked to stop.
+    pub grace: Duration,
+}
+
+impl Config {
+    /// Reads the settings; `None` only after a mistake was recorded.
+    pub fn read(source: &mut Source) -> Option<Self> {
+        let listen = source.value(
+            "ZYVEN_INGEST_LISTEN",
+            "address the API listens on",
+            Some("127.0.0.1:8080"),
+        );
+        let doorbells = source.list(
+            "ZYVEN_RELAY_DOORBELLS",
+            "UDP addresses of relays to be told of new events, separated by commas",
+            Some("127.0.0.1:8091"),
+        );
+        // Declared by the egress proxy as well, which decides in the end; here it spares an owner an
+        // endpoint that could never be reached.
+        let names = source.value::<NamePolicy>(
+            "ZYVEN_EGRESS_ALLOW_NAMES",
+            "single-label or special-use host names the egress proxy may resolve, with everything under them, separated by commas",
+            Some(""),
+        );
+        let writers = source.number(
+            "ZYVEN_INGEST_WRITERS",
+            "tasks that store events, each with a connection of its own",
+            Some("2"),
+            1..=64,
+        );
+        let limits = Limits::read(source);
+        let deadlines = Deadlines::read(source);
+        Some(Self {
+            listen: listen?,
+            doorbells: doorbells?,
+            names: names?,
+            writers: to_usize(writers?),
+            limits: limits?,
+            deadlines: deadlines?,
+        })
+    }
+}
+
+impl Limits {
+    fn read(source: &mut Source) -> Option<Self> {
+        let body_bytes_max = bytes(
+            source,
+            "ZYVEN_INGEST_BODY_BYTES_MAX",
+            "largest body of a request, and largest payload of each event of a batch",
+            "256KiB",
+        );
+        let batch_bytes_max = bytes(
+            source,
+            "ZYVEN_INGEST_BATCH_BYTES_MAX",
+            "largest body of a batch of events",
+            "5MiB",
+        );
+        let batch_events_max = source.number(
+            "ZYVEN_INGEST_BATCH_EVENTS_MAX",
+            "most events of a batch",
+            Some("1000"),
+            1..=10_000,
+        );
+        let queue_events_max = source.number(
+            "ZYVEN_INGEST_QUEUE_EVENTS_MAX",
+            "most events waiting to be stored; one more is answered 503",
+            Some("4096"),
+            1..=1_000_000,
+        );
+        let bodies_bytes_max = bytes(
+            source,
+            "ZYVEN_INGEST_BODIES_BYTES_MAX",
+            "most bytes of all bodies that are being read or wait to be stored; one more is answered 503",
+            "64MiB",
+        );
+        let connections_max = source.number(
+            "ZYVEN_INGEST_CONNECTIONS_MAX",
+            "most open connections; one more is answered 503",
+            Some("4096"),
+            1..=1_000_000,
+        );
+        let limits = Self {
+            body_bytes_max: body_bytes_max?,
+            batch_bytes_max: batch_bytes_max?,
+            batch_events_max: to_usize(batch_events_max?),
+            queue_events_max: to_usize(queue_events_max?),
+            bodies_bytes_max: bodies_bytes_max?,
+            connections_max: to_usize(connections_max?),
+        };
+        if limits.queue_events_max < limits.batch_events_max {
+            source.mistake(
+                "ZYVEN_INGEST_QUEUE_EVENTS_MAX",
+                "must not be less than ZYVEN_INGEST_BATCH_EVENTS_MAX, or a full batch could never be accepted",
+            );
+            return None;
+        }
+        if limits.bodies_bytes_max < limits.batch_bytes_max.max(limits.body_bytes_max) {
+            source.mistake(
+                "ZYVEN_INGEST_BODIES_BYTES_MAX",
+                "must not be less than ZYVEN_INGEST_BATCH_BYTES_MAX and ZYVEN_INGEST_BODY_BYTES_MAX, or the largest body could never be read",
+            );
+            return None;
+        }
+        Some(limits)
+    }
+}
+
+impl Deadlines {
+    fn read(source: &mut Source) -> Option<Self> {
+        let head = source.duration(
+            "ZYVEN_INGEST_HEAD_DEADLINE",
+            "how long a client may take to send a request's head, silence between two requests included",
+            Some("30s"),
+        );
+        let body = source.duration(
+            "ZYVEN_INGEST_BODY_DEADLINE",
+            "how long a client may take to send a request's body",
+            Some("10s"),
+        );
+        let request = source.duration(
+            "ZYVEN_INGEST_REQUEST_DEADLINE",
+            "how long storing an event is tried before its publisher is answered 503",
+            Some("10s"),
+        );
+        let grace = source.duration(
+            "ZYVEN_INGEST_GRACE",
+            "how long requests in flight may go on after the API was asked to stop",
+            Some("15s"),
+        );
+        Some(Self {
+            head: head?,
+            body: body?,
+            request: request?,
+            grace: grace?,
+        })
+    }
+}
+
+fn bytes(
+    source: &mut Source,
+    name: &'static str,
+    meaning: &'static str,
+    default: &'static str,
+) -> Option<usize> {
+    /// Lengths are counted in memory and kept in columns of at most this.
+    const BYTES_MAX: usize = 1 << 30;
+    let bytes = source.bytes(name, meaning, Some(default))?;
+    if (1..=BYTES_MAX).contains(&bytes) {
+        return Some(bytes);
+    }
+    source.mistake(name, "must be from 1 to 1GiB");
+    None
+}
+
+/// Bounds keep every number far below what any platform can count.
+fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_any_setting_there_is_a_usable_configuration() {
+        let mut source = Source::from_pairs::<String, String>([]);
+        let config = Config::read(&mut source).expect("defaults are valid");
+        assert!(source.finish().is_ok());
+        assert_eq!(config.limits.body_bytes_max, 262_144);
+        assert_eq!(config.writers, 2);
+    }
+
+    #[test]
+    fn limits_that_contradict_each_other_are_a_mistake() {
+        let mut source = Source::from_pairs([
+            ("ZYVEN_INGEST_QUEUE_EVENTS_MAX", "10"),
+            ("ZYVEN_INGEST_WRITERS", "0"),
+        ]);
+        assert!(Config::read(&mut source).is_none());
+        let mistakes = source.finish().expect_err("two mistakes").mistakes;
+        assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+    }
+}

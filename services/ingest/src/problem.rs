@@ -1,0 +1,260 @@
+//! What a client is told when something is wrong: RFC 9457 problem documents with a stable `code`.
+
+use std::borrow::Cow;
+
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use serde_json::json;
+use zyven_domain::api_key::Scope;
+use zyven_store::StoreError;
+
+use crate::answer::{self, Answer};
+
+/// Seconds after which a client that was turned away may come again.
+const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
+
+/// Every kind of problem. Its code never changes once published; programs branch on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    BodyNotJson,
+    BodyNotUtf8,
+    Unauthenticated,
+    ScopeMissing,
+    NotFound,
+    MethodNotAllowed,
+    BodyTimeout,
+    IdempotencyConflict,
+    EndpointDisabled,
+    EndpointLimit,
+    NotReplayable,
+    BodyTooLarge,
+    ContentTypeUnsupported,
+    ContentEncodingUnsupported,
+    Invalid,
+    Internal,
+    Overloaded,
+    Unavailable,
+}
+
+impl Code {
+    /// Status, stable code, title.
+    const fn facts(self) -> (StatusCode, &'static str, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::BodyNotJson => (S::BAD_REQUEST, "body_not_json", "The body is not JSON"),
+            Self::BodyNotUtf8 => (S::BAD_REQUEST, "body_not_utf8", "The body is not UTF-8"),
+            Self::Unauthenticated => (
+                S::UNAUTHORIZED,
+                "unauthenticated",
+                "A valid API key is needed",
+            ),
+            Self::ScopeMissing => (
+                S::FORBIDDEN,
+                "scope_missing",
+                "The API key lacks a scope",
+            ),
+            Self::NotFound => (S::NOT_FOUND, "not_found", "There is no such thing"),
+            Self::MethodNotAllowed => (
+                S::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "The method does not apply here",
+            ),
+            Self::BodyTimeout => (
+                S::REQUEST_TIMEOUT,
+                "body_timeout",
+                "The body did not arrive in time",
+            ),
+            Self::IdempotencyConflict => (
+                S::CONFLICT,
+                "idempotency_conflict",
+                "The idempotency key was used for a different event",
+            ),
+            Self::EndpointDisabled => (
+                S::CONFLICT,
+                "endpoint_disabled",
+                "The endpoint is disabled",
+            ),
+            Self::EndpointLimit => (
+                S::CONFLICT,
+                "endpoint_limit",
+                "There are too many endpoints",
+            ),
+            Self::NotReplayable => (
+                S::CONFLICT,
+                "not_replayable",
+                "The delivery cannot be replayed",
+            ),
+            Self::BodyTooLarge => (
+                S::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "The body is too large",
+            ),
+            Self::ContentTypeUnsupported => (
+                S::UNSUPPORTED_MEDIA_TYPE,
+                "content_type_unsupported",
+                "The content type is not supported",
+            ),
+            Self::ContentEncodingUnsupported => (
+                S::UNSUPPORTED_MEDIA_TYPE,
+                "content_encoding_unsupported",
+                "The content encoding is not supported",
+            ),
+            Self::Invalid => (
+                S::UNPROCESSABLE_ENTITY,
+                "invalid",
+                "The request breaks a rule",
+            ),
+            Self::Internal => (
+                S::INTERNAL_SERVER_ERROR,
+                "internal",
+                "Zyven failed",
+            ),
+            Self::Overloaded => (
+                S::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "There is more to do than can be done",
+            ),
+            Self::Unavailable => (
+                S::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "The database cannot be reached",
+            ),
+        }
+    }
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        self.facts().1
+    }
+}
+
+/// A field that breaks a rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct FieldError {
+    /// Where: a member's path such as `channels[2]`, a header's name, or a query parameter's.
+    pub(crate) field: String,
+    /// The rule, as a sentence about the field.
+    pub(crate) rule: Cow<'static, str>,
+}
+
+/// A request's unhappy end.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    pub(crate) code: Code,
+    detail: Cow<'static, str>,
+    errors: Vec<FieldError>,
+}
+
+impl Problem {
+    pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// The same words whatever was wrong with the key, or nobody could tell a bad one from an unknown one.
+    pub(crate) fn unauthenticated() -> Self {
+        Self::new(
+            Code::Unauthenticated,
+            "Send \"Authorization: Bearer zyk_…\" with an API key that is neither revoked nor expired.",
+        )
+    }
+
+    pub(crate) fn scope_missing(scope: Scope) -> Self {
+        Self::new(
+            Code::ScopeMissing,
+            format!("This needs an API key with the scope \"{scope}\"."),
+        )
+    }
+
+    /// Also for what belongs to another tenant.
+    pub(crate) fn not_found(what: &'static str) -> Self {
+        Self::new(Code::NotFound, format!("There is no such {what}."))
+    }
+
+    pub(crate) fn invalid(errors: Vec<FieldError>) -> Self {
+        let detail = match errors.as_slice() {
+            [one] => format!("{} {}.", one.field, one.rule),
+            many => format!("{} fields break a rule; see errors.", many.len()),
+        };
+        Self {
+            errors,
+            ..Self::new(Code::Invalid, detail)
+        }
+    }
+
+    pub(crate) fn one_invalid(
+        field: impl Into<String>,
+        rule: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::invalid(vec![FieldError {
+            field: field.into(),
+            rule: rule.into(),
+        }])
+    }
+
+    pub(crate) fn overloaded(detail: &'static str) -> Self {
+        Self::new(Code::Overloaded, detail)
+    }
+
+    pub(crate) fn unavailable() -> Self {
+        Self::new(
+            Code::Unavailable,
+            "Repeat the request with the same idempotency key: it is unknown whether it has had an effect.",
+        )
+    }
+
+    pub(crate) fn into_answer(self) -> Answer {
+        let (status, code, title) = self.code.facts();
+        let mut body = json!({
+            "type": format!("urn:zyven:problem:{code}"),
+            "title": title,
+            "status": status.as_u16(),
+            "detail": self.detail,
+            "code": code,
+        });
+        if !self.errors.is_empty() {
+            body["errors"] = json!(self.errors);
+        }
+        let mut answer = answer::json(status, body.to_string());
+        let headers = answer.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        match self.code {
+            Code::Overloaded | Code::Unavailable => {
+                headers.insert(RETRY_AFTER, RETRY_AFTER_S);
+            }
+            Code::Unauthenticated => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            _ => {}
+        }
+        answer.extensions_mut().insert(self.code);
+        answer
+    }
+}
+
+impl axum::response::IntoResponse for Problem {
+    fn into_response(self) -> axum::response::Response {
+        self.into_answer().map(axum::body::Body::new)
+    }
+}
+
+/// Logged here, once: what a client is told about it says nothing of the database.
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        let transient = error.is_transient();
+        let error = zyven_runtime::supervisor::Chain(&error).to_string();
+        if transient {
+            tracing::warn!(error, "the database could not be asked");
+            Self::unavailable()
+        } else {
+            tracing::error!(error, "the database refused a statement");
+            Self::new(Code::Internal, "The failure is in the log under this request's id.")
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Settings that more than one service reads, and the reference of all of them.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use zyven_domain::secret_box::{KeyRing, KeyRingError};
+use zyven_queue::QueueConfig;
+use zyven_runtime::config::{Setting, Source};
+use zyven_runtime::telemetry;
+use zyven_store::StoreConfig;
+
+/// The database.
+pub(crate) fn store(source: &mut Source) -> Option<StoreConfig> {
+    let url = source.secret::<PostgresUrl>(
+        "ZYVEN_DATABASE_URL",
+        "PostgreSQL, as postgres://user:password@host:port/database",
+        None,
+    );
+    let pool_size = source.number(
+        "ZYVEN_DATABASE_POOL_SIZE",
+        "connections per process of each of three kinds (durable, relaxed, reads)",
+        Some("8"),
+        1..=100,
+    );
+    Some(StoreConfig {
+        url: url?.0,
+        pool_size: usize::try_from(pool_size?).ok()?,
+    })
+}
+
+/// The queue.
+pub(crate) fn queue(source: &mut Source) -> Option<QueueConfig> {
+    let url = source.secret::<RedisUrl>(
+        "ZYVEN_REDIS_URL",
+        "Redis, as redis://:password@host:port/",
+        None,
+    );
+    let pool_size = source.number(
+        "ZYVEN_REDIS_POOL_SIZE",
+        "Redis connections per process",
+        Some("4"),
+        1..=100,
+    );
+    let shards = source.number(
+        "ZYVEN_QUEUE_SHARDS",
+        "key spaces of the queue; the same for every process",
+        Some("1"),
+        1..=u64::from(zyven_queue::SHARDS_MAX),
+    );
+    let lane_in_flight_max = source.number(
+        "ZYVEN_LANE_IN_FLIGHT_MAX",
+        "requests to one endpoint at the same time, over all dispatchers; the same for every process",
+        Some("64"),
+        1..=10_000,
+    );
+    Some(QueueConfig {
+        url: url?.0,
+        pool_size: u32::try_from(pool_size?).ok()?,
+        shards: u16::try_from(shards?).ok()?,
+        lane_in_flight_max: u32::try_from(lane_in_flight_max?).ok()?,
+    })
+}
+
+/// The master keys that secrets are sealed with.
+pub(crate) fn master_keys(source: &mut Source) -> Option<KeyRing> {
+    source
+        .secret::<MasterKeys>(
+            "ZYVEN_MASTER_KEYS",
+            "keys that secrets at rest are sealed with, as id:base64[,id:base64…], the sealing one first; make one with: openssl rand -base64 32",
+            None,
+        )
+        .map(|keys| keys.0)
+}
+
+/// Where a process shows its health and metrics.
+pub(crate) fn probe_listen(source: &mut Source) -> Option<SocketAddr> {
+    source.value(
+        "ZYVEN_PROBE_LISTEN",
+        "address of /healthz, /readyz and /metrics of this process",
+        Some("127.0.0.1:8099"),
+    )
+}
+
+/// Where the API is, for commands that use it.
+pub(crate) fn api_url(source: &mut Source) -> Option<String> {
+    let listen = ingest_listen(source);
+    let url = source.optional::<String>(
+        "ZYVEN_API_URL",
+        "URL of the API for commands that use it; by default where ingest listens",
+    );
+    match url? {
+        Some(url) => Some(url.trim_end_matches('/').to_owned()),
+        None => Some(format!("http://{}", listen?)),
+    }
+}
+
+/// Where the API listens.
+pub(crate) fn ingest_listen(source: &mut Source) -> Option<SocketAddr> {
+    source.value(
+        "ZYVEN_INGEST_LISTEN",
+        "address the API listens on",
+        Some("127.0.0.1:8080"),
+    )
+}
+
+/// Where the relay hears that there is new work.
+pub(crate) fn doorbell_listen(source: &mut Source) -> Option<SocketAddr> {
+    source.value(
+        "ZYVEN_RELAY_DOORBELL_LISTEN",
+        "UDP address at which the relay hears of new events",
+        Some("127.0.0.1:8091"),
+    )
+}
+
+/// Where the outgoing proxy listens.
+pub(crate) fn egress_listen(source: &mut Source) -> Option<SocketAddr> {
+    source.value(
+        "ZYVEN_EGRESS_LISTEN",
+        "address the outgoing proxy listens on; reachable by dispatchers only",
+        Some("127.0.0.1:8092"),
+    )
+}
+
+/// Every setting that any part of Zyven reads.
+fn declared() -> Source {
+    let mut source = Source::from_pairs::<&str, &str>([]);
+    // Values do not matter here, only that each reader names what it reads.
+    let _ = (
+        store(&mut source),
+        queue(&mut source),
+        master_keys(&mut source).is_some(),
+        probe_listen(&mut source),
+        api_url(&mut source),
+        doorbell_listen(&mut source),
+        egress_listen(&mut source),
+    );
+    let _ = telemetry::Config::read(&mut source);
+    let _ = zyven_ingest::Config::read(&mut source);
+    let _ = zyven_relay::Config::read(&mut source);
+    let _ = zyven_dispatcher::Config::read(&mut source);
+    let _ = zyven_egress::Config::read(&mut source);
+    source
+}
+
+/// The names of all settings, so that a misspelt one is noticed.
+pub(crate) fn known_names() -> BTreeSet<&'static str> {
+    let source = declared();
+    source.settings().map(|setting| setting.name).collect()
+}
+
+/// Every setting as a Markdown table: what docs/operations/configuration.md holds.
+pub(crate) fn reference() -> String {
+    let mut text = String::from("| Setting | Default | Meaning |\n|---|---|---|\n");
+    for Setting {
+        name,
+        meaning,
+        default,
+        secret,
+    } in declared().settings()
+    {
+        let default = match default {
+            None => "*required*".to_owned(),
+            Some("") => "*empty*".to_owned(),
+            Some(default) => format!("`{default}`"),
+        };
+        let secret = if *secret { " (secret)" } else { "" };
+        let meaning = meaning.replace('|', "\\|");
+        let _ = writeln!(text, "| `{name}` | {default} | {meaning}{secret} |");
+    }
+    text
+}
+
+struct PostgresUrl(String);
+
+impl FromStr for PostgresUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let config = StoreConfig {
+            url: text.to_owned(),
+            pool_size: 1,
+        };
+        // Nothing is connected; whatever is wrong is wrong with the text.
+        match zyven_store::Store::connect(&config) {
+            Ok(_) => Ok(Self(config.url)),
+            Err(_) => Err("must be written as postgres://user:password@host:port/database"),
+        }
+    }
+}
+
+struct RedisUrl(String);
+
+impl FromStr for RedisUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match url::Url::parse(text) {
+            Ok(url) if url.scheme() == "redis" && url.has_host() => Ok(Self(text.to_owned())),
+            _ => Err("must be written as redis://:password@host:port/"),
+        }
+    }
+}
+
+struct MasterKeys(KeyRing);
+
+impl FromStr for MasterKeys {
+    type Err = KeyRingError;
+
+    fn from_str(text: &str) -> Result<Self, KeyRingError> {
+        KeyRing::parse(text).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The reference in the documentation is what `zyven config` prints.
+    #[test]
+    fn the_documented_settings_are_the_real_ones() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations/configuration.md");
+        let document = std::fs::read_to_string(path).expect("docs/operations/configuration.md");
+        assert!(
+            document.contains(&reference()),
+            "docs/operations/configuration.md must contain what `zyven config` prints:\n{}",
+            reference()
+        );
+    }
+}

@@ -1,0 +1,6 @@
+//! Rules about where things may be, as tests: who imports whom, and what stays in one place.
+
+mod documents;
+mod imports;
+mod literals;
+mod tree;
