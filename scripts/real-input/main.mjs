@@ -27,6 +27,7 @@ function fail(message) {
   console.error(`real input: ${message}`);
   process.exit(1);
 }
+process.on("uncaughtException", (error) => fail(`${error.stack}${error.cause ? `\n${error.cause}` : ""}`));
 
 // Whether look() became true within ms_max.
 async function within(ms_max, look) {

@@ -8,10 +8,10 @@ use chrono::{DateTime, Utc};
 use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 use zyven_domain::retry::{Decision, Outcome, Verdict, decide};
-use zyven_runtime::pace;
 use zyven_store::{AttemptRecord, ClaimedDelivery, SettleItem, Settlement};
 
-use crate::client::{Client, Failure, Observed, error_class};
+use crate::chance;
+use crate::client::{Client, Failure, Observed, Stage, error_class};
 use crate::destination::Destination;
 use crate::retry_after::retry_after;
 use crate::settle::Finished;
@@ -113,7 +113,7 @@ impl Attempt {
             Outcome::Answered {
                 status: 200..=299, ..
             } => 0.0, // nothing to spread: spares the system call
-            _ => pace::chance(),
+            _ => chance(),
         };
         decide(
             outcome,
@@ -187,7 +187,7 @@ fn judge(
             return (outcome, detail);
         }
         (Ok(Err(failure)), _, _) => failure,
-        (Ok(Ok(())) | Err(_), _, _) => Failure::new(Outcome::TimedOut, missing(observed)),
+        (Ok(Ok(())) | Err(_), _, _) => out_of_time(observed.stage),
     };
     let Failure { outcome, detail } = failure;
     let detail = match observed.status {
@@ -197,12 +197,13 @@ fn judge(
     (outcome, (!detail.is_empty()).then_some(detail))
 }
 
-/// How far an attempt had come when its time was up.
-fn missing(observed: &Observed) -> &'static str {
-    match (observed.first_byte, observed.connect) {
-        (Some(_), _) => "the answer was not complete in time",
-        (None, Some(_)) => "the request was sent and not answered in time",
-        (None, None) => "no connection or no answer in time",
+/// A deadline that strikes before any proxy could be asked is not the endpoint's fault.
+fn out_of_time(stage: Stage) -> Failure {
+    match stage {
+        Stage::Leaving => Failure::new(Outcome::Unsent, "no egress proxy could be asked in time"),
+        Stage::Connecting => Failure::new(Outcome::TimedOut, "no connection in time"),
+        Stage::Waiting => Failure::new(Outcome::TimedOut, "no answer in time"),
+        Stage::Answering => Failure::new(Outcome::TimedOut, "the answer did not end in time"),
     }
 }
 

@@ -43,8 +43,8 @@ use zyven_domain::retry::FailureKind;
 use zyven_domain::target::EndpointUrl;
 
 pub(crate) use failure::{Failure, error_class};
-use origin::{Connection, IdleLimits, OriginKey};
 pub(crate) use origin::Origin;
+use origin::{Connection, IdleLimits, OriginKey};
 use proxies::Proxies;
 pub(crate) use proxies::Reachability;
 pub use proxies::{ParseProxyAddressError, ProxyAddress};
@@ -88,9 +88,24 @@ pub(crate) struct Client {
     origins: Mutex<HashMap<OriginKey, Weak<Origin>>>,
 }
 
+/// How far an exchange has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Stage {
+    /// No proxy has taken the request for a tunnel: nothing has to do with the endpoint yet.
+    #[default]
+    Leaving,
+    /// The proxy resolves and dials, or the TLS handshake is under way.
+    Connecting,
+    /// The request is on its way.
+    Waiting,
+    /// The answer's head is here.
+    Answering,
+}
+
 /// What is seen of an exchange, as it goes on: whatever ends it, this much is known.
 #[derive(Debug, Default)]
 pub(crate) struct Observed {
+    pub(crate) stage: Stage,
     /// Time to a usable connection; none if one was reused.
     pub(crate) connect: Option<Duration>,
     /// Time to the head of the answer.
@@ -192,7 +207,7 @@ impl Client {
                 Err(Lost::Dead(_)) => observed.was_resent = true,
             }
         }
-        let connection = self.connect(origin).await?;
+        let connection = self.connect(origin, &mut observed.stage).await?;
         observed.connect = Some(began.elapsed());
         match send(connection, origin, request(), began, deadline, observed).await {
             Ok(()) => Ok(()),
@@ -200,13 +215,14 @@ impl Client {
         }
     }
 
-    async fn connect(&self, origin: &Origin) -> Result<Connection, Failure> {
-        let tunnel = self.proxies.open(&origin.authority).await?;
+    async fn connect(&self, origin: &Origin, stage: &mut Stage) -> Result<Connection, Failure> {
+        *stage = Stage::Leaving;
+        let tunnel = self.proxies.open(&origin.authority, stage).await?;
         let stream = match &origin.server_name {
             None => Stream::Plain(tunnel),
-            Some(name) => {
-                Stream::Tls(Box::new(tls::secure(&self.tls, name.clone(), tunnel).await?))
-            }
+            Some(name) => Stream::Tls(Box::new(
+                tls::secure(&self.tls, name.clone(), tunnel).await?,
+            )),
         };
         let (wire, heard) = Wire::new(stream);
         let (sender, connection) = self
@@ -246,6 +262,7 @@ async fn send(
             "no time was left to send the request",
         )));
     }
+    observed.stage = Stage::Waiting;
     let answer = match connection.sender.try_send_request(request).await {
         Ok(answer) => answer,
         Err(mut error) => {
@@ -258,11 +275,12 @@ async fn send(
             });
         }
     };
+    observed.stage = Stage::Answering;
     observed.first_byte = Some(began.elapsed());
     let (head, body) = answer.into_parts();
     if head.status.is_informational() {
-        return Err(Lost::Failed(Failure::new(
-            zyven_domain::retry::Outcome::Failed(FailureKind::Protocol),
+        return Err(Lost::Failed(Failure::failed(
+            FailureKind::Protocol,
             format!("the endpoint switched protocols with {}", head.status),
         )));
     }

@@ -11,7 +11,9 @@ pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // More digits than fit still mean "very long", and whoever decides has a cap.
-        return Some(Duration::from_secs(text.parse().unwrap_or(u64::from(u32::MAX))));
+        return Some(Duration::from_secs(
+            text.parse().unwrap_or(u64::from(u32::MAX)),
+        ));
     }
     let date = httpdate::parse_http_date(text).ok()?;
     Some(date.duration_since(now).unwrap_or_default())
@@ -38,12 +40,22 @@ mod tests {
         assert_eq!(wait("Sunday, 06-Nov-94 08:51:37 GMT"), seconds(120));
         assert_eq!(wait("Sun Nov  6 08:51:37 1994"), seconds(120));
         assert_eq!(wait("Sun, 06 Nov 1994 08:49:36 GMT"), seconds(0));
-        assert_eq!(wait("99999999999999999999999"), seconds(u64::from(u32::MAX)));
+        assert_eq!(
+            wait("99999999999999999999999"),
+            seconds(u64::from(u32::MAX))
+        );
     }
 
     #[test]
     fn anything_else_is_no_wish() {
-        for text in ["", "-1", "1.5", "+3", "soon", "Sun, 32 Nov 1994 08:51:37 GMT"] {
+        for text in [
+            "",
+            "-1",
+            "1.5",
+            "+3",
+            "soon",
+            "Sun, 32 Nov 1994 08:51:37 GMT",
+        ] {
             assert_eq!(wait(text), None, "{text}");
         }
         assert_eq!(retry_after(&HeaderMap::new(), SystemTime::now()), None);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use zyven_domain::retry::{DeadLetterReason, FailureKind, Outcome, RefusalReason};
-use zyven_runtime::metrics::{BATCH_BOUNDS, Counter, Gauge, Histogram, LATENCY_BOUNDS_S, Metrics};
+use zyven_runtime::metrics::{COUNTS, Counter, Gauge, Histogram, Metrics, SECONDS};
 
 use crate::client::{Client, Observed};
 
@@ -44,66 +44,66 @@ pub(crate) struct Statistics {
 
 impl Statistics {
     pub(crate) fn new(metrics: &Metrics, client: &Arc<Client>) -> Self {
-        let attempt = |outcome| {
-            let help = "Attempts by outcome; \"unsent\" ones never left Zyven and do not count";
-            metrics.counter("zyven_dispatcher_attempts_total", help, &[("outcome", outcome)])
-        };
-        let dead_letter = |reason: DeadLetterReason| {
-            let help = "Deliveries given up, by reason";
-            let labels = [("reason", reason.as_str())];
-            metrics.counter("zyven_dispatcher_dead_letters_total", help, &labels)
-        };
-        let connection = |kind| {
-            let help = "Requests by the connection they went over";
-            metrics.counter("zyven_dispatcher_connections_total", help, &[("kind", kind)])
-        };
-        let latency = |name, help| metrics.histogram(name, help, &[], LATENCY_BOUNDS_S);
-        let batch = |name, help| metrics.histogram(name, help, &[], BATCH_BOUNDS);
-        let counter = |name, help| metrics.counter(name, help, &[]);
+        let attempts = metrics.counters(
+            "zyven_dispatcher_attempts_total",
+            "Attempts by outcome; \"unsent\" ones never left Zyven and do not count.",
+            ["outcome"],
+        );
+        let dead_letters = metrics.counters(
+            "zyven_dispatcher_dead_letters_total",
+            "Deliveries given up, by reason.",
+            ["reason"],
+        );
+        let connections = metrics.counters(
+            "zyven_dispatcher_connections_total",
+            "Requests by the connection they went over.",
+            ["kind"],
+        );
+        let latency = |name, help| metrics.histogram(name, help, SECONDS);
+        let batch = |name, help| metrics.histogram(name, help, COUNTS);
+        let counter = |name, help| metrics.counter(name, help);
         let asked = Arc::downgrade(client);
-        metrics.asked_gauge(
+        metrics.read_gauge(
             "zyven_dispatcher_idle_connections",
-            "Connections to endpoints that wait for their next request",
-            &[],
-            move || asked.upgrade().map_or(0.0, |client| client.idle_connections() as f64),
+            "Connections to endpoints that wait for their next request.",
+            move || Some(asked.upgrade()?.idle_connections() as f64),
         );
         Self {
-            attempts: CLASSES.map(attempt),
-            dead_letters: DeadLetterReason::ALL.map(dead_letter),
-            connections_opened: connection("opened"),
-            connections_reused: connection("reused"),
+            attempts: CLASSES.map(|outcome| attempts.with([outcome])),
+            dead_letters: DeadLetterReason::ALL.map(|reason| dead_letters.with([reason.as_str()])),
+            connections_opened: connections.with(["opened"]),
+            connections_reused: connections.with(["reused"]),
             resent: counter(
                 "zyven_dispatcher_resent_total",
-                "Requests sent a second time because a kept connection had died",
+                "Requests sent a second time because a kept connection had died.",
             ),
             attempt_time: latency(
                 "zyven_dispatcher_attempt_seconds",
-                "From the beginning of an attempt to its end",
+                "From the beginning of an attempt to its end.",
             ),
             delivery_time: latency(
                 "zyven_dispatcher_accepted_to_delivered_seconds",
-                "From the acceptance of an event to a successful answer",
+                "From the acceptance of an event to a successful answer.",
             ),
             in_flight: metrics.gauge(
                 "zyven_dispatcher_in_flight",
-                "Deliveries held, from claim to recorded result",
-                &[],
+                "Deliveries held, from claim to recorded result.",
             ),
             claim_batch: batch(
                 "zyven_dispatcher_claim_batch_size",
-                "Deliveries claimed at once",
+                "Deliveries claimed at once.",
             ),
             settle_batch: batch(
                 "zyven_dispatcher_settle_batch_size",
-                "Results recorded at once",
+                "Results recorded at once.",
             ),
             refused: counter(
                 "zyven_dispatcher_refused_tickets_total",
-                "Tickets that turned out to confer nothing",
+                "Tickets that turned out to confer nothing.",
             ),
             superseded: counter(
                 "zyven_dispatcher_superseded_total",
-                "Results that came after the lease was lost and were not recorded",
+                "Results that came after the lease was lost and were not recorded.",
             ),
         }
     }
@@ -126,7 +126,9 @@ impl Statistics {
     }
 
     pub(crate) fn dead_lettered(&self, reason: DeadLetterReason) {
-        let position = DeadLetterReason::ALL.iter().position(|known| *known == reason);
+        let position = DeadLetterReason::ALL
+            .iter()
+            .position(|known| *known == reason);
         if let Some(position) = position {
             self.dead_letters[position].increment();
         }

@@ -6,9 +6,8 @@ use std::time::Duration;
 use zyven_domain::target::NamePolicy;
 use zyven_runtime::config::Source;
 
-/// Most header lines of a request.
-pub const HEADERS_MAX: usize = 64;
-/// Largest request head, in bytes.
+/// Largest request head, in bytes. It may have 100 header lines: hyper's own limit, which costs
+/// nothing as long as it is not set.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Most events stored by one statement, unless one request brings more.
 pub const FLUSH_EVENTS_MAX: usize = 128;
@@ -56,7 +55,7 @@ pub struct Deadlines {
     pub head: Duration,
     /// Receiving a request's body.
     pub body: Duration,
-    /// Storing an event, from its turn in the queue on, before its publisher is asked to come again.
+    /// Storing an event, from the moment it is queued, before its publisher is asked to come again.
     pub request: Duration,
     /// Finishing what is in flight when the service is asked to stop.
     pub grace: Duration,

@@ -1,1 +1,174 @@
-//! ingest.
+//! The REST API: accepting events, managing endpoints and keys, reading what became of events.
+//!
+//! # Who acts
+//!
+//! A *caller* is whoever holds an API key; the key names its tenant, and every question to the store
+//! names that tenant, so another tenant's things are as absent as things that never were. The
+//! [`server`] owns connections, the [`exchange`] one request and its answer. Published events meet in
+//! the [`batcher`]: handlers put them into a bounded queue, *writers* store whatever is waiting by one
+//! statement and answer everybody at once.
+//!
+//! # What is promised
+//!
+//! - `202` is sent after the event and its outbox rows are committed synchronously, never before.
+//! - The payload's bytes are those that were sent: they are checked, never printed anew.
+//! - Checks are made in one order: route, authentication, scope, content type, size, UTF-8, JSON,
+//!   fields, idempotency. A caller without a key learns of nothing but the first.
+//! - Bad input is a [`problem`] of the 4xx kind that names field and rule. Everything that can pile up
+//!   has a limit, and beyond it the answer is 503 with `Retry-After`, at once.
+//! - A database that is away for less than the request deadline costs its publishers time, not errors.
+//!
+//! # Architecture invariants
+//!
+//! - No SQL and no Redis here. New events are told to relays by a bell that may get lost.
+//! - `POST /v1/events` does not go through the router: see [`exchange`].
+//! - Nothing a client sends is printed into a log except ids that were parsed.
+
+mod answer;
+mod api_keys;
+mod app;
+mod auth;
+mod batcher;
+mod body;
+mod config;
+mod deliveries;
+mod endpoints;
+mod events;
+mod exchange;
+mod fields;
+mod pages;
+mod problem;
+mod router;
+mod server;
+mod statistics;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use zyven_domain::secret_box::KeyRing;
+use zyven_runtime::doorbell::Bell;
+use zyven_runtime::metrics::Metrics;
+use zyven_runtime::pace::{self, Backoff, Rest};
+use zyven_runtime::probes::{Condition, Readiness};
+use zyven_runtime::shutdown::Shutdown;
+use zyven_store::{Store, StoreError};
+
+pub use api_keys::new_api_key;
+pub use auth::REVOCATION_MAX;
+pub use config::{
+    Config, Deadlines, FLUSH_BYTES_MAX, FLUSH_EVENTS_MAX, HEAD_BYTES_MAX, Limits,
+};
+
+use app::App;
+use auth::Keys;
+use batcher::{Batcher, Writer};
+use body::Room;
+use exchange::Exchange;
+use server::ConnectionLimits;
+use statistics::Statistics;
+
+/// How often the database is asked for a sign of life.
+const HEALTH_EVERY: Duration = Duration::from_secs(2);
+
+/// What the API works with besides its settings.
+pub struct Deps {
+    /// Where events go.
+    pub store: Store,
+    /// What signing secrets are sealed with.
+    pub ring: KeyRing,
+    /// What it counts.
+    pub metrics: Metrics,
+    /// Where it tells whether it can work: the condition `ingest`.
+    pub readiness: Readiness,
+}
+
+/// Serves the API on `listener` until shutdown is requested: then takes no more connections, finishes
+/// the requests that have begun, and stores what is queued, all within [`Deadlines::grace`].
+///
+/// # Errors
+/// None: once it serves, nothing ends it but the shutdown.
+pub async fn run(
+    listener: TcpListener,
+    config: Config,
+    deps: Deps,
+    shutdown: Shutdown,
+) -> Result<(), Infallible> {
+    let limits = ConnectionLimits {
+        connections_max: config.limits.connections_max,
+        head: config.deadlines.head,
+        grace: config.deadlines.grace,
+    };
+    let writers_max = config.writers;
+    let condition = deps.readiness.condition("ingest");
+    let store = deps.store.clone();
+    let app = Arc::new(assemble(config, deps));
+    let writer = Writer {
+        store: store.clone(),
+        bell: app.bell.clone(),
+        statistics: Arc::clone(&app.statistics),
+    };
+    let mut writers = JoinSet::new();
+    for _ in 0..writers_max {
+        // Ends when the batcher is closed and empty, or is aborted with the set.
+        writers.spawn(writer.clone().run(app.batcher.clone()));
+    }
+
+    let exchange = Arc::new(Exchange::new(Arc::clone(&app)));
+    let serving = server::serve(listener, exchange, limits, &app.statistics, &shutdown);
+    let watching = watch(&store, &condition, &shutdown);
+    tokio::join!(serving, watching);
+
+    // Nobody can add to the queue any more. What is in it belongs to clients that have been cut off
+    // or have gone; it is stored all the same, if it can be soon.
+    app.batcher.close();
+    let deadline = Instant::now() + limits.grace;
+    let emptied = async { while writers.join_next().await.is_some() {} };
+    if timeout_at(deadline, emptied).await.is_err() {
+        tracing::warn!(
+            events = app.batcher.waiting(),
+            "ending with events that could not be stored; they were not acknowledged"
+        );
+    }
+    Ok(())
+}
+
+fn assemble(config: Config, deps: Deps) -> App {
+    let batcher = Batcher::new(config.limits.queue_events_max, config.deadlines.request);
+    let room = Room::new(config.limits.bodies_bytes_max);
+    App {
+        keys: Arc::new(Keys::new(deps.store.clone(), config.deadlines.request)),
+        statistics: Statistics::new(&deps.metrics, &batcher, &room),
+        bell: Bell::to(&config.doorbells),
+        store: deps.store,
+        ring: deps.ring,
+        batcher,
+        room,
+        config,
+    }
+}
+
+/// Keeps the condition equal to whether the database answers.
+async fn watch(store: &Store, condition: &Condition, shutdown: &Shutdown) {
+    let backoff = Backoff {
+        min: Duration::from_millis(250),
+        max: HEALTH_EVERY,
+    };
+    pace::run("ingest health", shutdown, backoff, async || {
+        match store.health().await {
+            Ok(()) => {
+                condition.ready();
+                Ok(Rest::For(HEALTH_EVERY))
+            }
+            Err(error) => {
+                condition.not_ready("PostgreSQL does not answer");
+                Err::<Rest, StoreError>(error)
+            }
+        }
+    })
+    .await;
+    condition.not_ready("stopping");
+}

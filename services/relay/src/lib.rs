@@ -1,1 +1,259 @@
-//! relay.
+//! The relay: gives every unfinished delivery a ticket in Redis.
+//!
+//! # Who acts
+//!
+//! Ingest commits outbox rows and rings the doorbell. [`HandOver`] reads the rows behind its cursor in
+//! sequence order and pushes their tickets. It remembers the numbers it did not see ([`gaps`]), because
+//! a slow transaction may still commit them. [`Sweep`] walks the whole outbox now and then and offers
+//! whatever should have a ticket; when Redis has lost its epoch it begins a new one and walks at full
+//! speed, which is the rebuild. [`Maintenance`] cares for partitions and retention by a cron schedule.
+//!
+//! Any number of relays may run. One *leads* for a few seconds at a time, by a lease in PostgreSQL; the
+//! others wait for it to fail.
+//!
+//! # What is promised
+//!
+//! - With PostgreSQL and Redis up, every outbox row that is due has a ticket within one sweep, whatever
+//!   was lost. In ordinary times it has one within a poll of its commit.
+//! - Two leaders at the same time, a leader that dies between any two steps, a step done twice: all
+//!   harmless. Pushing is idempotent, and nothing is ever decided here.
+//! - PostgreSQL or Redis being away never ends the service. It backs off, says so once, tells its
+//!   readiness the truth, and goes on where it was.
+//!
+//! # What is deliberately absent
+//!
+//! The relay changes no outbox row: a hand-over is one watermark, not an update per row. It holds no
+//! transaction open, uses no LISTEN, and knows nothing of payloads or endpoints.
+
+mod config;
+pub mod gaps;
+mod hand_over;
+mod maintenance;
+mod statistics;
+mod sweep;
+mod term;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+use zyven_queue::{Queue, QueueError};
+use zyven_runtime::doorbell::Doorbell;
+use zyven_runtime::metrics::Metrics;
+use zyven_runtime::pace::{self, Backoff, Rest};
+use zyven_runtime::probes::{Check, Readiness};
+use zyven_runtime::shutdown::{Shutdown, Trigger};
+use zyven_runtime::telemetry::chain;
+use zyven_store::{Leadership, Store, StoreError};
+
+pub use config::Config;
+pub use hand_over::HandOver;
+pub use maintenance::Maintenance;
+pub use statistics::Statistics;
+pub use sweep::Sweep;
+pub use term::Term;
+
+/// How long one claim to the lead lasts. A leader that dies is replaced within this and one poll.
+const LEAD: Duration = Duration::from_secs(3);
+/// How often the leader renews its claim, and how often the others try.
+const LEAD_POLL: Duration = Duration::from_secs(1);
+
+/// Short, because all that waits behind it is late already.
+const BACKOFF: Backoff = Backoff {
+    min: Duration::from_millis(50),
+    max: Duration::from_secs(1),
+};
+/// Maintenance is in no hurry.
+const MAINTENANCE_BACKOFF: Backoff = Backoff {
+    min: Duration::from_secs(1),
+    max: Duration::from_secs(60),
+};
+
+/// What the relay works with. The caller makes and owns it.
+pub struct Dependencies {
+    /// PostgreSQL.
+    pub store: Store,
+    /// Redis.
+    pub queue: Queue,
+    /// Where ingest says that there is something new.
+    pub doorbell: Doorbell,
+    /// Where to count.
+    pub metrics: Metrics,
+    /// Where to say whether it works.
+    pub readiness: Readiness,
+}
+
+/// A step that did not happen. It is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// PostgreSQL's part of it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Redis' part of it.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+}
+
+/// Runs until shutdown is requested. The steps under way are finished then, which takes a few seconds
+/// at most unless PostgreSQL hangs. Nothing else ends it.
+pub async fn run(config: Config, dependencies: Dependencies, shutdown: Shutdown) {
+    let Dependencies {
+        store,
+        queue,
+        doorbell,
+        metrics,
+        readiness,
+    } = dependencies;
+    let relay = Relay {
+        holder: format!("{}-{}", std::process::id(), Uuid::now_v7().simple()),
+        statistics: Statistics::new(&metrics),
+        hand_over_works: readiness.check("relay_hand_over"),
+        queue_is_filled: readiness.check("relay_queue_filled"),
+        doorbell,
+        config,
+        store,
+        queue,
+    };
+    let relay = Arc::new(relay);
+    pace::run("relay", shutdown.clone(), BACKOFF, async move || {
+        relay.lead_if_possible(&shutdown).await
+    })
+    .await;
+}
+
+struct Relay {
+    holder: String,
+    config: Config,
+    store: Store,
+    queue: Queue,
+    statistics: Statistics,
+    hand_over_works: Check,
+    queue_is_filled: Check,
+    doorbell: Doorbell,
+}
+
+impl Relay {
+    /// One try for the lead, and the term that follows if it succeeds.
+    async fn lead_if_possible(self: &Arc<Self>, shutdown: &Shutdown) -> Result<Rest, RelayError> {
+        let asked_at = Instant::now();
+        match self.reported(self.try_to_lead().await)? {
+            Leadership::Leader => {
+                tracing::info!(holder = %self.holder, "leading");
+                self.statistics.is_leading.set(1.0);
+                self.serve(asked_at + LEAD, shutdown).await;
+                self.statistics.is_leading.set(0.0);
+                self.store.resign_relay_lease(&self.holder).await?;
+                Ok(Rest::None)
+            }
+            Leadership::Follower => {
+                // Whoever waits must be able to take over.
+                self.reported(self.queue.health().await.map_err(RelayError::from))?;
+                self.hand_over_works.ready();
+                self.queue_is_filled.ready();
+                Ok(Rest::For(LEAD_POLL))
+            }
+        }
+    }
+
+    async fn try_to_lead(&self) -> Result<Leadership, RelayError> {
+        Ok(self.store.relay_lease(&self.holder, LEAD).await?)
+    }
+
+    /// Leads until the lead is lost or shutdown is requested.
+    async fn serve(self: &Arc<Self>, leads_until: Instant, shutdown: &Shutdown) {
+        let (end, ended) = Shutdown::new();
+        let term = Arc::new(Term::new(
+            self.store.clone(),
+            self.queue.clone(),
+            self.statistics.clone(),
+        ));
+        tokio::join!(
+            self.keep_leading(leads_until, end, shutdown),
+            Arc::clone(self).hand_over(Arc::clone(&term), ended.clone()),
+            Arc::clone(self).sweep(term, ended.clone()),
+            Arc::clone(self).maintain(ended),
+        );
+    }
+
+    async fn hand_over(self: Arc<Self>, term: Arc<Term>, ended: Shutdown) {
+        let mut hand_over = HandOver::new(Arc::clone(&term), self.config.poll_interval);
+        let relay = Arc::clone(&self);
+        let listen = async move |at_most| {
+            relay.doorbell.rung(at_most).await;
+        };
+        pace::run_with_alarm("relay hand-over", ended, BACKOFF, listen, async move || {
+            let step = self.reported(hand_over.step().await);
+            if step.is_ok() && term.has_epoch() {
+                self.hand_over_works.ready();
+            }
+            step
+        })
+        .await;
+    }
+
+    async fn sweep(self: Arc<Self>, term: Arc<Term>, ended: Shutdown) {
+        let mut sweep = Sweep::new(Arc::clone(&term), self.config.scrub_interval);
+        let listen = async move |at_most| pace::notified(term.alarm(), at_most).await;
+        pace::run_with_alarm("relay sweep", ended, BACKOFF, listen, async move || {
+            let step = sweep.step().await;
+            match &step {
+                Err(error) => self.queue_is_filled.not_ready(chain(error)),
+                Ok(_) if sweep.is_rebuilding() => self
+                    .queue_is_filled
+                    .not_ready("Redis was emptied and is being filled again"),
+                Ok(_) => self.queue_is_filled.ready(),
+            }
+            step
+        })
+        .await;
+    }
+
+    async fn maintain(self: Arc<Self>, ended: Shutdown) {
+        let mut maintenance = Maintenance::new(
+            self.config.clone(),
+            self.store.clone(),
+            self.statistics.clone(),
+        );
+        pace::run(
+            "relay maintenance",
+            ended,
+            MAINTENANCE_BACKOFF,
+            async move || maintenance.step().await,
+        )
+        .await;
+    }
+
+    /// Renews the lead, and ends the term (by dropping `end`) when it is lost.
+    async fn keep_leading(&self, mut leads_until: Instant, end: Trigger, shutdown: &Shutdown) {
+        loop {
+            tokio::select! {
+                () = shutdown.requested() => break,
+                () = tokio::time::sleep(LEAD_POLL) => {}
+            }
+            let asked_at = Instant::now();
+            match self.try_to_lead().await {
+                Ok(Leadership::Leader) => leads_until = asked_at + LEAD,
+                Ok(Leadership::Follower) => {
+                    tracing::warn!(holder = %self.holder, "another relay has taken the lead");
+                    break;
+                }
+                // The other tasks meet the same error and say so. Going on is harmless until somebody
+                // else may lead, and pointless after.
+                Err(_) if Instant::now() < leads_until => {}
+                Err(error) => {
+                    tracing::warn!(error = %chain(&error), "the lead has run out");
+                    break;
+                }
+            }
+        }
+        drop(end);
+    }
+
+    fn reported<T>(&self, outcome: Result<T, RelayError>) -> Result<T, RelayError> {
+        if let Err(error) = &outcome {
+            self.hand_over_works.not_ready(chain(error));
+        }
+        outcome
+    }
+}

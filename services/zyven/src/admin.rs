@@ -167,7 +167,8 @@ async fn check() -> Result<(), Failure> {
     }
 }
 
-async fn new_tenant(store: &Store, name: &str) -> Result<(TenantId, ApiKey), Failure> {
+/// Makes a tenant and its first key.
+pub(crate) async fn new_tenant(store: &Store, name: &str) -> Result<(TenantId, ApiKey), Failure> {
     let (key, row) = new_key(TenantId::new(), "first key", None)?;
     store.create_tenant(name, &row).await.map_err(Failure::other)?;
     Ok((row.tenant_id, key))

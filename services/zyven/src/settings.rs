@@ -85,7 +85,7 @@ pub(crate) fn probe_listen(source: &mut Source) -> Option<SocketAddr> {
 
 /// Where the API is, for commands that use it.
 pub(crate) fn api_url(source: &mut Source) -> Option<String> {
-    let listen = ingest_listen(source);
+    let listen = zyven_ingest::Config::read(source).map(|ingest| ingest.listen);
     let url = source.optional::<String>(
         "ZYVEN_API_URL",
         "URL of the API for commands that use it; by default where ingest listens",
@@ -94,33 +94,6 @@ pub(crate) fn api_url(source: &mut Source) -> Option<String> {
         Some(url) => Some(url.trim_end_matches('/').to_owned()),
         None => Some(format!("http://{}", listen?)),
     }
-}
-
-/// Where the API listens.
-pub(crate) fn ingest_listen(source: &mut Source) -> Option<SocketAddr> {
-    source.value(
-        "ZYVEN_INGEST_LISTEN",
-        "address the API listens on",
-        Some("127.0.0.1:8080"),
-    )
-}
-
-/// Where the relay hears that there is new work.
-pub(crate) fn doorbell_listen(source: &mut Source) -> Option<SocketAddr> {
-    source.value(
-        "ZYVEN_RELAY_DOORBELL_LISTEN",
-        "UDP address at which the relay hears of new events",
-        Some("127.0.0.1:8091"),
-    )
-}
-
-/// Where the outgoing proxy listens.
-pub(crate) fn egress_listen(source: &mut Source) -> Option<SocketAddr> {
-    source.value(
-        "ZYVEN_EGRESS_LISTEN",
-        "address the outgoing proxy listens on; reachable by dispatchers only",
-        Some("127.0.0.1:8092"),
-    )
 }
 
 /// Every setting that any part of Zyven reads.
@@ -133,8 +106,6 @@ fn declared() -> Source {
         master_keys(&mut source).is_some(),
         probe_listen(&mut source),
         api_url(&mut source),
-        doorbell_listen(&mut source),
-        egress_listen(&mut source),
     );
     let _ = telemetry::Config::read(&mut source);
     let _ = zyven_ingest::Config::read(&mut source);

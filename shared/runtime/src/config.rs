@@ -161,15 +161,7 @@ impl Source {
     }
 
     /// A setting that may be left out: `Some(None)` then.
-    #[expect(
-        clippy::option_option,
-        reason = "the outer None means a mistake, the inner one unset, and both occur"
-    )]
-    pub fn optional<T>(
-        &mut self,
-        name: &'static str,
-        meaning: &'static str,
-    ) -> Option<Option<T>>
+    pub fn optional<T>(&mut self, name: &'static str, meaning: &'static str) -> Option<Option<T>>
     where
         T: FromStr<Err: Display>,
     {
@@ -192,10 +184,6 @@ impl Source {
     }
 
     /// A secret that may be left out: `Some(None)` then.
-    #[expect(
-        clippy::option_option,
-        reason = "the outer None means a mistake, the inner one unset, and both occur"
-    )]
     pub fn optional_secret<T>(
         &mut self,
         name: &'static str,
@@ -232,7 +220,7 @@ impl Source {
         default: Option<&'static str>,
     ) -> Option<bool> {
         let setting = Setting::open(name, meaning, default).with_rule("true or false".to_owned());
-        self.read(setting, &parse::<bool>, &|_| true)?.into()
+        self.read(setting, &parse_bool, &|_| true)?.into()
     }
 
     /// A whole number with one of the units `ms`, `s`, `m`, `h`, `d`, such as `15s`.
@@ -321,7 +309,11 @@ impl Source {
 
     /// Two services may declare the same setting, but then they must agree on it.
     fn declare(&mut self, setting: Setting) -> Setting {
-        match self.settings.iter().find(|known| known.name == setting.name) {
+        match self
+            .settings
+            .iter()
+            .find(|known| known.name == setting.name)
+        {
             Some(known) => debug_assert_eq!(*known, setting, "declared twice, differently"),
             None => self.settings.push(setting.clone()),
         }
@@ -425,6 +417,10 @@ fn parse_list<T: FromStr<Err: Display>>(text: &str) -> Result<Vec<T>, String> {
         .filter(|item| !item.is_empty())
         .map(|item| parse(item).map_err(|error| format!("\"{item}\": {error}")))
         .collect()
+}
+
+fn parse_bool(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "must be true or false".to_owned())
 }
 
 fn as_text<T, E: Display>(

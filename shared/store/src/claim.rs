@@ -92,6 +92,16 @@ const EXPLAIN_REFUSALS: &str = "
       FROM zyven.outbox
      WHERE seq = ANY ($1)";
 
+/// Undoes a claim as if it had not been made.
+const UNCLAIM: &str = "
+    UPDATE zyven.outbox
+       SET attempts = attempts - 1,
+           lease_token = 0,
+           leased_until = '-infinity'
+     WHERE seq = ANY ($1)
+       AND state = 'DISPATCHING'
+       AND lease_token = $2";
+
 /// A row somebody else has just let go of is worth asking for again, but not in a tight circle.
 const ASK_AGAIN_MS_MIN: i64 = 10;
 
@@ -147,6 +157,17 @@ impl Store {
             .refused
             .extend(stale.map(|seq| RefusedTicket::Finished { seq }));
         Ok(claim)
+    }
+
+    /// Takes back a [`Store::claim`] whose outcome is unknown: whatever of `seqs` it leased under
+    /// `lease_token` is free again, and the attempt does not count. To be called before anything is
+    /// sent. Returns how many rows it concerned.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked. Repeat it, or leave the rows to the end of their lease.
+    pub async fn unclaim(&self, seqs: &[i64], lease_token: i64) -> Result<u64, StoreError> {
+        let connection = self.relaxed("taking back a claim").await?;
+        connection.execute(UNCLAIM, &[&seqs, &lease_token]).await
     }
 }
 

@@ -179,10 +179,12 @@ async fn connect(url: &str) -> redis::RedisResult<MultiplexedConnection> {
         .await
 }
 
-/// Who answers at that address: another test's server may have been faster to take the port.
+/// Who serves at that address: another test's server may have been faster to take the port. A server that still
+/// loads its file answers INFO but not PING.
 async fn process_id(url: &str) -> Result<u32, String> {
     let asked = async {
         let mut connection = connect(url).await?;
+        let () = redis::cmd("PING").query_async(&mut connection).await?;
         redis::cmd("INFO")
             .arg("server")
             .query_async::<String>(&mut connection)

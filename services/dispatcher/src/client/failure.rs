@@ -109,7 +109,11 @@ fn tidy(detail: Cow<'static, str>) -> Cow<'static, str> {
     }
     let mut tidied = String::with_capacity(DETAIL_BYTES_MAX);
     for character in detail.trim().chars() {
-        let character = if character.is_control() { ' ' } else { character };
+        let character = if character.is_control() {
+            ' '
+        } else {
+            character
+        };
         if tidied.len() + character.len_utf8() > DETAIL_BYTES_MAX {
             break;
         }

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use zyven_domain::retry::{FailureKind, Outcome, RefusalReason};
 use zyven_domain::target::{EGRESS_REASON_HEADER, EgressReason};
 
+use super::Stage;
 use super::failure::Failure;
 
 /// A proxy is a neighbour: one that does not accept within this time is down.
@@ -54,7 +55,9 @@ impl FromStr for ProxyAddress {
         let (host, port) = text.rsplit_once(':').ok_or(error)?;
         let port = port.parse().ok().filter(|port| *port != 0).ok_or(error)?;
         // An IPv6 address stands in brackets in an authority and without them everywhere else.
-        let unbracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let unbracketed = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
         let is_plain = |host: &str| !host.is_empty() && !host.contains([':', '/', '@', ' ']);
         let host = match unbracketed {
             Some(host) if host.parse::<std::net::Ipv6Addr>().is_ok() => host,
@@ -110,10 +113,7 @@ enum Refusal {
     /// It is not there, stuck, talks nonsense, or does not know us.
     Down(&'static str),
     /// It answered, about the target or its own limits.
-    Said {
-        outcome: Outcome,
-        detail: String,
-    },
+    Said { outcome: Outcome, detail: String },
 }
 
 impl Proxies {
@@ -134,11 +134,15 @@ impl Proxies {
         }
     }
 
-    /// Opens a tunnel to `authority` (`host:port`).
-    pub(super) async fn open(&self, authority: &str) -> Result<TcpStream, Failure> {
+    /// Opens a tunnel to `authority` (`host:port`). `stage` moves on once a proxy has been asked.
+    pub(super) async fn open(
+        &self,
+        authority: &str,
+        stage: &mut Stage,
+    ) -> Result<TcpStream, Failure> {
         let mut last = Failure::unsent("no egress proxy could be reached");
         for proxy in self.in_order() {
-            match self.ask(proxy, authority).await {
+            match self.ask(proxy, authority, stage).await {
                 Ok(tunnel) => {
                     self.mark_up(proxy);
                     return Ok(tunnel);
@@ -209,7 +213,12 @@ impl Proxies {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    async fn ask(&self, proxy: &Proxy, authority: &str) -> Result<TcpStream, Refusal> {
+    async fn ask(
+        &self,
+        proxy: &Proxy,
+        authority: &str,
+        stage: &mut Stage,
+    ) -> Result<TcpStream, Refusal> {
         let ProxyAddress { host, port } = &proxy.address;
         let connecting = TcpStream::connect((host.as_str(), *port));
         let mut tunnel = match timeout(CONNECT_TIME_MAX, connecting).await {
@@ -217,6 +226,7 @@ impl Proxies {
             Ok(Err(_)) => return Err(Refusal::Down("it refuses connections")),
             Err(_elapsed) => return Err(Refusal::Down("it does not accept connections")),
         };
+        *stage = Stage::Connecting;
         // Requests are written whole; waiting to merge them with the next would only cost time.
         let _ = tunnel.set_nodelay(true);
         match timeout(ANSWER_TIME_MAX, self.shake_hands(&mut tunnel, authority)).await {
@@ -325,12 +335,31 @@ mod tests {
 
     #[test]
     fn a_proxys_address_has_a_host_and_a_port() {
-        for good in ["127.0.0.1:8092", "egress:8092", "[::1]:8092", "egress.zyven.svc:1"] {
+        for good in [
+            "127.0.0.1:8092",
+            "egress:8092",
+            "[::1]:8092",
+            "egress.zyven.svc:1",
+        ] {
             let parsed = good.parse::<ProxyAddress>();
-            assert_eq!(parsed.map(|address| address.to_string()).as_deref(), Ok(good));
+            assert_eq!(
+                parsed.map(|address| address.to_string()).as_deref(),
+                Ok(good)
+            );
         }
-        for bad in ["", "egress", ":8092", "egress:", "egress:0", "egress:70000", "::1:8092", "[::1]",
-            "http://egress:8092", "user@egress:8092", "[egress]:8092"] {
+        for bad in [
+            "",
+            "egress",
+            ":8092",
+            "egress:",
+            "egress:0",
+            "egress:70000",
+            "::1:8092",
+            "[::1]",
+            "http://egress:8092",
+            "user@egress:8092",
+            "[egress]:8092",
+        ] {
             assert!(bad.parse::<ProxyAddress>().is_err(), "{bad}");
         }
     }
@@ -346,8 +375,14 @@ mod tests {
         assert_eq!(outcome(403, Some("denied_ip")), denied);
         assert_eq!(outcome(403, Some("denied_by_a_later_version")), denied);
         assert_eq!(outcome(403, None), None);
-        assert_eq!(outcome(502, Some("dns_not_found")), failed(FailureKind::Dns));
-        assert_eq!(outcome(504, Some("unheard_of")), failed(FailureKind::Connect));
+        assert_eq!(
+            outcome(502, Some("dns_not_found")),
+            failed(FailureKind::Dns)
+        );
+        assert_eq!(
+            outcome(504, Some("unheard_of")),
+            failed(FailureKind::Connect)
+        );
         assert_eq!(outcome(502, None), None);
         assert_eq!(outcome(407, Some("credential_invalid")), None);
         assert_eq!(outcome(503, Some("overloaded")), Some(Outcome::Unsent));
@@ -361,7 +396,10 @@ mod tests {
     async fn resting_proxies_are_passed_over_unless_all_rest() {
         let addresses = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"];
         let proxies = Proxies::new(
-            addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            addresses
+                .iter()
+                .map(|address| address.parse().unwrap())
+                .collect(),
             "credential",
         );
         let asked = || {

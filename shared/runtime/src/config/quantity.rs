@@ -71,7 +71,7 @@ fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 fn format(quantity: u64, units: &[(&str, u64)]) -> String {
     let whole = units
         .iter()
-        .find(|(_, size)| quantity >= *size && quantity % size == 0);
+        .find(|(_, size)| quantity >= *size && quantity.is_multiple_of(*size));
     // Only zero is no multiple of the smallest unit, which is one.
     let (name, size) = whole.or(units.last()).unwrap_or(&("", 1));
     format!("{}{name}", quantity / size)
@@ -96,9 +96,19 @@ mod tests {
             assert_eq!(parse_duration(text), Ok(expected), "{text}");
         }
         for text in [
-            "", "15", "s", "1.5s", "-1s", "1S", "1w", "1s2", "١s", "+1s",
+            "",
+            "15",
+            "s",
+            "1.5s",
+            "-1s",
+            "1S",
+            "1w",
+            "1s2",
+            "١s",
+            "+1s",
             // Overflows, in the number and in the product.
-            "18446744073709551616ms", "18446744073709551615s",
+            "18446744073709551616ms",
+            "18446744073709551615s",
         ] {
             assert_eq!(parse_duration(text), Err(ParseDurationError), "{text}");
         }
@@ -116,19 +126,37 @@ mod tests {
         ] {
             assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
         }
-        for text in ["", "KiB", "1KB", "1kib", "-1", "1.5MiB", "18446744073709551615KiB"] {
+        for text in [
+            "",
+            "KiB",
+            "1KB",
+            "1kib",
+            "-1",
+            "1.5MiB",
+            "18446744073709551615KiB",
+        ] {
             assert_eq!(parse_bytes(text), Err(ParseBytesError), "{text}");
         }
     }
 
     #[test]
     fn what_is_written_can_be_read() {
-        for (text, milliseconds) in [("0ms", 0), ("1500ms", 1500), ("90s", 90_000), ("1d", 86_400_000)] {
+        for (text, milliseconds) in [
+            ("0ms", 0),
+            ("1500ms", 1500),
+            ("90s", 90_000),
+            ("1d", 86_400_000),
+        ] {
             let duration = Duration::from_millis(milliseconds);
             assert_eq!(format_duration(duration), text);
             assert_eq!(parse_duration(text), Ok(duration));
         }
-        for (text, bytes) in [("0B", 0), ("1025B", 1025), ("256KiB", 256 << 10), ("3GiB", 3 << 30)] {
+        for (text, bytes) in [
+            ("0B", 0),
+            ("1025B", 1025),
+            ("256KiB", 256 << 10),
+            ("3GiB", 3 << 30),
+        ] {
             assert_eq!(format_bytes(bytes), text);
             assert_eq!(parse_bytes(text), Ok(bytes));
         }

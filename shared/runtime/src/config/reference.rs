@@ -106,7 +106,11 @@ pub fn reference_table(settings: &[Setting]) -> String {
         };
         let (name, meaning) = (setting.name, cell(setting.meaning));
         // Writing to a String cannot fail.
-        let _ = writeln!(table, "| `{name}` | {default} | {} | {meaning} |", cell(&value));
+        let _ = writeln!(
+            table,
+            "| `{name}` | {default} | {} | {meaning} |",
+            cell(&value)
+        );
     }
     table
 }

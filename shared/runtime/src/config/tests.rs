@@ -74,7 +74,12 @@ fn ranges_include_both_ends() {
         assert_eq!(read, expected, "{text}");
     }
     let range = Duration::from_secs(1)..=Duration::from_secs(60);
-    for (text, expected) in [("999ms", None), ("1s", Some(1)), ("1m", Some(60)), ("61s", None)] {
+    for (text, expected) in [
+        ("999ms", None),
+        ("1s", Some(1)),
+        ("1m", Some(60)),
+        ("61s", None),
+    ] {
         let mut source = Source::from_pairs([("ZYVEN_D", text)]);
         let read = source.duration_in("ZYVEN_D", MEANING, None, range.clone());
         assert_eq!(read, expected.map(Duration::from_secs), "{text}");
@@ -108,8 +113,16 @@ impl FromStr for Quoting {
 fn a_secret_is_never_echoed() {
     let secret = "hunter2-hunter2";
     let mut source = Source::from_pairs([("ZYVEN_PASSWORD", secret), ("ZYVEN_TOKEN", secret)]);
-    assert!(source.secret::<Quoting>("ZYVEN_PASSWORD", MEANING, None).is_none());
-    assert!(source.optional_secret::<u64>("ZYVEN_TOKEN", MEANING).is_none());
+    assert!(
+        source
+            .secret::<Quoting>("ZYVEN_PASSWORD", MEANING, None)
+            .is_none()
+    );
+    assert!(
+        source
+            .optional_secret::<u64>("ZYVEN_TOKEN", MEANING)
+            .is_none()
+    );
     let error = source.finish().unwrap_err();
     assert_eq!(
         error.to_string(),

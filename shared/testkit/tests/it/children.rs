@@ -77,7 +77,10 @@ async fn a_killed_test_takes_its_children_along() {
         .next()
         .and_then(|id| id.parse().ok())
         .expect("a process id");
-    assert_eq!(state_of(child), Some('S'));
+    assert!(
+        matches!(state_of(child), Some('R' | 'S')),
+        "it runs or sleeps"
+    );
     hanging.kill();
     // Nobody may be there to collect it: dead is enough.
     wait_until("the child is dead", SOON, async || match state_of(child) {

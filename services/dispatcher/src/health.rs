@@ -1,0 +1,62 @@
+//! What the readiness probe says about the dispatcher.
+
+use zyven_runtime::probes::{Check, Readiness};
+
+use crate::client::Reachability;
+use crate::intake::IntakeError;
+
+/// Three things a dispatcher cannot do without.
+pub(crate) struct Health {
+    redis: Check,
+    postgres: Check,
+    egress: Check,
+    /// The last state told, so that telling it again costs nothing.
+    last: Option<State>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Well,
+    NoRedis,
+    NoPostgres,
+    NoEgress,
+}
+
+impl Health {
+    pub(crate) fn new(readiness: &Readiness) -> Self {
+        Self {
+            redis: readiness.check("dispatcher_redis"),
+            postgres: readiness.check("dispatcher_postgres"),
+            egress: readiness.check("dispatcher_egress"),
+            last: None,
+        }
+    }
+
+    /// Takes note of how a step went.
+    pub(crate) fn note(&mut self, step: &Result<(), IntakeError>, reachability: Reachability) {
+        let state = match (step, reachability) {
+            (Err(IntakeError::Queue(_)), _) => State::NoRedis,
+            (Err(IntakeError::Store(_)), _) => State::NoPostgres,
+            (Ok(()), Reachability::Open) => State::Well,
+            (Ok(()), Reachability::Doubtful | Reachability::Closed(_)) => State::NoEgress,
+        };
+        if self.last.replace(state) == Some(state) {
+            return;
+        }
+        for (check, trouble, reason) in [
+            (&self.redis, State::NoRedis, "Redis does not answer"),
+            (
+                &self.postgres,
+                State::NoPostgres,
+                "PostgreSQL does not answer",
+            ),
+            (&self.egress, State::NoEgress, "no egress proxy answers"),
+        ] {
+            if state == trouble {
+                check.not_ready(reason);
+            } else {
+                check.ready();
+            }
+        }
+    }
+}

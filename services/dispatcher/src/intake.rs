@@ -1,0 +1,428 @@
+//! Taking work in: Redis proposes, PostgreSQL confirms, attempts begin.
+//!
+//! One task owns this. It hands back what has been settled and asks for more in the same call, so
+//! under load the settlements set the pace and nothing is polled; while nothing happens it sleeps on
+//! the doorbell.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+use zyven_domain::retry::DeadLetterReason;
+use zyven_queue::{ClaimedTicket, Completion, Doorbell, Queue, QueueError};
+use zyven_runtime::pace::{Backoff, Rest};
+use zyven_runtime::shutdown::Shutdown;
+use zyven_store::{ClaimedDelivery, RefusedTicket, Settlement, Store, StoreError};
+
+use crate::attempt::{Attempt, Lease, settle_item};
+use crate::client::{Client, Reachability};
+use crate::config::LAST_FLUSH_TIME_MAX;
+use crate::endpoints::{Endpoint, Endpoints};
+use crate::health::Health;
+use crate::settle::Finished;
+use crate::statistics::Statistics;
+
+/// Most tickets taken at once: what PostgreSQL confirms and records best in one statement.
+const BATCH_MAX: usize = 128;
+/// What a lease lasts beyond the longest attempt in its batch: for confirming it, starting the
+/// attempts, and recording what came of them.
+const LEASE_MARGIN: Duration = Duration::from_secs(5);
+/// What the ticket's lease in Redis lasts beyond that, to spare a claim that PostgreSQL would refuse.
+const TICKET_LEASE_MARGIN: Duration = Duration::from_secs(2);
+/// The longest sleep. A bell may be lost, and expired leases are found by claiming.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// How long a delivery waits whose endpoint's secret cannot be opened: an operator has to act.
+const SEALED_WAIT: Duration = Duration::from_secs(30);
+/// Between two tries to tell Redis what is settled, while stopping.
+const FAREWELL_WAIT: Duration = Duration::from_millis(100);
+
+/// Waits after a failed step.
+pub(crate) const BACKOFF: Backoff = Backoff {
+    min: Duration::from_millis(50),
+    max: Duration::from_secs(2),
+};
+
+/// Why a step did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IntakeError {
+    #[error("could not exchange tickets")]
+    Queue(#[from] QueueError),
+    #[error("could not claim deliveries")]
+    Store(#[from] StoreError),
+}
+
+/// What attempts share.
+pub(crate) struct Workshop {
+    pub(crate) client: Arc<Client>,
+    pub(crate) statistics: Arc<Statistics>,
+    /// Told when the grace time is over: attempts let go of what they hold.
+    pub(crate) give_up: watch::Receiver<bool>,
+}
+
+pub(crate) struct Intake {
+    pub(crate) store: Store,
+    pub(crate) queue: Queue,
+    pub(crate) doorbell: Doorbell,
+    pub(crate) endpoints: Endpoints,
+    pub(crate) workshop: Arc<Workshop>,
+    pub(crate) health: Health,
+    pub(crate) in_flight_max: usize,
+    pub(crate) shutdown: Shutdown,
+    /// Where results go.
+    pub(crate) finished: mpsc::UnboundedSender<Finished>,
+    /// Where they come back as completions.
+    pub(crate) settled: mpsc::UnboundedReceiver<Vec<Completion>>,
+    pub(crate) progress: Progress,
+}
+
+/// What one step leaves to the next.
+#[derive(Default)]
+pub(crate) struct Progress {
+    /// Deliveries that were claimed and are not settled yet.
+    held: usize,
+    /// What Redis has not been told yet.
+    completions: Vec<Completion>,
+    /// When to look again although nobody rang.
+    look_at: Option<Instant>,
+    /// A claim of which nobody knows whether it happened.
+    unclear: Option<Unclear>,
+}
+
+struct Unclear {
+    lease_token: i64,
+    tickets: Vec<ClaimedTicket>,
+}
+
+impl Intake {
+    /// Waits until there may be something to do, and does it: one call to Redis, and one claim in
+    /// PostgreSQL if that brought tickets. Returns early, with nothing done, when asked to stop.
+    ///
+    /// # Errors
+    /// Redis or PostgreSQL could not be asked. What is not done yet is part of the next step.
+    pub(crate) async fn step(&mut self) -> Result<Rest, IntakeError> {
+        self.wait().await;
+        if self.shutdown.is_requested() {
+            return Ok(Rest::None);
+        }
+        let done = self.exchange_tickets().await;
+        self.health.note(&done, self.workshop.client.reachability());
+        done.map(|()| Rest::None)
+    }
+
+    async fn exchange_tickets(&mut self) -> Result<(), IntakeError> {
+        self.resolve_unclear().await?;
+        let tickets_max = self.tickets_wanted();
+        let lease = self.endpoints.longest_timeout() + LEASE_MARGIN + TICKET_LEASE_MARGIN;
+        let progress = &mut self.progress;
+        let claimed = self
+            .queue
+            .claim(tickets_max, lease, &progress.completions)
+            .await?;
+        progress.completions.clear();
+        let pause = claimed.next_due_in.unwrap_or(SLEEP_MAX).min(SLEEP_MAX);
+        progress.look_at = Some(Instant::now() + pause);
+        if claimed.tickets.is_empty() {
+            return Ok(());
+        }
+        self.confirm(claimed.tickets).await?;
+        Ok(())
+    }
+
+    /// Returns when something was settled, somebody rang, something is due, or stopping is requested.
+    async fn wait(&mut self) {
+        self.collect_settled();
+        if !self.progress.completions.is_empty() || self.progress.unclear.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        let look_in = match self.progress.look_at {
+            Some(look_at) => look_at.saturating_duration_since(now),
+            None => Duration::ZERO,
+        };
+        let (rest, listens) = match self.workshop.client.reachability() {
+            Reachability::Closed(rest) => (rest.max(look_in), false),
+            Reachability::Open | Reachability::Doubtful => (look_in, self.free() > 0),
+        };
+        if rest.is_zero() && listens {
+            return;
+        }
+        // All branches may be dropped at any await: a message stays in its channel, a bell is kept.
+        tokio::select! {
+            biased;
+            Some(completions) = self.settled.recv() => {
+                self.take_settled(completions);
+                self.collect_settled();
+            }
+            () = self.shutdown.requested() => {}
+            _ = self.doorbell.wait(rest), if listens => {}
+            // Without a free place only a settlement helps.
+            () = sleep(rest), if !listens && self.free() > 0 => {}
+        }
+    }
+
+    fn free(&self) -> usize {
+        self.in_flight_max.saturating_sub(self.progress.held)
+    }
+
+    /// While no proxy is believed to work, a single delivery finds out whether one does again.
+    fn tickets_wanted(&self) -> usize {
+        match self.workshop.client.reachability() {
+            Reachability::Open => self.free().min(BATCH_MAX),
+            Reachability::Doubtful if self.progress.held == 0 => 1,
+            Reachability::Doubtful | Reachability::Closed(_) => 0,
+        }
+    }
+
+    fn collect_settled(&mut self) {
+        while let Ok(completions) = self.settled.try_recv() {
+            self.take_settled(completions);
+        }
+    }
+
+    fn take_settled(&mut self, completions: Vec<Completion>) {
+        let progress = &mut self.progress;
+        progress.held -= completions.len();
+        self.workshop.statistics.in_flight.set(progress.held as f64);
+        if progress.completions.is_empty() {
+            progress.completions = completions;
+        } else {
+            progress.completions.extend(completions);
+        }
+    }
+
+    /// PostgreSQL's say over what Redis proposed; then the attempts begin.
+    async fn confirm(&mut self, tickets: Vec<ClaimedTicket>) -> Result<(), StoreError> {
+        let ids = tickets.iter().map(|ticket| ticket.endpoint_id);
+        let timeout = match self.endpoints.refresh(ids).await {
+            Ok(timeout) => timeout,
+            Err(error) => {
+                self.put_back(&tickets);
+                return Err(error);
+            }
+        };
+        let seqs: Vec<i64> = tickets.iter().map(|ticket| ticket.seq).collect();
+        let lease_time = timeout + LEASE_MARGIN;
+        let lease = Lease::of(fresh_token(), lease_time);
+        let claim = match self.store.claim(&seqs, lease.token, lease_time).await {
+            Ok(claim) => claim,
+            Err(error) => {
+                self.progress.unclear = Some(Unclear {
+                    lease_token: lease.token,
+                    tickets,
+                });
+                return Err(error);
+            }
+        };
+        for refused in &claim.refused {
+            self.hand_back(&tickets, refused);
+        }
+        let statistics = &self.workshop.statistics;
+        self.progress.held += claim.claimed.len();
+        statistics.in_flight.set(self.progress.held as f64);
+        statistics.claim_batch.observe(claim.claimed.len() as f64);
+        for delivery in claim.claimed {
+            self.begin(delivery, lease);
+        }
+        Ok(())
+    }
+
+    /// Starts the attempt, or settles the delivery at once if there must be none.
+    fn begin(&self, delivery: ClaimedDelivery, lease: Lease) {
+        let dead = |reason| Settlement::DeadLetter {
+            record: None,
+            reason,
+        };
+        let settlement = match (self.endpoints.get(delivery.endpoint_id), &delivery.payload) {
+            (Endpoint::Open(destination), Some(payload)) => {
+                let attempt = Attempt {
+                    payload: payload.clone(),
+                    delivery,
+                    destination,
+                    lease,
+                };
+                return self.spawn(attempt);
+            }
+            (Endpoint::Closed(reason), _) => dead(reason),
+            (Endpoint::Sealed, _) => Settlement::Release {
+                due_in: SEALED_WAIT,
+            },
+            (Endpoint::Open(_), None) => {
+                tracing::error!(
+                    event.id = %delivery.event_id,
+                    delivery.id = %delivery.delivery_id,
+                    "the payload of an unfinished delivery is no longer stored"
+                );
+                dead(DeadLetterReason::PayloadMissing)
+            }
+        };
+        let verdict = match &settlement {
+            Settlement::DeadLetter { reason, .. } => reason.as_str(),
+            _ => "release",
+        };
+        tracing::info!(
+            tenant.id = %delivery.tenant_id,
+            event.id = %delivery.event_id,
+            delivery.id = %delivery.delivery_id,
+            endpoint.id = %delivery.endpoint_id,
+            verdict,
+            "not attempted"
+        );
+        finish(
+            &self.finished,
+            Finished {
+                item: settle_item(&delivery, lease, settlement),
+                disable_endpoint: false,
+            },
+        );
+    }
+
+    fn spawn(&self, attempt: Attempt) {
+        let workshop = Arc::clone(&self.workshop);
+        let finished = self.finished.clone();
+        let released = settle_item(
+            &attempt.delivery,
+            attempt.lease,
+            Settlement::Release {
+                due_in: Duration::ZERO,
+            },
+        );
+        // Ends with its attempt, which has a deadline, or when the grace time is over.
+        tokio::spawn(async move {
+            let mut give_up = workshop.give_up.clone();
+            let outcome = tokio::select! {
+                biased;
+                outcome = attempt.make(&workshop.client, &workshop.statistics) => outcome,
+                _ = give_up.wait_for(|given_up| *given_up) => Finished {
+                    item: released,
+                    disable_endpoint: false,
+                },
+            };
+            finish(&finished, outcome);
+        });
+    }
+
+    fn hand_back(&mut self, tickets: &[ClaimedTicket], refused: &RefusedTicket) {
+        self.workshop.statistics.refused.increment();
+        let (seq, due_in) = match refused {
+            RefusedTicket::Finished { seq } => (*seq, None),
+            RefusedTicket::Later { seq, due_in } => (*seq, Some(*due_in)),
+        };
+        let Some(ticket) = tickets.iter().find(|ticket| ticket.seq == seq) else {
+            return;
+        };
+        let endpoint_id = ticket.endpoint_id;
+        self.progress.completions.push(match due_in {
+            None => Completion::Done(seq, endpoint_id),
+            Some(due_in) => Completion::Later {
+                seq,
+                endpoint_id,
+                due_in,
+            },
+        });
+    }
+
+    fn put_back(&mut self, tickets: &[ClaimedTicket]) {
+        let back = tickets.iter().map(|ticket| Completion::Later {
+            seq: ticket.seq,
+            endpoint_id: ticket.endpoint_id,
+            due_in: Duration::ZERO,
+        });
+        self.progress.completions.extend(back);
+    }
+
+    /// After a claim of which nobody knows whether it happened, PostgreSQL is told to forget it.
+    /// Waiting for its leases to end would do as well, and delay every delivery in it by that long.
+    async fn resolve_unclear(&mut self) -> Result<(), StoreError> {
+        let Some(unclear) = &self.progress.unclear else {
+            return Ok(());
+        };
+        let seqs: Vec<i64> = unclear.tickets.iter().map(|ticket| ticket.seq).collect();
+        self.store.unclaim(&seqs, unclear.lease_token).await?;
+        if let Some(unclear) = self.progress.unclear.take() {
+            self.put_back(&unclear.tickets);
+        }
+        Ok(())
+    }
+
+    /// Finishes what is held, within `grace`; then lets go of the rest. To be called once no further
+    /// step is made.
+    pub(crate) async fn drain(mut self, grace: Duration, give_up: watch::Sender<bool>) {
+        let held = self.progress.held;
+        tracing::info!(held, "finishing what is under way");
+        let grace_ends = Instant::now() + grace;
+        self.settle_until(grace_ends).await;
+        if self.progress.held > 0 {
+            tracing::warn!(
+                held = self.progress.held,
+                "the grace time is over; releasing the rest"
+            );
+            give_up.send_replace(true);
+        }
+        let last_moment = Instant::now() + LAST_FLUSH_TIME_MAX;
+        self.settle_until(last_moment).await;
+        if timeout_at(last_moment, self.resolve_unclear())
+            .await
+            .is_err()
+        {
+            tracing::warn!("PostgreSQL is away: a claim ends with its lease");
+        }
+        self.tell_queue(last_moment).await;
+        if self.progress.held > 0 {
+            tracing::error!(
+                held = self.progress.held,
+                "results that could not be recorded in time: these deliveries are attempted again when their leases end"
+            );
+        }
+    }
+
+    /// Passes completions on as they come, until nothing is held or the time is up.
+    async fn settle_until(&mut self, deadline: Instant) {
+        while self.progress.held > 0 {
+            let Ok(Some(completions)) = timeout_at(deadline, self.settled.recv()).await else {
+                return;
+            };
+            self.take_settled(completions);
+            self.collect_settled();
+            let told = self
+                .queue
+                .claim(0, LEASE_MARGIN, &self.progress.completions);
+            if let Ok(Ok(_)) = timeout_at(deadline, told).await {
+                self.progress.completions.clear();
+            }
+        }
+    }
+
+    async fn tell_queue(&mut self, deadline: Instant) {
+        while !self.progress.completions.is_empty() {
+            let told = self
+                .queue
+                .claim(0, LEASE_MARGIN, &self.progress.completions);
+            match timeout_at(deadline, told).await {
+                Ok(Ok(_)) => self.progress.completions.clear(),
+                Ok(Err(error)) if Instant::now() + FAREWELL_WAIT < deadline => {
+                    tracing::debug!(%error, "could not tell Redis what is settled");
+                    sleep(FAREWELL_WAIT).await;
+                }
+                // Redis finds out by its leases.
+                Ok(Err(_)) | Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Random, because no two claims of any two processes may share a token; never 0, which means none.
+fn fresh_token() -> i64 {
+    loop {
+        let token = getrandom::u64().expect("the operating system has random numbers");
+        if token != 0 {
+            return token.cast_signed();
+        }
+    }
+}
+
+fn finish(finished: &mpsc::UnboundedSender<Finished>, result: Finished) {
+    // The receiver ends only when all senders are gone, or when the process gives up; then the lease
+    // runs out.
+    let _ = finished.send(result);
+}

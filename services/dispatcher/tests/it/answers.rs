@@ -1,0 +1,247 @@
+//! What the dispatcher makes of each way to answer.
+
+use std::time::Duration;
+
+use zyven_domain::id::EventId;
+use zyven_testkit::Answer;
+
+use crate::support::{Stage, Terms};
+
+/// A receiver that always answers like this, and an endpoint for it.
+async fn stage_with(answer: Answer, terms: Terms) -> Stage {
+    let stage = Stage::new().await;
+    stage.receiver.answer(answer);
+    stage.endpoint_at(&stage.receiver.url("/hook"), terms).await;
+    stage
+}
+
+/// Seconds until the next attempt is due, from now.
+async fn due_in_s(stage: &Stage, event: EventId) -> i64 {
+    let id = event.uuid();
+    stage
+        .sql
+        .number(&format!(
+            "SELECT extract(epoch FROM due_at - now())::bigint FROM zyven.outbox WHERE event_id = '{id}'"
+        ))
+        .await
+}
+
+#[tokio::test]
+async fn any_2xx_is_a_delivery_and_its_answer_is_kept() {
+    let answer = Answer::status(204).header("x-request", "42");
+    let stage = stage_with(answer, Terms::default()).await;
+    let dispatcher = stage.start();
+    let (event, attempt) = stage.first_attempt().await;
+    assert_eq!(attempt.http_status, Some(204));
+    assert_eq!(attempt.error, None);
+    assert!(attempt.headers.unwrap().contains("x-request: 42\n"));
+    assert_eq!(stage.delivery(event).await.state, "DELIVERED");
+    dispatcher.stop().await;
+}
+
+#[tokio::test]
+async fn a_redirect_is_a_failure_and_never_followed() {
+    let stage = Stage::new().await;
+    let target = stage.receiver.url("/elsewhere");
+    let answer = Answer::status(302).header("location", &target);
+    stage.receiver.answer_at("/hook", answer);
+    let terms = Terms {
+        attempts_max: 2,
+        ..Terms::default()
+    };
+    stage.endpoint_at(&stage.receiver.url("/hook"), terms).await;
+    let dispatcher = stage.start();
+    let (event, attempt) = stage.first_attempt().await;
+    assert_eq!(attempt.http_status, Some(302));
+    assert_eq!(stage.wait_for_dead(event).await, "attempts_exhausted");
+    assert_eq!(stage.receiver.requests_at("/hook").len(), 2);
+    assert_eq!(stage.receiver.requests_at("/elsewhere").len(), 0);
+    dispatcher.stop().await;
+}
+
+#[tokio::test]
+async fn a_404_is_final() {
+    let stage = stage_with(Answer::status(404), Terms::default()).await;
+    let dispatcher = stage.start();
+    let event = stage.publish("{}").await;
+    assert_eq!(stage.wait_for_dead(event).await, "rejected");
+    assert_eq!(stage.receiver.request_count(), 1);
+    assert_eq!(
+        dispatcher.count("zyven_dispatcher_dead_letters_total{reason=\"rejected\"}"),
+        1
+    );
+    dispatcher.stop().await;
+}
+
+#[tokio::test]
+async fn a_410_disables_the_endpoint_and_what_follows_is_not_sent() {
+    let stage = stage_with(Answer::status(410), Terms::default()).await;
+    let dispatcher = stage.start();
+    // Accepted before the endpoint is disabled: afterwards nothing is routed to it any more.
+    let first = stage.publish_silently("1").await;
+    let second = stage.publish_silently("2").await;
+    let seq = stage.sql.number("SELECT min(seq) FROM zyven.outbox").await;
+    stage.offer_up_to(seq).await;
+    assert_eq!(stage.wait_for_dead(first).await, "gone");
+    zyven_testkit::wait_until(
+        "the endpoint is disabled",
+        crate::support::PATIENCE,
+        async || {
+            let status = stage
+                .sql
+                .text("SELECT status::text || ': ' || disabled_reason FROM zyven.endpoints")
+                .await;
+            status == "disabled: the endpoint answered 410 Gone"
+        },
+    )
+    .await;
+    // What the cache knows is at most a second old.
+    dispatcher.stop().await;
+    let dispatcher = stage.start();
+    stage.offer().await;
+    assert_eq!(stage.wait_for_dead(second).await, "endpoint_disabled");
+    assert_eq!(stage.delivery(second).await.attempts, 0);
+    assert_eq!(stage.receiver.request_count(), 1);
+    dispatcher.stop().await;
+}
+
+#[tokio::test]
+async fn retry_after_is_a_floor_in_both_forms() {
+    let stage = Stage::new().await;
+    stage.endpoint("/hook").await;
+    let date = httpdate::fmt_http_date(std::time::SystemTime::now() + Duration::from_secs(7_200));
+    let too_many = |wait: &str| Answer::status(429).header("retry-after", wait);
+    stage
+        .receiver
+        .answer_in_turn("/hook", [too_many("3600"), too_many(&date)]);
+    let dispatcher = stage.start();
+    for (name, seconds) in [("seconds", 3_600), ("date", 7_200)] {
+        let event = stage.publish("{}").await;
+        stage.wait_for(event, "RETRY_SCHEDULED").await;
+        let due_in_s = due_in_s(&stage, event).await;
+        assert!(
+            (seconds - 60..=seconds).contains(&due_in_s),
+            "{name}: {due_in_s}"
+        );
+    }
+    dispatcher.stop().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_never_answers_is_timed_out() {
+    let terms = Terms {
+        timeout_ms: 200,
+        attempts_max: 1,
+    };
+    let stage = stage_with(Answer::hang(), terms).await;
+    let dispatcher = stage.start();
+    let (event, attempt) = stage.first_attempt().await;
+    assert_eq!(attempt.error.as_deref(), Some("timeout"));
+    assert_eq!(attempt.detail.as_deref(), Some("no answer in time"));
+    assert_eq!(stage.wait_for_dead(event).await, "attempts_exhausted");
+    dispatcher.stop().await;
+}
+
+#[tokio::test]
+async fn the_deadline_covers_the_body() {
+    let terms = Terms {
+        timeout_ms: 300,
+        attempts_max: 1,
+    };
+    let drops = Answer::trickle("drop", Duration::from_millis(50), 1_000);
+    let stage = stage_with(drops, terms).await;
+    let dispatcher = stage.start();
+    let (_, attempt) = stage.first_attempt().await;
+    assert_eq!(attempt.error.as_deref(), Some("timeout"));
+    assert_eq!(attempt.http_status, None);
+    assert_eq!(
+        attempt.detail.as_deref(),
+        Some("the answer did not end in time (the status was 200)")
+    );
+    assert!(attempt.body.unwrap().starts_with(b"drop"));
+    dispatcher.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_a_failure() {
+    for answer in [
+        Answer::cut_short(1_000, "only this"),
+        Answer::reset(),
+        Answer::close(),
+    ] {
+        let terms = Terms {
+            attempts_max: 1,
+            ..Terms::default()
+        };
+        let stage = stage_with(answer.clone(), terms).await;
+        let dispatcher = stage.start();
+        let (event, attempt) = stage.first_attempt().await;
+        assert_eq!(attempt.error.as_deref(), Some("reset"), "{answer:?}");
+        assert_eq!(stage.wait_for_dead(event).await, "attempts_exhausted");
+        assert_eq!(stage.receiver.request_count(), 1, "{answer:?}");
+        dispatcher.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_a_failure() {
+    let huge = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(200_000));
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(5_000));
+    for answer in [
+        "SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+        &huge,
+        &many,
+    ] {
+        let terms = Terms {
+            attempts_max: 1,
+            ..Terms::default()
+        };
+        let stage = stage_with(Answer::raw(answer.to_owned()), terms).await;
+        let dispatcher = stage.start();
+        let (_, attempt) = stage.first_attempt().await;
+        let start: String = answer.chars().take(60).collect();
+        assert_eq!(
+            attempt.error.as_deref(),
+            Some("protocol"),
+            "{start}: {attempt:?}"
+        );
+        dispatcher.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn of_an_endless_body_a_little_is_read_and_the_answer_counts() {
+    let stage = stage_with(Answer::endless(), Terms::default()).await;
+    let dispatcher = stage.start();
+    let (first, attempt) = stage.first_attempt().await;
+    assert_eq!(attempt.http_status, Some(200));
+    assert_eq!(attempt.body.unwrap(), [b'z'; 1_024]);
+    assert_eq!(stage.delivery(first).await.state, "DELIVERED");
+    // The rest of the answer is still on its way: that connection must not carry another request.
+    let (_, attempt) = stage.first_attempt().await;
+    assert!(!attempt.reused);
+    assert_eq!(stage.receiver.connection_count(), 2);
+    dispatcher.stop().await;
+}
+
+#[tokio::test]
+async fn kept_headers_are_bounded_and_readable() {
+    let answer = Answer::raw(
+        [
+            &b"HTTP/1.1 200 OK\r\nx-latin: caf\xe9\r\nx-long: "[..],
+            &vec![b'y'; 20_000],
+            b"\r\ncontent-length: 0\r\n\r\n",
+        ]
+        .concat(),
+    );
+    let stage = stage_with(answer, Terms::default()).await;
+    let dispatcher = stage.start();
+    let (_, attempt) = stage.first_attempt().await;
+    let headers = attempt.headers.unwrap();
+    assert!(headers.starts_with("x-latin: caf\u{fffd}\n"), "{headers}");
+    assert!(headers.len() <= 4_096);
+    dispatcher.stop().await;
+}

@@ -1,0 +1,58 @@
+//! What every handler works with.
+
+use std::sync::Arc;
+
+use zyven_domain::secret_box::KeyRing;
+use zyven_runtime::doorbell::Bell;
+use zyven_store::Store;
+
+use crate::auth::Keys;
+use crate::batcher::Batcher;
+use crate::body::{Allowed, Room};
+use crate::config::Config;
+use crate::problem::{Code, Problem};
+use crate::statistics::Statistics;
+
+pub(crate) struct App {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) ring: KeyRing,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) batcher: Batcher,
+    pub(crate) room: Room,
+    pub(crate) bell: Bell,
+    pub(crate) statistics: Arc<Statistics>,
+}
+
+impl App {
+    /// What the body of most requests may be.
+    pub(crate) fn body_allowed(&self) -> Allowed {
+        Allowed {
+            lines: false,
+            bytes_max: self.config.limits.body_bytes_max,
+            deadline: self.config.deadlines.body,
+        }
+    }
+
+    /// What a batch may be.
+    pub(crate) fn batch_allowed(&self) -> Allowed {
+        Allowed {
+            lines: true,
+            bytes_max: self.config.limits.batch_bytes_max,
+            deadline: self.config.deadlines.body,
+        }
+    }
+}
+
+/// Fresh random bytes for keys, secrets and nonces.
+pub(crate) fn random<const BYTES: usize>() -> Result<[u8; BYTES], Problem> {
+    let mut bytes = [0; BYTES];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        tracing::error!(%error, "the operating system has no random bytes");
+        Problem::new(
+            Code::Internal,
+            "The failure is in the log under this request's id.",
+        )
+    })?;
+    Ok(bytes)
+}

@@ -1,0 +1,239 @@
+//! Who is calling, and may they: API keys, remembered for a moment.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use tokio::time::{Instant, sleep, timeout};
+use zyven_domain::api_key::{ApiKey, PublicId, Scope, Scopes, SecretHash};
+use zyven_domain::id::{ApiKeyId, TenantId};
+use zyven_runtime::pace::Backoff;
+use zyven_store::{Credential, Store, StoreError};
+
+use crate::problem::Problem;
+
+/// A revoked key works for no longer than this.
+pub const REVOCATION_MAX: Duration = Duration::from_secs(2);
+/// From this age on an answer is asked for again, while it is still good: nobody has to wait.
+const REFRESH_AFTER: Duration = Duration::from_secs(1);
+/// Between two tries to ask a database that is away.
+const BACKOFF: Backoff = Backoff {
+    min: Duration::from_millis(50),
+    max: Duration::from_secs(1),
+};
+/// Answers kept, of unknown keys as well. When there are more, old ones go.
+const ANSWERS_MAX: usize = 16_384;
+
+/// Whoever holds the key of a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller {
+    pub(crate) tenant: TenantId,
+    pub(crate) key: ApiKeyId,
+    pub(crate) scopes: Scopes,
+}
+
+/// Keys that were looked up lately.
+pub(crate) struct Keys {
+    store: Store,
+    /// How long a caller waits for a database that is away.
+    patience: Duration,
+    // Held to look up or insert, never across an await.
+    answers: Mutex<HashMap<PublicId, Arc<Answer>>>,
+}
+
+/// What the database said of a key.
+struct Answer {
+    credential: Option<Credential>,
+    asked_at: Instant,
+    /// Held by whoever asks again. A second one uses this answer, or waits if it is too old.
+    asking: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Answer {
+    fn age(&self) -> Duration {
+        self.asked_at.elapsed()
+    }
+}
+
+impl Keys {
+    pub(crate) fn new(store: Store, patience: Duration) -> Self {
+        Self {
+            store,
+            patience,
+            answers: Mutex::default(),
+        }
+    }
+
+    /// The caller of a request, if its key is good and has the scope.
+    ///
+    /// No key, a malformed, unknown, revoked or expired one, and a wrong secret are all the same 401.
+    pub(crate) async fn authenticate(
+        self: &Arc<Self>,
+        headers: &HeaderMap,
+        scope: Scope,
+    ) -> Result<Caller, Problem> {
+        let key = bearer(headers)
+            .and_then(|text| ApiKey::parse(text).ok())
+            .ok_or_else(Problem::unauthenticated)?;
+        let credential = self.credential(key.public_id()).await?;
+        let caller = judge(&key, credential.as_ref(), Utc::now())
+            .ok_or_else(Problem::unauthenticated)?;
+        if caller.scopes.contains(scope) {
+            Ok(caller)
+        } else {
+            Err(Problem::scope_missing(scope))
+        }
+    }
+
+    async fn credential(
+        self: &Arc<Self>,
+        public_id: PublicId,
+    ) -> Result<Option<Credential>, Problem> {
+        let known = self.known(public_id);
+        if let Some(answer) = &known
+            && answer.age() < REVOCATION_MAX
+        {
+            if answer.age() >= REFRESH_AFTER
+                && let Ok(turn) = Arc::clone(&answer.asking).try_lock_owned()
+            {
+                let keys = Arc::clone(self);
+                // Ends with its one question, which the store's time limits bound. It may fail: then
+                // somebody asks again when the answer has become too old.
+                tokio::spawn(async move {
+                    let _ = keys.ask(public_id).await;
+                    drop(turn);
+                });
+            }
+            return Ok(answer.credential);
+        }
+        timeout(self.patience, self.insist(public_id, known))
+            .await
+            .unwrap_or_else(|_| Err(Problem::unavailable()))
+    }
+
+    /// Asks until there is an answer: a database that restarts then costs a delay, not an error.
+    async fn insist(
+        &self,
+        public_id: PublicId,
+        known: Option<Arc<Answer>>,
+    ) -> Result<Option<Credential>, Problem> {
+        // One at a time asks about one key. The lock of a key never seen is nobody else's.
+        let asking = known.map_or_else(Arc::default, |answer| Arc::clone(&answer.asking));
+        let _turn = asking.lock().await;
+        let mut failures = 0;
+        loop {
+            if let Some(answer) = self.known(public_id)
+                && answer.age() < REVOCATION_MAX
+            {
+                return Ok(answer.credential);
+            }
+            match self.ask(public_id).await {
+                Err(error) if error.is_transient() => {
+                    failures += 1;
+                    sleep(BACKOFF.wait(failures)).await;
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    async fn ask(&self, public_id: PublicId) -> Result<Option<Credential>, StoreError> {
+        // The answer is as old as the question: a revocation may be committed right after it was read.
+        let asked_at = Instant::now();
+        let credential = self.store.credential(public_id).await?;
+        let answer = |asking| {
+            Arc::new(Answer {
+                credential,
+                asked_at,
+                asking,
+            })
+        };
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if answers.len() >= ANSWERS_MAX && !answers.contains_key(&public_id) {
+            answers.retain(|_, answer| answer.age() < REVOCATION_MAX);
+            if answers.len() >= ANSWERS_MAX {
+                answers.clear();
+            }
+        }
+        let asking = answers
+            .get(&public_id)
+            .map_or_else(Arc::default, |answer| Arc::clone(&answer.asking));
+        answers.insert(public_id, answer(asking));
+        Ok(credential)
+    }
+
+    fn known(&self, public_id: PublicId) -> Option<Arc<Answer>> {
+        self.answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&public_id)
+            .cloned()
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, key) = value.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then_some(key.trim_matches(' '))
+}
+
+/// A key nobody knows is compared as well, so that it is refused no faster than a wrong secret.
+fn judge(key: &ApiKey, credential: Option<&Credential>, now: DateTime<Utc>) -> Option<Caller> {
+    const NOBODY: SecretHash = SecretHash([0; 32]);
+    let expected = credential.map_or(&NOBODY, |credential| &credential.secret_hash);
+    let matches = key.secret_hash() == *expected;
+    let credential = credential.filter(|_| matches)?;
+    let expired = credential.expires_at.is_some_and(|end| end <= now);
+    (!expired).then_some(Caller {
+        tenant: credential.tenant_id,
+        key: credential.key_id,
+        scopes: credential.scopes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn the_scheme_is_bearer_in_any_case() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            let value = HeaderValue::from_str(text).expect("a header value");
+            headers.insert(AUTHORIZATION, value);
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!(read("Bearer zyk_x").as_deref(), Some("zyk_x"));
+        assert_eq!(read("bearer  zyk_x ").as_deref(), Some("zyk_x"));
+        assert_eq!(read("Basic zyk_x"), None);
+        assert_eq!(read("zyk_x"), None);
+        assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn only_the_right_secret_of_a_living_key_is_taken() {
+        let now = Utc::now();
+        let key = ApiKey::from_random([1; 8], [2; 32]);
+        let credential = |expires_in_s: Option<i64>| Credential {
+            key_id: ApiKeyId::new(),
+            tenant_id: TenantId::new(),
+            secret_hash: key.secret_hash(),
+            scopes: Scopes::all(),
+            expires_at: expires_in_s.map(|seconds| now + TimeDelta::seconds(seconds)),
+        };
+        assert!(judge(&key, Some(&credential(None)), now).is_some());
+        assert!(judge(&key, Some(&credential(Some(1))), now).is_some());
+        assert!(judge(&key, Some(&credential(Some(0))), now).is_none());
+        assert!(judge(&key, None, now).is_none());
+        let wrong = ApiKey::from_random([1; 8], [3; 32]);
+        assert!(judge(&wrong, Some(&credential(None)), now).is_none());
+    }
+}

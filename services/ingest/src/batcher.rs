@@ -1,0 +1,399 @@
+//! Natural micro-batches: events wait in one bounded queue, and whichever writer comes back from the
+//! database takes everything that is waiting. No timer: under light load an event is alone and leaves
+//! at once, under heavy load a batch grows while the one before it is being committed.
+//!
+//! An event in the queue is stored even if its publisher has hung up, because nobody can tell whether
+//! it has. One whose deadline passed while it waited is not: its publisher was told to come again.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep};
+use zyven_runtime::doorbell::Bell;
+use zyven_runtime::pace::Backoff;
+use zyven_runtime::supervisor::Chain;
+use zyven_store::{Accepted, NewEvent, Store, StoreError};
+
+use crate::body::Share;
+use crate::config::{FLUSH_BYTES_MAX, FLUSH_EVENTS_MAX};
+use crate::statistics::Statistics;
+
+/// Between two tries to store the same batch.
+const BACKOFF: Backoff = Backoff {
+    min: Duration::from_millis(25),
+    max: Duration::from_secs(1),
+};
+
+/// Why events were not stored, as far as their publisher needs to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The queue is full. Nothing happened.
+    Overloaded,
+    /// The database did not answer in time. Nobody knows what happened.
+    Unavailable,
+    /// The database refused the statement.
+    Internal,
+}
+
+type Verdict = Result<Vec<Accepted>, Refusal>;
+
+/// The events of one request.
+struct Job {
+    events: Vec<NewEvent>,
+    deadline: Instant,
+    reply: oneshot::Sender<Verdict>,
+    /// Given back when the bytes are gone.
+    share: Share,
+}
+
+/// The way in. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Batcher {
+    queue: Arc<Queue>,
+    deadline: Duration,
+}
+
+struct Queue {
+    // Held to push or to take, never across an await.
+    jobs: Mutex<Waiting>,
+    /// Told of every job; a permit is kept if no writer is listening.
+    arrived: Notify,
+    /// Events waiting, for the gauge.
+    events: AtomicUsize,
+    events_max: usize,
+}
+
+#[derive(Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
+    events: usize,
+    closed: bool,
+}
+
+impl Batcher {
+    pub(crate) fn new(events_max: usize, deadline: Duration) -> Self {
+        Self {
+            queue: Arc::new(Queue {
+                jobs: Mutex::default(),
+                arrived: Notify::new(),
+                events: AtomicUsize::new(0),
+                events_max,
+            }),
+            deadline,
+        }
+    }
+
+    /// Stores `events` in one transaction, together with others' that wait at the same time, and
+    /// returns what became of each. Dropping the future takes nothing back.
+    pub(crate) async fn store(&self, events: Vec<NewEvent>, share: Share) -> Verdict {
+        let deadline = Instant::now() + self.deadline;
+        let (reply, verdict) = oneshot::channel();
+        self.queue.push(Job {
+            events,
+            deadline,
+            reply,
+            share,
+        })?;
+        match tokio::time::timeout_at(deadline, verdict).await {
+            Ok(Ok(verdict)) => verdict,
+            // The writers were cut off at the end of their grace time, or are still at it.
+            Ok(Err(_)) | Err(_) => Err(Refusal::Unavailable),
+        }
+    }
+
+    /// Events that wait for a writer.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.events.load(Ordering::Relaxed)
+    }
+
+    /// Lets writers end once the queue is empty. Jobs that come later are refused.
+    pub(crate) fn close(&self) {
+        self.queue.lock().closed = true;
+        self.queue.arrived.notify_waiters();
+        self.queue.arrived.notify_one();
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, job: Job) -> Result<(), Refusal> {
+        let mut waiting = self.lock();
+        if waiting.closed || waiting.events + job.events.len() > self.events_max {
+            return Err(Refusal::Overloaded);
+        }
+        waiting.events += job.events.len();
+        self.events.store(waiting.events, Ordering::Relaxed);
+        waiting.jobs.push_back(job);
+        drop(waiting);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// As many jobs as make one batch, at least one; `None` once closed and empty.
+    async fn take(&self) -> Option<Vec<Job>> {
+        loop {
+            let arrived = self.arrived.notified();
+            {
+                let mut waiting = self.lock();
+                let jobs = waiting.take_batch(Instant::now());
+                self.events.store(waiting.events, Ordering::Relaxed);
+                if !jobs.is_empty() {
+                    if !waiting.jobs.is_empty() {
+                        // More than one batch is waiting: another writer need not wait for a bell.
+                        self.arrived.notify_one();
+                    }
+                    return Some(jobs);
+                }
+                if waiting.closed {
+                    self.arrived.notify_one();
+                    return None;
+                }
+            }
+            arrived.await;
+        }
+    }
+}
+
+impl Waiting {
+    fn take_batch(&mut self, now: Instant) -> Vec<Job> {
+        let mut batch: Vec<Job> = Vec::new();
+        let (mut events, mut bytes) = (0, 0);
+        while let Some(next) = self.jobs.front() {
+            let next_events = next.events.len();
+            let next_bytes: usize = next.events.iter().map(|event| event.payload.len()).sum();
+            let fits = events + next_events <= FLUSH_EVENTS_MAX
+                && bytes + next_bytes <= FLUSH_BYTES_MAX;
+            if !batch.is_empty() && !fits {
+                break;
+            }
+            let Some(job) = self.jobs.pop_front() else {
+                break;
+            };
+            self.events -= next_events;
+            if job.deadline > now {
+                events += next_events;
+                bytes += next_bytes;
+                batch.push(job);
+            }
+        }
+        batch
+    }
+}
+
+/// What a writer works with.
+#[derive(Clone)]
+pub(crate) struct Writer {
+    pub(crate) store: Store,
+    pub(crate) bell: Bell,
+    pub(crate) statistics: Arc<Statistics>,
+}
+
+impl Writer {
+    /// Stores what comes until the batcher is closed and empty.
+    pub(crate) async fn run(self, batcher: Batcher) {
+        while let Some(jobs) = batcher.queue.take().await {
+            self.flush(jobs).await;
+        }
+    }
+
+    /// Stores one batch, trying again as long as anybody may be waiting for it, and answers.
+    async fn flush(&self, jobs: Vec<Job>) {
+        let mut batch = Batch::of(jobs);
+        self.statistics.batch_events.observe(batch.events.len() as f64);
+        let mut failures = 0;
+        loop {
+            match self.store.accept(&batch.events).await {
+                Ok(accepted) => return self.answer(batch, accepted),
+                Err(error) if error.is_transient() => {
+                    failures += 1;
+                    let wait = BACKOFF.wait(failures);
+                    if Instant::now() + wait >= batch.deadline {
+                        self.give_up(&error);
+                        return batch.refuse(Refusal::Unavailable);
+                    }
+                    if failures == 1 {
+                        tracing::warn!(error = %Chain(&error), events = batch.events.len(),
+                            "events cannot be stored at the moment; trying again");
+                    }
+                    sleep(wait).await;
+                }
+                Err(error) => {
+                    let Some(first) = batch.split_first() else {
+                        self.give_up(&error);
+                        return batch.refuse(Refusal::Internal);
+                    };
+                    // One request must not fail for another one's sake.
+                    tracing::error!(error = %Chain(&error), "a batch was refused; storing its requests one by one");
+                    Box::pin(self.flush(first)).await;
+                }
+            }
+        }
+    }
+
+    fn give_up(&self, error: &StoreError) {
+        self.statistics.batches_failed.increment();
+        tracing::error!(error = %Chain(error), "events were not stored");
+    }
+
+    fn answer(&self, batch: Batch, accepted: Vec<Accepted>) {
+        let new = |result: &&Accepted| matches!(result, Accepted::New { .. });
+        let deliveries: usize = accepted
+            .iter()
+            .map(|result| match result {
+                Accepted::New { deliveries } => *deliveries,
+                Accepted::Repeated { .. } | Accepted::Conflict { .. } => 0,
+            })
+            .sum();
+        if deliveries > 0 {
+            self.bell.ring();
+        }
+        self.statistics
+            .accepted
+            .add(accepted.iter().filter(new).count() as u64);
+        self.statistics.deliveries.add(deliveries as u64);
+        let mut results = accepted.into_iter();
+        for waiter in batch.waiters {
+            let own: Vec<Accepted> = results.by_ref().take(waiter.events).collect();
+            // A publisher that has hung up is none of our concern: its events are stored.
+            let _ = waiter.reply.send(Ok(own));
+        }
+    }
+}
+
+/// Jobs laid end to end.
+struct Batch {
+    events: Vec<NewEvent>,
+    waiters: Vec<Waiter>,
+    /// The last of the jobs' deadlines: until then somebody may be waiting.
+    deadline: Instant,
+}
+
+struct Waiter {
+    events: usize,
+    deadline: Instant,
+    reply: oneshot::Sender<Verdict>,
+    share: Share,
+}
+
+impl Batch {
+    fn of(jobs: Vec<Job>) -> Self {
+        let mut batch = Self {
+            events: Vec::with_capacity(jobs.iter().map(|job| job.events.len()).sum()),
+            waiters: Vec::with_capacity(jobs.len()),
+            deadline: Instant::now(),
+        };
+        for mut job in jobs {
+            batch.deadline = batch.deadline.max(job.deadline);
+            batch.waiters.push(Waiter {
+                events: job.events.len(),
+                deadline: job.deadline,
+                reply: job.reply,
+                share: job.share,
+            });
+            batch.events.append(&mut job.events);
+        }
+        batch
+    }
+
+    /// Takes the first request out; `None` if it is the only one.
+    fn split_first(&mut self) -> Option<Vec<Job>> {
+        if self.waiters.len() < 2 {
+            return None;
+        }
+        let waiter = self.waiters.remove(0);
+        Some(vec![Job {
+            events: self.events.drain(..waiter.events).collect(),
+            deadline: waiter.deadline,
+            reply: waiter.reply,
+            share: waiter.share,
+        }])
+    }
+
+    fn refuse(self, refusal: Refusal) {
+        for waiter in self.waiters {
+            let _ = waiter.reply.send(Err(refusal));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use zyven_domain::event::EventType;
+    use zyven_domain::id::{EventId, TenantId};
+
+    use super::*;
+    use crate::body::Room;
+
+    fn job(events: usize, deadline: Instant) -> Job {
+        let event = || NewEvent {
+            id: EventId::new(),
+            tenant_id: TenantId::new(),
+            event_type: EventType::parse("a").expect("a type"),
+            payload: Bytes::from_static(b"{}"),
+            channels: Vec::new(),
+            source: None,
+            traceparent: None,
+            idempotency: None,
+        };
+        Job {
+            events: (0..events).map(|_| event()).collect(),
+            deadline,
+            reply: oneshot::channel().0,
+            share: Room::new(1).empty_share(),
+        }
+    }
+
+    fn batcher(events_max: usize) -> Batcher {
+        Batcher::new(events_max, Duration::from_secs(10))
+    }
+
+    #[tokio::test]
+    async fn a_writer_takes_what_is_waiting_up_to_a_batch() {
+        let batcher = batcher(1_000);
+        let later = Instant::now() + Duration::from_secs(10);
+        for events in [1, 100, 27, 1, 500, 3] {
+            assert!(batcher.queue.push(job(events, later)).is_ok());
+        }
+        assert_eq!(batcher.waiting(), 632);
+        let mut taken = Vec::new();
+        for _ in 0..4 {
+            let jobs = batcher.queue.take().await.expect("jobs");
+            taken.push(jobs.iter().map(|job| job.events.len()).collect::<Vec<_>>());
+        }
+        assert_eq!(taken, [vec![1, 100, 27], vec![1], vec![500], vec![3]]);
+        assert_eq!(batcher.waiting(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_and_a_closed_one_is_emptied_first() {
+        let batcher = batcher(10);
+        let later = Instant::now() + Duration::from_secs(10);
+        assert!(batcher.queue.push(job(8, later)).is_ok());
+        let refused = batcher.queue.push(job(3, later));
+        assert_eq!(refused.err(), Some(Refusal::Overloaded));
+        batcher.close();
+        assert!(batcher.queue.push(job(1, later)).is_err());
+        assert!(batcher.queue.take().await.is_some());
+        assert!(batcher.queue.take().await.is_none());
+        assert!(batcher.queue.take().await.is_none(), "for every writer");
+    }
+
+    #[tokio::test]
+    async fn what_waited_past_its_deadline_is_not_stored() {
+        let batcher = batcher(10);
+        let now = Instant::now();
+        assert!(batcher.queue.push(job(1, now)).is_ok());
+        assert!(batcher.queue.push(job(2, now + Duration::from_secs(10))).is_ok());
+        let jobs = batcher.queue.take().await.expect("the second job");
+        assert_eq!(jobs.len(), 1);
+        assert_eq!(jobs[0].events.len(), 2);
+        assert_eq!(batcher.waiting(), 0);
+    }
+}

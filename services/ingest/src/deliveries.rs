@@ -1,0 +1,226 @@
+//! Deliveries and their attempts, and sending dead letters back to the start.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Path, Request, State};
+use chrono::{DateTime, Utc};
+use http::StatusCode;
+use serde::Serialize;
+use zyven_domain::event::EventType;
+use zyven_domain::id::{DeliveryId, EndpointId, EventId};
+use zyven_domain::lifecycle::DeliveryState;
+use zyven_store::{Attempt, DeliveryFilter, DeliveryRecord, REPLAY_REASON_CHARS_MAX, Replayed};
+
+use crate::answer::{self, Answer};
+use crate::app::App;
+use crate::auth::Caller;
+use crate::body;
+use crate::fields::Members;
+use crate::pages::{self, Query};
+use crate::problem::{Code, Problem};
+
+#[derive(Serialize)]
+pub(crate) struct DeliveryView<'a> {
+    id: DeliveryId,
+    event: EventId,
+    event_type: Option<&'a str>,
+    endpoint: EndpointId,
+    status: &'static str,
+    reason: Option<&'a str>,
+    generation: i32,
+    attempts: i32,
+    http_status: Option<i16>,
+    created_at: DateTime<Utc>,
+    next_attempt_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+}
+
+impl<'a> DeliveryView<'a> {
+    pub(crate) fn of(delivery: &'a DeliveryRecord) -> Self {
+        Self {
+            id: delivery.id,
+            event: delivery.event_id,
+            event_type: delivery.event_type.as_deref(),
+            endpoint: delivery.endpoint_id,
+            status: delivery.state.as_str(),
+            reason: delivery.reason.as_deref(),
+            generation: delivery.generation,
+            attempts: delivery.attempts,
+            http_status: delivery.http_status,
+            created_at: delivery.enqueued_at,
+            next_attempt_at: delivery.next_attempt_at,
+            finished_at: delivery.finished_at,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct AttemptView<'a> {
+    generation: i32,
+    number: i32,
+    status_after: &'static str,
+    started_at: Option<DateTime<Utc>>,
+    http_status: Option<i16>,
+    error: Option<&'a str>,
+    error_detail: Option<&'a str>,
+    connect_us: Option<i32>,
+    first_byte_us: Option<i32>,
+    total_us: Option<i32>,
+    response_headers: Vec<(&'a str, &'a str)>,
+    /// Whatever is not UTF-8 is shown as U+FFFD.
+    response_body: Option<String>,
+}
+
+impl<'a> AttemptView<'a> {
+    fn of(attempt: &'a Attempt) -> Self {
+        let headers = attempt.response_headers.as_deref().unwrap_or_default();
+        Self {
+            generation: attempt.generation,
+            number: attempt.number,
+            status_after: attempt.state_after.as_str(),
+            started_at: attempt.started_at,
+            http_status: attempt.http_status,
+            error: attempt.error.as_deref(),
+            error_detail: attempt.error_detail.as_deref(),
+            connect_us: attempt.connect_us,
+            first_byte_us: attempt.first_byte_us,
+            total_us: attempt.total_us,
+            response_headers: headers
+                .lines()
+                .filter_map(|line| line.split_once(": "))
+                .collect(),
+            response_body: attempt
+                .response_body
+                .as_deref()
+                .map(|body| String::from_utf8_lossy(body).into_owned()),
+        }
+    }
+}
+
+/// `GET /v1/deliveries`
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Answer, Problem> {
+    let mut query = Query::of(&request);
+    let limit = query.limit();
+    let before = query.value::<DeliveryId>("cursor");
+    let filter = DeliveryFilter {
+        states: query.parsed("status", states).unwrap_or_default(),
+        endpoint: query.value("endpoint"),
+        event_type: query.parsed("event_type", |text| {
+            EventType::parse(text).map_err(|rule| rule.0)
+        }),
+        since: query.parsed("since", moment),
+    };
+    query.finish()?;
+    let deliveries = app
+        .store
+        .deliveries_of(caller.tenant, &filter, before, pages::asked(limit))
+        .await?;
+    Ok(pages::page(
+        deliveries,
+        limit,
+        |delivery| delivery.id.to_string(),
+        DeliveryView::of,
+    ))
+}
+
+/// One state, or several with commas between them.
+fn states(text: &str) -> Result<Vec<DeliveryState>, String> {
+    text.split(',')
+        .map(|name| name.parse::<DeliveryState>())
+        .collect::<Result<_, _>>()
+        .map_err(|error| error.to_string())
+}
+
+fn moment(text: &str) -> Result<DateTime<Utc>, &'static str> {
+    DateTime::parse_from_rfc3339(text)
+        .map(|moment| moment.to_utc())
+        .map_err(|_| "must be a time such as 2026-01-31T12:00:00Z")
+}
+
+/// `GET /v1/deliveries/{id}`
+pub(crate) async fn delivery(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Answer, Problem> {
+    let delivery = find(&app, caller, &id).await?;
+    Ok(answer::value(StatusCode::OK, &DeliveryView::of(&delivery)))
+}
+
+/// `GET /v1/deliveries/{id}/attempts`
+pub(crate) async fn attempts(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Answer, Problem> {
+    let delivery = find(&app, caller, &id).await?;
+    let attempts = app.store.attempts_of(caller.tenant, delivery.id).await?;
+    let views: Vec<AttemptView<'_>> = attempts.iter().map(AttemptView::of).collect();
+    Ok(answer::value(
+        StatusCode::OK,
+        &serde_json::json!({ "data": views }),
+    ))
+}
+
+/// `POST /v1/deliveries/{id}/replay`
+pub(crate) async fn replay(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Answer, Problem> {
+    let (head, body) = request.into_parts();
+    let received = body::receive(&head.headers, body, app.body_allowed(), &app.room).await?;
+    let mut members = Members::parse(received.text()?)?;
+    let reason = members.text("reason", reason);
+    if reason.is_none() {
+        members.missing("reason");
+    }
+    members.finish()?;
+    let id = delivery_id(&id)?;
+    let decided_by = caller.key.to_string();
+    let reason = reason.unwrap_or_default();
+    match app
+        .store
+        .replay(caller.tenant, id, &reason, &decided_by)
+        .await?
+    {
+        Replayed::Queued => {
+            app.bell.ring();
+            let body = serde_json::json!({ "id": id, "status": DeliveryState::Received.as_str() });
+            Ok(answer::value(StatusCode::ACCEPTED, &body))
+        }
+        Replayed::Refused(why) => Err(Problem::new(
+            Code::NotReplayable,
+            format!("Delivery {id} cannot be replayed: {why}."),
+        )),
+        Replayed::NotFound => Err(Problem::not_found("delivery")),
+    }
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    let trimmed = text.trim();
+    if (1..=REPLAY_REASON_CHARS_MAX).contains(&trimmed.chars().count()) && !trimmed.contains('\0') {
+        Ok(trimmed.to_owned())
+    } else {
+        Err(format!(
+            "must say why, in at most {REPLAY_REASON_CHARS_MAX} characters, without U+0000"
+        ))
+    }
+}
+
+async fn find(app: &App, caller: Caller, id: &str) -> Result<DeliveryRecord, Problem> {
+    app.store
+        .delivery_of(caller.tenant, delivery_id(id)?)
+        .await?
+        .ok_or_else(|| Problem::not_found("delivery"))
+}
+
+fn delivery_id(text: &str) -> Result<DeliveryId, Problem> {
+    text.parse().map_err(|_| Problem::not_found("delivery"))
+}

@@ -1,0 +1,277 @@
+//! Endpoints as their owners manage them.
+
+mod form;
+mod secrets;
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Path, Request, State};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::json;
+use zyven_domain::event::EventType;
+use zyven_domain::id::{EndpointId, EventId};
+use zyven_domain::lifecycle::DeliveryState;
+use zyven_store::{
+    AcceptedFor, ENDPOINTS_PER_TENANT_MAX, EndpointRecord, EndpointRefusal, NewEndpoint, NewEvent,
+};
+
+use crate::answer::{self, Answer};
+use crate::app::App;
+use crate::auth::Caller;
+use crate::body;
+use crate::fields::Members;
+use crate::pages::{self, Query};
+use crate::problem::{Code, Problem};
+
+pub(crate) use secrets::{rotate_secret, secret};
+
+/// The type of the event that `test` sends.
+const TEST_EVENT_TYPE: &str = "zyven.test";
+
+#[derive(Serialize)]
+struct EndpointView<'a> {
+    id: EndpointId,
+    url: &'a str,
+    description: &'a str,
+    event_types: &'a [String],
+    channels: &'a [String],
+    status: &'static str,
+    disabled_reason: Option<&'a str>,
+    retry_base_ms: u128,
+    retry_cap_ms: u128,
+    attempts_max: u32,
+    age_max_ms: u128,
+    timeout_ms: u128,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+    /// Only in the answer that made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+}
+
+impl<'a> EndpointView<'a> {
+    fn of(endpoint: &'a EndpointRecord) -> Self {
+        Self {
+            id: endpoint.id,
+            url: &endpoint.url,
+            description: &endpoint.description,
+            event_types: &endpoint.event_types,
+            channels: &endpoint.channels,
+            status: match endpoint.disabled_reason {
+                None => "enabled",
+                Some(_) => "disabled",
+            },
+            disabled_reason: endpoint.disabled_reason.as_deref(),
+            retry_base_ms: endpoint.policy.base.as_millis(),
+            retry_cap_ms: endpoint.policy.cap.as_millis(),
+            attempts_max: endpoint.policy.attempts_max,
+            age_max_ms: endpoint.policy.age_max.as_millis(),
+            timeout_ms: endpoint.policy.timeout.as_millis(),
+            created_at: endpoint.created_at,
+            updated_at: endpoint.updated_at,
+            secret: None,
+        }
+    }
+}
+
+/// `POST /v1/endpoints`
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Answer, Problem> {
+    let (head, body) = request.into_parts();
+    let received = body::receive(&head.headers, body, app.body_allowed(), &app.room).await?;
+    let mut members = Members::parse(received.text()?)?;
+    let (url, change) = form::new_endpoint(&mut members, &app.config.names);
+    let given = secrets::given(&mut members);
+    members.finish()?;
+    let secret = match given {
+        Some(secret) => secret,
+        None => secrets::generate()?,
+    };
+    let endpoint = NewEndpoint {
+        id: EndpointId::new(),
+        tenant_id: caller.tenant,
+        url: url.unwrap_or_default(),
+        description: change.description.clone().unwrap_or_default(),
+        event_types: change.event_types.clone().unwrap_or_else(form::everything),
+        channels: change.channels.clone().unwrap_or_default(),
+        policy: form::policy(&change),
+        secret: secrets::seal(&app.ring, &secret)?,
+    };
+    let record = app
+        .store
+        .add_endpoint(&endpoint)
+        .await?
+        .map_err(refused)?;
+    let view = EndpointView {
+        secret: Some(secret.expose()),
+        ..EndpointView::of(&record)
+    };
+    Ok(answer::value(StatusCode::CREATED, &view))
+}
+
+/// `GET /v1/endpoints`
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Answer, Problem> {
+    let mut query = Query::of(&request);
+    let limit = query.limit();
+    let after = query.value::<EndpointId>("cursor");
+    query.finish()?;
+    let endpoints = app
+        .store
+        .endpoints_of(caller.tenant, after, pages::asked(limit))
+        .await?;
+    Ok(pages::page(
+        endpoints,
+        limit,
+        |endpoint| endpoint.id.to_string(),
+        EndpointView::of,
+    ))
+}
+
+/// `GET /v1/endpoints/{id}`
+pub(crate) async fn endpoint(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Answer, Problem> {
+    let found = app
+        .store
+        .endpoint_of(caller.tenant, endpoint_id(&id)?)
+        .await?;
+    show(found)
+}
+
+/// `PATCH /v1/endpoints/{id}`: members that are absent stay as they are.
+pub(crate) async fn change(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Answer, Problem> {
+    let (head, body) = request.into_parts();
+    let received = body::receive(&head.headers, body, app.body_allowed(), &app.room).await?;
+    let mut members = Members::parse(received.text()?)?;
+    let change = form::change(&mut members, &app.config.names);
+    members.finish()?;
+    let record = app
+        .store
+        .change_endpoint(caller.tenant, endpoint_id(&id)?, &change)
+        .await?
+        .map_err(refused)?;
+    Ok(answer::value(StatusCode::OK, &EndpointView::of(&record)))
+}
+
+/// `DELETE /v1/endpoints/{id}`
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Answer, Problem> {
+    let removed = app
+        .store
+        .remove_endpoint(caller.tenant, endpoint_id(&id)?)
+        .await?;
+    if removed {
+        Ok(answer::nothing())
+    } else {
+        Err(Problem::not_found("endpoint"))
+    }
+}
+
+/// `POST /v1/endpoints/{id}/enable`
+pub(crate) async fn enable(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Answer, Problem> {
+    let found = app
+        .store
+        .enable_endpoint_of(caller.tenant, endpoint_id(&id)?)
+        .await?;
+    show(found)
+}
+
+/// `POST /v1/endpoints/{id}/disable`
+pub(crate) async fn disable(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Answer, Problem> {
+    let reason = format!("disabled with key {}", caller.key);
+    let found = app
+        .store
+        .disable_endpoint_of(caller.tenant, endpoint_id(&id)?, &reason)
+        .await?;
+    show(found)
+}
+
+/// `POST /v1/endpoints/{id}/test`: an event for this endpoint alone, whatever it subscribes to, on
+/// the same way as every other event.
+pub(crate) async fn test(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Answer, Problem> {
+    let endpoint = endpoint_id(&id)?;
+    let payload = json!({ "test": true, "endpoint": endpoint, "sent_at": Utc::now() });
+    let event = NewEvent {
+        id: EventId::new(),
+        tenant_id: caller.tenant,
+        event_type: EventType::parse(TEST_EVENT_TYPE).expect("the constant is a type"),
+        payload: Bytes::from(payload.to_string()),
+        channels: Vec::new(),
+        source: None,
+        traceparent: None,
+        idempotency: None,
+    };
+    match app.store.accept_for(&event, endpoint).await? {
+        AcceptedFor::Accepted(delivery) => {
+            app.bell.ring();
+            let body = json!({
+                "event": event.id,
+                "delivery": delivery,
+                "type": TEST_EVENT_TYPE,
+                "status": DeliveryState::Received.as_str(),
+            });
+            Ok(answer::value(StatusCode::ACCEPTED, &body))
+        }
+        AcceptedFor::Disabled => Err(Problem::new(
+            Code::EndpointDisabled,
+            "Enable the endpoint first: it takes no deliveries at present.",
+        )),
+        AcceptedFor::NotFound => Err(Problem::not_found("endpoint")),
+    }
+}
+
+fn show(found: Option<EndpointRecord>) -> Result<Answer, Problem> {
+    let record = found.ok_or_else(|| Problem::not_found("endpoint"))?;
+    Ok(answer::value(StatusCode::OK, &EndpointView::of(&record)))
+}
+
+fn refused(refusal: EndpointRefusal) -> Problem {
+    match refusal {
+        EndpointRefusal::NotFound => Problem::not_found("endpoint"),
+        EndpointRefusal::TooMany => Problem::new(
+            Code::EndpointLimit,
+            format!("A tenant may have {ENDPOINTS_PER_TENANT_MAX} endpoints."),
+        ),
+        EndpointRefusal::RetryCapBelowBase => {
+            Problem::one_invalid("retry_cap_ms", "must not be less than retry_base_ms")
+        }
+    }
+}
+
+/// What is not written as an id is the id of nothing.
+fn endpoint_id(text: &str) -> Result<EndpointId, Problem> {
+    text.parse().map_err(|_| Problem::not_found("endpoint"))
+}

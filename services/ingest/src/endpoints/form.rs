@@ -1,0 +1,90 @@
+//! The members that describe an endpoint, with their bounds.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use zyven_domain::event::{CHANNELS_MAX, Channel, PATTERNS_MAX, Pattern};
+use zyven_domain::retry::RetryPolicy;
+use zyven_domain::target::{EndpointUrl, NamePolicy};
+use zyven_store::EndpointChange;
+
+use crate::fields::Members;
+
+/// Longest description, in characters.
+const DESCRIPTION_CHARS_MAX: usize = 500;
+
+// The same bounds stand in the constraint endpoint_retry_is_sane.
+const RETRY_BASE_MS: RangeInclusive<u64> = 1..=86_400_000;
+const RETRY_CAP_MS: RangeInclusive<u64> = 1..=604_800_000;
+const ATTEMPTS: RangeInclusive<u64> = 1..=100;
+const AGE_MS: RangeInclusive<u64> = 1_000..=2_592_000_000;
+const TIMEOUT_MS: RangeInclusive<u64> = 100..=30_000;
+
+/// What a new endpoint is to be: its URL must be there, everything else has a default.
+pub(super) fn new_endpoint(
+    members: &mut Members<'_>,
+    names: &NamePolicy,
+) -> (Option<String>, EndpointChange) {
+    let mut change = change(members, names);
+    let url = change.url.take();
+    if url.is_none() {
+        members.missing("url");
+    }
+    (url, change)
+}
+
+/// What is to be different.
+pub(super) fn change(members: &mut Members<'_>, names: &NamePolicy) -> EndpointChange {
+    EndpointChange {
+        url: members.text("url", |text| {
+            EndpointUrl::parse_with(text, names).map(|url| url.to_string())
+        }),
+        description: members.text("description", description),
+        event_types: members.texts("event_types", 1..=PATTERNS_MAX, Pattern::parse),
+        channels: members
+            .texts("channels", 0..=CHANNELS_MAX, Channel::parse)
+            .map(|mut channels| {
+                channels.sort_unstable();
+                channels.dedup();
+                channels
+            }),
+        retry_base: ms(members, "retry_base_ms", RETRY_BASE_MS),
+        retry_cap: ms(members, "retry_cap_ms", RETRY_CAP_MS),
+        attempts_max: members
+            .number("attempts_max", ATTEMPTS)
+            .and_then(|attempts| u32::try_from(attempts).ok()),
+        age_max: ms(members, "age_max_ms", AGE_MS),
+        timeout: ms(members, "timeout_ms", TIMEOUT_MS),
+    }
+}
+
+/// A new endpoint's policy: what was not said is as usual.
+pub(super) fn policy(change: &EndpointChange) -> RetryPolicy {
+    let usual = RetryPolicy::default();
+    RetryPolicy {
+        base: change.retry_base.unwrap_or(usual.base),
+        cap: change.retry_cap.unwrap_or(usual.cap),
+        attempts_max: change.attempts_max.unwrap_or(usual.attempts_max),
+        age_max: change.age_max.unwrap_or(usual.age_max),
+        timeout: change.timeout.unwrap_or(usual.timeout),
+    }
+}
+
+/// What an endpoint subscribes to when its owner does not say.
+pub(super) fn everything() -> Vec<Pattern> {
+    vec![Pattern::parse("*").expect("the constant is a pattern")]
+}
+
+fn ms(members: &mut Members<'_>, name: &str, bounds: RangeInclusive<u64>) -> Option<Duration> {
+    members.number(name, bounds).map(Duration::from_millis)
+}
+
+fn description(text: &str) -> Result<String, String> {
+    if text.chars().count() <= DESCRIPTION_CHARS_MAX && !text.contains('\0') {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "must not have more than {DESCRIPTION_CHARS_MAX} characters, nor U+0000"
+        ))
+    }
+}

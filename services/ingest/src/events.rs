@@ -1,0 +1,229 @@
+//! Accepting events: one, or a batch.
+
+mod draft;
+mod items;
+mod read;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use hyper::body::Body;
+use serde_json::json;
+use zyven_domain::api_key::Scope;
+use zyven_domain::event::{IdempotencyKey, TraceParent};
+use zyven_domain::id::EventId;
+use zyven_store::{Accepted, NewEvent};
+
+use crate::answer::{self, Answer};
+use crate::app::App;
+use crate::auth::Caller;
+use crate::batcher::Refusal;
+use crate::body::{self, Share};
+use crate::exchange::Trail;
+use crate::fields::Members;
+use crate::problem::{Code, Problem};
+
+pub(crate) use read::{event, event_deliveries};
+
+use draft::Draft;
+use items::Items;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// `POST /v1/events`. Called by the exchange itself: the one request that comes thousands of times a
+/// second has no router, no layers and no extensions to pay for.
+pub(crate) async fn publish<B>(
+    app: &App,
+    headers: &HeaderMap,
+    body: B,
+    trail: &mut Trail,
+) -> Result<Answer, Problem>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let caller = match app.keys.authenticate(headers, Scope::Publish).await {
+        Ok(caller) => caller,
+        Err(problem) => {
+            body::drain(headers, body).await;
+            return Err(problem);
+        }
+    };
+    trail.tenant = Some(caller.tenant);
+    let received = body::receive(headers, body, app.body_allowed(), &app.room).await?;
+    let mut members = Members::parse(received.text()?)?;
+    let draft = Draft::read(&mut members, app.config.limits.body_bytes_max);
+    let key = header_key(headers, &mut members);
+    let draft = draft.filter(|_| members.is_right());
+    let Some(mut draft) = draft else {
+        return Err(Problem::invalid(members.into_errors()));
+    };
+    match (&draft.key, key) {
+        (Some(member), Some(header)) if *member != header => {
+            return Err(Problem::one_invalid(
+                "idempotency_key",
+                "must be the same as the header Idempotency-Key if both are sent",
+            ));
+        }
+        (_, Some(header)) => draft.key = Some(header),
+        (_, None) => {}
+    }
+    let event = draft.into_event(caller.tenant, &received.bytes, header_trace(headers).as_ref());
+    let (id, event_type) = (event.id, event.event_type.clone());
+    let results = store(app, vec![event], received.share).await?;
+    let result = results.first().copied().ok_or_else(|| internal(0))?;
+    trail.event = Some(match result {
+        Accepted::New { .. } => id,
+        Accepted::Repeated { first } | Accepted::Conflict { first } => first,
+    });
+    acknowledge(id, event_type.as_str(), result)
+}
+
+/// Types consist of letters, digits, `_`, `.` and `-`, so nothing here needs escaping.
+fn acknowledge(id: EventId, event_type: &str, result: Accepted) -> Result<Answer, Problem> {
+    let mut body = String::with_capacity(160);
+    match result {
+        Accepted::New { deliveries } => {
+            // Writing to a string cannot fail.
+            let _ = write!(
+                body,
+                r#"{{"id":"{id}","status":"RECEIVED","type":"{event_type}","deliveries":{deliveries}}}"#
+            );
+            Ok(answer::json(StatusCode::ACCEPTED, body))
+        }
+        Accepted::Repeated { first } => {
+            let _ = write!(
+                body,
+                r#"{{"id":"{first}","status":"RECEIVED","type":"{event_type}","repeated":true}}"#
+            );
+            let mut answer = answer::json(StatusCode::OK, body);
+            answer
+                .headers_mut()
+                .insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+            Ok(answer)
+        }
+        Accepted::Conflict { first } => Err(Problem::new(
+            Code::IdempotencyConflict,
+            format!("The key was used for event {first}, which has another body."),
+        )),
+    }
+}
+
+/// `POST /v1/events/batch`: everything or nothing is stored; a used key is one item's own affair.
+pub(crate) async fn publish_batch(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Answer, Problem> {
+    let (head, body) = request.into_parts();
+    let received = body::receive(&head.headers, body, app.batch_allowed(), &app.room).await?;
+    let limits = &app.config.limits;
+    let items = Items::split(received.text()?, received.format, limits.batch_events_max)?;
+    let drafts = items.drafts(limits.body_bytes_max)?;
+    if head.headers.contains_key(IDEMPOTENCY_KEY) {
+        return Err(Problem::one_invalid(
+            "Idempotency-Key",
+            "is for single events; in a batch each event may have an \"idempotency_key\"",
+        ));
+    }
+    let trace = header_trace(&head.headers);
+    let events: Vec<NewEvent> = drafts
+        .into_iter()
+        .map(|draft| draft.into_event(caller.tenant, &received.bytes, trace.as_ref()))
+        .collect();
+    let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
+    if ids.is_empty() {
+        return Ok(batch_answer(&ids, &[]));
+    }
+    let results = store(&app, events, received.share).await?;
+    if results.len() != ids.len() {
+        return Err(internal(results.len()));
+    }
+    Ok(batch_answer(&ids, &results))
+}
+
+/// 202 if every event is accepted, now or before; 207 if a key was used for another one.
+fn batch_answer(ids: &[EventId], results: &[Accepted]) -> Answer {
+    let (mut accepted, mut repeated, mut conflicts) = (0, 0, 0);
+    let items: Vec<serde_json::Value> = ids
+        .iter()
+        .zip(results)
+        .map(|(id, result)| match result {
+            Accepted::New { deliveries } => {
+                accepted += 1;
+                json!({"status": 202, "id": id, "deliveries": deliveries})
+            }
+            Accepted::Repeated { first } => {
+                repeated += 1;
+                json!({"status": 200, "id": first})
+            }
+            Accepted::Conflict { first } => {
+                conflicts += 1;
+                json!({"status": 409, "id": first, "code": Code::IdempotencyConflict.as_str()})
+            }
+        })
+        .collect();
+    let status = if conflicts == 0 {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::MULTI_STATUS
+    };
+    let body = json!({
+        "accepted": accepted,
+        "repeated": repeated,
+        "conflicts": conflicts,
+        "results": items,
+    });
+    answer::value(status, &body)
+}
+
+async fn store(
+    app: &App,
+    events: Vec<NewEvent>,
+    share: Share,
+) -> Result<Vec<Accepted>, Problem> {
+    app.batcher
+        .store(events, share)
+        .await
+        .map_err(|refusal| match refusal {
+            Refusal::Overloaded => {
+                Problem::overloaded("Too many events are waiting to be stored; nothing was done.")
+            }
+            Refusal::Unavailable => Problem::unavailable(),
+            Refusal::Internal => Problem::new(
+                Code::Internal,
+                "The event was not stored; the failure is in the log.",
+            ),
+        })
+}
+
+fn header_key(headers: &HeaderMap, members: &mut Members<'_>) -> Option<IdempotencyKey> {
+    let value = headers.get(IDEMPOTENCY_KEY)?;
+    let parsed = match value.to_str() {
+        Ok(text) => IdempotencyKey::parse(text).map_err(|rule| rule.0),
+        Err(_) => Err("must be 1 to 255 visible ASCII characters"),
+    };
+    parsed
+        .map_err(|rule| members.mistake("Idempotency-Key", rule))
+        .ok()
+}
+
+/// A trace header is often a proxy's and not the publisher's, so a bad one is ignored, as W3C Trace
+/// Context (section 3.2) demands.
+fn header_trace(headers: &HeaderMap) -> Option<TraceParent> {
+    let text = headers.get(TRACEPARENT)?.to_str().ok()?;
+    TraceParent::parse(text).ok()
+}
+
+fn internal(results: usize) -> Problem {
+    tracing::error!(results, "the store answered for another number of events");
+    Problem::new(
+        Code::Internal,
+        "The failure is in the log under this request's id.",
+    )
+}

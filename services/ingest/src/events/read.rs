@@ -1,0 +1,140 @@
+//! What became of an event.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Path, Request, State};
+use chrono::{DateTime, Utc};
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use zyven_domain::id::{DeliveryId, EventId};
+use zyven_domain::lifecycle::DeliveryState;
+
+use crate::answer::{self, Answer};
+use crate::app::App;
+use crate::auth::Caller;
+use crate::deliveries::DeliveryView;
+use crate::pages::{self, Query};
+use crate::problem::Problem;
+
+#[derive(Serialize)]
+struct EventView<'a> {
+    id: EventId,
+    #[serde(rename = "type")]
+    event_type: &'a str,
+    status: &'static str,
+    deliveries: i64,
+    channels: &'a [String],
+    source: Option<&'a str>,
+    traceparent: Option<&'a str>,
+    accepted_at: DateTime<Utc>,
+    /// The bytes as they were sent.
+    payload: &'a RawValue,
+}
+
+/// `GET /v1/events/{id}`
+pub(crate) async fn event(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Answer, Problem> {
+    let id = event_id(&id)?;
+    let event = app
+        .store
+        .event_of(caller.tenant, id)
+        .await?
+        .ok_or_else(|| Problem::not_found("event"))?;
+    let states = app.store.states_of_event(caller.tenant, id).await?;
+    let payload = serde_json::from_slice::<&RawValue>(&event.payload)
+        .map_err(|_| Problem::not_found("event"))?;
+    let view = EventView {
+        id,
+        event_type: &event.event_type,
+        status: status_of(&states).as_str(),
+        deliveries: states.iter().map(|(_, count)| count).sum(),
+        channels: &event.channels,
+        source: event.source.as_deref(),
+        traceparent: event.traceparent.as_deref(),
+        accepted_at: event.accepted_at,
+        payload,
+    };
+    Ok(answer::value(StatusCode::OK, &view))
+}
+
+/// `GET /v1/events/{id}/deliveries`
+pub(crate) async fn event_deliveries(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Answer, Problem> {
+    let mut query = Query::of(&request);
+    let limit = query.limit();
+    let after = query.value::<DeliveryId>("cursor");
+    query.finish()?;
+    let id = event_id(&id)?;
+    let deliveries = app
+        .store
+        .deliveries_of_event(caller.tenant, id, after, pages::asked(limit))
+        .await?;
+    // Only an event without deliveries needs a second look: is it there at all?
+    if deliveries.is_empty() && app.store.event_of(caller.tenant, id).await?.is_none() {
+        return Err(Problem::not_found("event"));
+    }
+    Ok(pages::page(
+        deliveries,
+        limit,
+        |delivery| delivery.id.to_string(),
+        DeliveryView::of,
+    ))
+}
+
+/// What is not written as an id is the id of nothing.
+fn event_id(text: &str) -> Result<EventId, Problem> {
+    text.parse().map_err(|_| Problem::not_found("event"))
+}
+
+/// An event stands where its least finished delivery stands; once all are finished, a dead letter
+/// outweighs any success. An event that nobody wanted stays RECEIVED.
+fn status_of(states: &[(DeliveryState, i64)]) -> DeliveryState {
+    use DeliveryState as S;
+    let has = |state| states.iter().any(|(known, count)| *known == state && *count > 0);
+    let under_way = has(S::Dispatching) || has(S::RetryScheduled);
+    let finished = has(S::Delivered) || has(S::DeadLettered);
+    if has(S::Dispatching) || (has(S::Received) && (under_way || finished)) {
+        S::Dispatching
+    } else if has(S::RetryScheduled) {
+        S::RetryScheduled
+    } else if has(S::Received) || !finished {
+        S::Received
+    } else if has(S::DeadLettered) {
+        S::DeadLettered
+    } else {
+        S::Delivered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_stands_where_its_deliveries_stand() {
+        use DeliveryState as S;
+        let check = |states: &[S], expected: S| {
+            let counted: Vec<(S, i64)> = states.iter().map(|state| (*state, 1)).collect();
+            assert_eq!(status_of(&counted), expected, "{states:?}");
+        };
+        for state in S::ALL {
+            check(&[state], state);
+        }
+        check(&[], S::Received);
+        check(&[S::Received, S::Delivered], S::Dispatching);
+        check(&[S::Received, S::RetryScheduled], S::Dispatching);
+        check(&[S::Dispatching, S::DeadLettered], S::Dispatching);
+        check(&[S::RetryScheduled, S::Delivered], S::RetryScheduled);
+        check(&[S::RetryScheduled, S::DeadLettered], S::RetryScheduled);
+        check(&[S::Delivered, S::DeadLettered], S::DeadLettered);
+    }
+}

@@ -1,0 +1,272 @@
+//! Reading the members of a JSON object, collecting every mistake.
+//!
+//! Values stay the text they came as until somebody asks for them, which is what keeps a payload's
+//! bytes exact, and what lets a mistake be named with its field.
+
+use std::borrow::Cow;
+use std::fmt::Display;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::problem::{Code, FieldError, Problem};
+
+/// Most members of an object that is not a payload: more than any request knows.
+const MEMBERS_MAX: usize = 64;
+
+/// The members of one object, not yet asked for, and the mistakes found so far.
+#[derive(Debug)]
+pub(crate) struct Members<'a> {
+    members: Vec<(Cow<'a, str>, &'a RawValue)>,
+    /// What stands before each field's name in a mistake: `[3].` for an item of a batch.
+    prefix: String,
+    errors: Vec<FieldError>,
+}
+
+impl<'a> Members<'a> {
+    /// Parses one object, which is all of `text`.
+    pub(crate) fn parse(text: &'a str) -> Result<Self, Problem> {
+        Self::parse_item(text, String::new()).map_err(|error| problem_of(&error))
+    }
+
+    /// Parses an object found inside a bigger text; mistakes name `prefix` before their field.
+    pub(crate) fn parse_item(text: &'a str, prefix: String) -> Result<Self, serde_json::Error> {
+        serde_json::from_str::<Raw<'a>>(text).map(|Raw(members)| Self {
+            members,
+            prefix,
+            errors: Vec::new(),
+        })
+    }
+
+    /// The member's text, once.
+    pub(crate) fn raw(&mut self, name: &str) -> Option<&'a RawValue> {
+        let index = self.members.iter().position(|(known, _)| known == name)?;
+        Some(self.members.swap_remove(index).1)
+    }
+
+    /// A string that `parse` takes. `None` if absent, or after a mistake was recorded.
+    pub(crate) fn text<T, E: Display>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let raw = self.raw(name)?;
+        let Ok(Text(text)) = serde_json::from_str::<Text<'a>>(raw.get()) else {
+            self.mistake(name, "must be a string");
+            return None;
+        };
+        self.parsed(name, parse(&text))
+    }
+
+    /// An array of strings, each of which `parse` takes, with bounds on their number.
+    pub(crate) fn texts<T, E: Display>(
+        &mut self,
+        name: &str,
+        count: std::ops::RangeInclusive<usize>,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Vec<T>> {
+        let raw = self.raw(name)?;
+        let Ok(texts) = serde_json::from_str::<Vec<Text<'a>>>(raw.get()) else {
+            self.mistake(name, "must be an array of strings");
+            return None;
+        };
+        if !count.contains(&texts.len()) {
+            let rule = format!("must have {} to {} items", count.start(), count.end());
+            self.mistake(name, rule);
+            return None;
+        }
+        let parsed: Vec<Option<T>> = texts
+            .iter()
+            .enumerate()
+            .map(|(index, Text(text))| match parse(text) {
+                Ok(value) => Some(value),
+                Err(rule) => {
+                    self.mistake(&format!("{name}[{index}]"), rule.to_string());
+                    None
+                }
+            })
+            .collect();
+        parsed.into_iter().collect()
+    }
+
+    /// A whole number within bounds, both included.
+    pub(crate) fn number(
+        &mut self,
+        name: &str,
+        bounds: std::ops::RangeInclusive<u64>,
+    ) -> Option<u64> {
+        let raw = self.raw(name)?;
+        match serde_json::from_str::<u64>(raw.get()) {
+            Ok(number) if bounds.contains(&number) => Some(number),
+            Ok(_) | Err(_) => {
+                let rule = format!(
+                    "must be a whole number from {} to {}",
+                    bounds.start(),
+                    bounds.end()
+                );
+                self.mistake(name, rule);
+                None
+            }
+        }
+    }
+
+    /// Records that a member must be there.
+    pub(crate) fn missing(&mut self, name: &str) {
+        if !self.has_mistake(name) {
+            self.mistake(name, "is missing");
+        }
+    }
+
+    pub(crate) fn mistake(&mut self, name: &str, rule: impl Into<Cow<'static, str>>) {
+        self.errors.push(FieldError {
+            field: format!("{}{name}", self.prefix),
+            rule: rule.into(),
+        });
+    }
+
+    /// True if nothing was wrong so far and every member was asked for.
+    pub(crate) fn is_right(&self) -> bool {
+        self.errors.is_empty() && self.members.is_empty()
+    }
+
+    /// Every mistake; members that nobody has asked for are among them.
+    pub(crate) fn into_errors(mut self) -> Vec<FieldError> {
+        for (name, _) in std::mem::take(&mut self.members) {
+            let name: String = name.chars().take(128).collect();
+            self.mistake(&name, "is not a member of this request");
+        }
+        self.errors
+    }
+
+    /// The end of reading.
+    pub(crate) fn finish(self) -> Result<(), Problem> {
+        let errors = self.into_errors();
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::invalid(errors))
+        }
+    }
+
+    fn parsed<T, E: Display>(&mut self, name: &str, parsed: Result<T, E>) -> Option<T> {
+        match parsed {
+            Ok(value) => Some(value),
+            Err(rule) => {
+                self.mistake(name, rule.to_string());
+                None
+            }
+        }
+    }
+
+    fn has_mistake(&self, name: &str) -> bool {
+        let field = format!("{}{name}", self.prefix);
+        self.errors.iter().any(|error| {
+            error.field.strip_prefix(&field).is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
+        })
+    }
+}
+
+/// Text that is not JSON at all is one problem, JSON of the wrong shape another.
+pub(crate) fn problem_of(error: &serde_json::Error) -> Problem {
+    if error.is_data() {
+        Problem::one_invalid("body", rule_of(error))
+    } else {
+        Problem::new(Code::BodyNotJson, format!("The body is not JSON: {error}."))
+    }
+}
+
+/// What serde_json says, without the place it appends.
+pub(crate) fn rule_of(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let end = text.rfind(" at line ").unwrap_or(text.len());
+    text[..end].to_owned()
+}
+
+/// A string, borrowed unless it contains escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The members as they stand.
+struct Raw<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Raw<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Raw<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw<'de>, A::Error> {
+                let mut members: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::with_capacity(4);
+                while let Some(Text(name)) = map.next_key::<Text<'de>>()? {
+                    let value = map.next_value::<&'de RawValue>()?;
+                    if members.iter().any(|(known, _)| *known == name) {
+                        return Err(A::Error::custom(format_args!(
+                            "must not have two members of the same name ({:?})",
+                            name.chars().take(40).collect::<String>()
+                        )));
+                    }
+                    if members.len() == MEMBERS_MAX {
+                        return Err(A::Error::custom(format_args!(
+                            "must not have more than {MEMBERS_MAX} members"
+                        )));
+                    }
+                    members.push((name, value));
+                }
+                Ok(Raw(members))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn members(text: &str) -> Members<'_> {
+        Members::parse(text).unwrap_or_else(|problem| panic!("{problem:?}"))
+    }
+
+    fn fields(members: Members<'_>) -> Vec<String> {
+        let errors = members.into_errors();
+        errors.into_iter().map(|error| error.field).collect()
+    }
+
+    #[test]
+    fn every_mistake_is_collected_with_its_field() {
+        let mut given = members(r#"{"a": 1, "b": ["x", "", "y", ""], "n": 1.5, "é\u0021": null}"#);
+        let not_empty = |text: &str| if text.is_empty() { Err("is empty") } else { Ok(()) };
+        assert_eq!(given.text("a", not_empty), None);
+        assert_eq!(given.texts("b", 0..=5, not_empty), None);
+        assert_eq!(given.number("n", 0..=2), None);
+        given.missing("c");
+        given.missing("b");
+        assert_eq!(fields(given), ["a", "b[1]", "b[3]", "n", "c", "é!"]);
+    }
+
+    #[test]
+    fn values_keep_their_text() {
+        let mut given = members("{\"p\" :  [1.0,  2 ] , \"t\":\"\\u0041\"}");
+        assert_eq!(given.raw("p").map(RawValue::get), Some("[1.0,  2 ]"));
+        let kept = |text: &str| Ok::<_, &str>(text.to_owned());
+        assert_eq!(given.text("t", kept).as_deref(), Some("A"));
+        assert!(given.finish().is_ok());
+    }
+
+    #[test]
+    fn what_is_no_object_is_told_from_what_is_no_json() {
+        let code = |text: &str| Members::parse(text).map(|_| ()).map_err(|p| p.code);
+        for not_json in ["", "{", "{\"a\": tru}", "{} x", "{'a': 1}"] {
+            assert_eq!(code(not_json), Err(Code::BodyNotJson), "{not_json}");
+        }
+        for wrong in ["1", "[]", "\"x\"", "null", r#"{"a": 1, "\u0061": 2}"#] {
+            assert_eq!(code(wrong), Err(Code::Invalid), "{wrong}");
+        }
+        assert_eq!(code(" {} \n"), Ok(()));
+    }
+}

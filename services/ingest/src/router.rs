@@ -1,0 +1,136 @@
+//! Every route with its method and the scope it needs.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::handler::Handler;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, on};
+use zyven_domain::api_key::Scope;
+
+use crate::app::App;
+use crate::exchange::Trail;
+use crate::problem::{Code, Problem};
+use crate::{api_keys, body, deliveries, endpoints, events};
+
+/// The path of the one route that the exchange answers itself.
+pub(crate) const PUBLISH: &str = "/v1/events";
+
+/// Every other route. Limits on bodies stand in [`crate::config::Limits`].
+pub(crate) fn router(app: &Arc<App>) -> (Router, Vec<&'static str>) {
+    use MethodFilter as M;
+    use Scope::{Manage, Publish, Read, Replay};
+    Routes::new(app)
+        .add(M::POST, "/v1/events/batch", Publish, events::publish_batch)
+        .add(M::GET, "/v1/events/{id}", Read, events::event)
+        .add(M::GET, "/v1/events/{id}/deliveries", Read, events::event_deliveries)
+        .add(M::GET, "/v1/deliveries", Read, deliveries::list)
+        .add(M::GET, "/v1/deliveries/{id}", Read, deliveries::delivery)
+        .add(M::GET, "/v1/deliveries/{id}/attempts", Read, deliveries::attempts)
+        .add(M::POST, "/v1/deliveries/{id}/replay", Replay, deliveries::replay)
+        .add(M::GET, "/v1/endpoints", Read, endpoints::list)
+        .add(M::POST, "/v1/endpoints", Manage, endpoints::create)
+        .add(M::GET, "/v1/endpoints/{id}", Read, endpoints::endpoint)
+        .add(M::PATCH, "/v1/endpoints/{id}", Manage, endpoints::change)
+        .add(M::DELETE, "/v1/endpoints/{id}", Manage, endpoints::delete)
+        .add(M::POST, "/v1/endpoints/{id}/enable", Manage, endpoints::enable)
+        .add(M::POST, "/v1/endpoints/{id}/disable", Manage, endpoints::disable)
+        .add(M::POST, "/v1/endpoints/{id}/test", Manage, endpoints::test)
+        .add(M::GET, "/v1/endpoints/{id}/secret", Manage, endpoints::secret)
+        .add(M::POST, "/v1/endpoints/{id}/rotate-secret", Manage, endpoints::rotate_secret)
+        .add(M::GET, "/v1/api-keys", Manage, api_keys::list)
+        .add(M::POST, "/v1/api-keys", Manage, api_keys::create)
+        .add(M::DELETE, "/v1/api-keys/{id}", Manage, api_keys::revoke)
+        .finish()
+}
+
+struct Routes {
+    app: Arc<App>,
+    router: Router<Arc<App>>,
+    paths: Vec<&'static str>,
+}
+
+impl Routes {
+    fn new(app: &Arc<App>) -> Self {
+        Self {
+            app: Arc::clone(app),
+            router: Router::new(),
+            paths: Vec::new(),
+        }
+    }
+
+    /// A route whose handler finds the [`crate::auth::Caller`] in the request's extensions.
+    fn add<H, T>(mut self, method: MethodFilter, path: &'static str, scope: Scope, handler: H) -> Self
+    where
+        H: Handler<T, Arc<App>>,
+        T: 'static,
+    {
+        let guard = Guard {
+            app: Arc::clone(&self.app),
+            path,
+            scope,
+        };
+        let guarded = on(method, handler).route_layer(middleware::from_fn_with_state(guard, admit));
+        self.paths.push(path);
+        Self {
+            router: self.router.route(path, guarded),
+            ..self
+        }
+    }
+
+    /// The router, and the paths that requests are counted under.
+    fn finish(self) -> (Router, Vec<&'static str>) {
+        let router = self
+            .router
+            // POST never comes here; other methods learn what there is.
+            .route(PUBLISH, on(MethodFilter::POST, no_such_route))
+            .fallback(no_such_route)
+            .method_not_allowed_fallback(other_method)
+            .with_state(self.app);
+        (router, self.paths)
+    }
+}
+
+#[derive(Clone)]
+struct Guard {
+    app: Arc<App>,
+    path: &'static str,
+    scope: Scope,
+}
+
+/// Lets a request through to its handler if its key is good and has the scope.
+async fn admit(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+    let mut trail = Trail::on(guard.path);
+    let keys = &guard.app.keys;
+    let mut response = match keys.authenticate(request.headers(), guard.scope).await {
+        Ok(caller) => {
+            trail.tenant = Some(caller.tenant);
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(problem) => {
+            let (head, body) = request.into_parts();
+            body::drain(&head.headers, body).await;
+            problem.into_response()
+        }
+    };
+    response.extensions_mut().insert(trail);
+    response
+}
+
+async fn no_such_route(request: Request) -> Problem {
+    let (head, body) = request.into_parts();
+    body::drain(&head.headers, body).await;
+    Problem::not_found("route")
+}
+
+async fn other_method(request: Request) -> Problem {
+    let (head, body) = request.into_parts();
+    body::drain(&head.headers, body).await;
+    Problem::new(
+        Code::MethodNotAllowed,
+        format!("{} does not apply here; see Allow.", head.method),
+    )
+}

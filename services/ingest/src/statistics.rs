@@ -1,0 +1,113 @@
+//! What the API counts.
+
+use std::sync::Arc;
+
+use zyven_runtime::metrics::{BATCH_BOUNDS, Counter, Histogram, LATENCY_BOUNDS_S, Metrics};
+
+use crate::batcher::Batcher;
+use crate::body::Room;
+
+/// Handles to every series of this service. Requests are counted per route by [`Requests`].
+pub(crate) struct Statistics {
+    pub(crate) accepted: Counter,
+    pub(crate) deliveries: Counter,
+    pub(crate) batch_events: Histogram,
+    pub(crate) batches_failed: Counter,
+    /// From the request's head to the answer, for publishing requests that were answered 2xx.
+    pub(crate) acknowledged: Histogram,
+    pub(crate) connections_refused: Counter,
+    metrics: Metrics,
+}
+
+impl Statistics {
+    pub(crate) fn new(metrics: &Metrics, batcher: &Batcher, room: &Room) -> Arc<Self> {
+        let batcher = batcher.clone();
+        metrics.asked_gauge(
+            "zyven_ingest_queue_events",
+            "Events waiting to be stored",
+            &[],
+            move || batcher.waiting() as f64,
+        );
+        let room = room.clone();
+        metrics.asked_gauge(
+            "zyven_ingest_bodies_bytes",
+            "Bytes of request bodies that are being read or wait to be stored",
+            &[],
+            move || room.used_bytes() as f64,
+        );
+        Arc::new(Self {
+            accepted: metrics.counter(
+                "zyven_ingest_events_accepted_total",
+                "Events stored and acknowledged; repetitions not counted",
+                &[],
+            ),
+            deliveries: metrics.counter(
+                "zyven_ingest_deliveries_total",
+                "Deliveries made of accepted events",
+                &[],
+            ),
+            batch_events: metrics.histogram(
+                "zyven_ingest_batch_events",
+                "Events stored by one statement",
+                &[],
+                BATCH_BOUNDS,
+            ),
+            batches_failed: metrics.counter(
+                "zyven_ingest_batches_failed_total",
+                "Batches given up because the database failed",
+                &[],
+            ),
+            acknowledged: metrics.histogram(
+                "zyven_ingest_acknowledge_seconds",
+                "Time from a publishing request's head to its 2xx answer",
+                &[],
+                LATENCY_BOUNDS_S,
+            ),
+            connections_refused: metrics.counter(
+                "zyven_ingest_connections_refused_total",
+                "Connections answered 503 because there were too many",
+                &[],
+            ),
+            metrics: metrics.clone(),
+        })
+    }
+
+    pub(crate) fn requests(&self, route: &'static str) -> Requests {
+        Requests::new(&self.metrics, route)
+    }
+}
+
+/// Requests of one route, by the statuses it can have.
+pub(crate) struct Requests {
+    metrics: Metrics,
+    pub(crate) route: &'static str,
+    /// The status nearly every request of a route has, found without a look at the registry.
+    usual: [(u16, Counter); 3],
+}
+
+impl Requests {
+    fn new(metrics: &Metrics, route: &'static str) -> Self {
+        let usual = [200, 202, 503].map(|status| (status, counter(metrics, route, status)));
+        Self {
+            metrics: metrics.clone(),
+            route,
+            usual,
+        }
+    }
+
+    pub(crate) fn count(&self, status: u16) {
+        match self.usual.iter().find(|(usual, _)| *usual == status) {
+            Some((_, counter)) => counter.increment(),
+            None => counter(&self.metrics, self.route, status).increment(),
+        }
+    }
+}
+
+/// Statuses are the program's own, some twenty of them.
+fn counter(metrics: &Metrics, route: &'static str, status: u16) -> Counter {
+    metrics.counter(
+        "zyven_ingest_requests_total",
+        "Requests answered, by route and status",
+        &[("route", route), ("status", &status.to_string())],
+    )
+}

@@ -1,0 +1,130 @@
+//! What the relay counts.
+
+use zyven_queue::Depth;
+use zyven_runtime::metrics::{COUNTS, Counter, Gauge, Histogram, Metrics};
+
+/// Upper bounds for walks over the whole outbox, in seconds.
+const WALK_BOUNDS_S: &[f64] = &[
+    0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0,
+];
+
+/// The relay's metrics. Cheap to clone.
+#[derive(Clone)]
+pub struct Statistics {
+    pub(crate) is_leading: Gauge,
+    pub(crate) handed_over: Counter,
+    pub(crate) hand_over_rows: Histogram,
+    pub(crate) watermark: Gauge,
+    pub(crate) gaps_open: Gauge,
+    pub(crate) gaps_filled: Counter,
+    pub(crate) gaps_left_out: Counter,
+    pub(crate) scrub_seconds: Histogram,
+    pub(crate) scrub_tickets_restored: Counter,
+    pub(crate) lanes_mended: Counter,
+    pub(crate) outbox_rows: Gauge,
+    pub(crate) epochs_lost: Counter,
+    pub(crate) rebuild_seconds: Histogram,
+    pub(crate) rebuild_tickets: Counter,
+    pub(crate) idempotency_keys_expired: Counter,
+    pub(crate) dead_letters_expired: Counter,
+    pub(crate) partitions_made: Counter,
+    pub(crate) partitions_dropped: Counter,
+    queue_waiting: Gauge,
+    queue_leased: Gauge,
+    queue_lanes: Gauge,
+}
+
+impl Statistics {
+    /// Declares all of them, at zero.
+    pub fn new(metrics: &Metrics) -> Self {
+        let counter = |name, help| metrics.counter(name, help);
+        let gauge = |name, help| metrics.gauge(name, help);
+        Self {
+            is_leading: gauge(
+                "zyven_relay_leading",
+                "1 while this relay is the one that works",
+            ),
+            handed_over: counter(
+                "zyven_relay_handed_over_total",
+                "Outbox rows handed to the queue",
+            ),
+            hand_over_rows: metrics.histogram(
+                "zyven_relay_hand_over_rows",
+                "Rows per hand-over that found any",
+                COUNTS,
+            ),
+            watermark: gauge(
+                "zyven_relay_watermark",
+                "Sequence number up to which the outbox was handed over",
+            ),
+            gaps_open: gauge(
+                "zyven_relay_gaps_open",
+                "Sequence numbers that were not there and may still come",
+            ),
+            gaps_filled: counter(
+                "zyven_relay_gaps_filled_total",
+                "Rows that a slow transaction committed after later ones",
+            ),
+            gaps_left_out: counter(
+                "zyven_relay_gaps_left_to_scrub_total",
+                "Missing sequence numbers beyond what the ledger holds; the scrubber finds their rows",
+            ),
+            scrub_seconds: metrics.histogram(
+                "zyven_relay_scrub_seconds",
+                "Length of a walk over the whole outbox, rests included",
+                WALK_BOUNDS_S,
+            ),
+            scrub_tickets_restored: counter(
+                "zyven_relay_scrub_tickets_restored_total",
+                "Tickets that a walk found missing or too late in the queue",
+            ),
+            lanes_mended: counter(
+                "zyven_relay_lanes_mended_total",
+                "Lanes whose count of tickets in flight was wrong",
+            ),
+            outbox_rows: gauge(
+                "zyven_relay_outbox_rows",
+                "Unfinished deliveries seen by the last walk",
+            ),
+            epochs_lost: counter(
+                "zyven_relay_epochs_lost_total",
+                "How often Redis was found emptied",
+            ),
+            rebuild_seconds: metrics.histogram(
+                "zyven_relay_rebuild_seconds",
+                "Time from finding Redis emptied until everything had a ticket again",
+                WALK_BOUNDS_S,
+            ),
+            rebuild_tickets: counter(
+                "zyven_relay_rebuild_tickets_total",
+                "Tickets pushed by rebuilds",
+            ),
+            idempotency_keys_expired: counter(
+                "zyven_relay_idempotency_keys_expired_total",
+                "Idempotency keys deleted after their retention",
+            ),
+            dead_letters_expired: counter(
+                "zyven_relay_dead_letters_expired_total",
+                "Dead letters deleted after their retention",
+            ),
+            partitions_made: counter("zyven_relay_partitions_made_total", "Day partitions made"),
+            partitions_dropped: counter(
+                "zyven_relay_partitions_dropped_total",
+                "Day partitions dropped after their retention",
+            ),
+            queue_waiting: gauge("zyven_queue_tickets_waiting", "Tickets in lanes"),
+            queue_leased: gauge("zyven_queue_tickets_leased", "Tickets dispatchers hold"),
+            queue_lanes: gauge("zyven_queue_lanes", "Lanes with a ticket in them"),
+        }
+    }
+
+    pub(crate) fn show(&self, depth: Depth) {
+        for (gauge, value) in [
+            (&self.queue_waiting, depth.waiting),
+            (&self.queue_leased, depth.leased),
+            (&self.queue_lanes, depth.lanes),
+        ] {
+            gauge.set(value as f64);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Walking over the whole outbox: slowly, to replace lost tickets; as fast as it goes, when Redis was
+//! emptied.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use zyven_runtime::pace::Rest;
+use zyven_store::{OutboxRow, Store};
+
+use crate::RelayError;
+use crate::term::{Offered, Term};
+
+/// While nothing is wrong, walking takes one part of the time and resting the other nine: a backlog
+/// of a million rows is then walked over in about a minute.
+const REST_PER_WORK: u32 = 9;
+
+/// How often to see whether Redis still has its epoch. A walk would notice too, but with nothing but
+/// retries in the outbox that is up to a whole walk later.
+const EPOCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Offers every row that should have a ticket, page by page, again and again.
+pub struct Sweep {
+    term: Arc<Term>,
+    interval: Duration,
+    walk: Option<Walk>,
+    next_walk_at: Instant,
+    epoch_seen_at: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// Nothing is wrong, as far as is known.
+    Scrub,
+    /// This relay is new, and Redis has an epoch: whether everything has a ticket is unknown.
+    TakeOver,
+    /// Redis was emptied.
+    Rebuild,
+}
+
+struct Walk {
+    reason: Reason,
+    started: Instant,
+    position: i64,
+    /// The page at `position`, if it was read ahead.
+    ahead: Option<Vec<OutboxRow>>,
+    rows: u64,
+    added: u64,
+}
+
+impl Sweep {
+    /// A sweep that begins at once, at full speed: a new leader trusts nothing.
+    pub fn new(term: Arc<Term>, interval: Duration) -> Self {
+        Self {
+            term,
+            interval,
+            walk: None,
+            next_walk_at: Instant::now(),
+            epoch_seen_at: None,
+        }
+    }
+
+    /// Looks after the epoch, then walks one page.
+    ///
+    /// # Errors
+    ///
+    /// PostgreSQL or Redis did not do their part. The next step does it again.
+    pub async fn step(&mut self) -> Result<Rest, RelayError> {
+        if self.is_epoch_in_doubt() {
+            self.look_after_epoch().await?;
+        }
+        match &self.walk {
+            None if Instant::now() < self.next_walk_at => Ok(Rest::For(self.rest())),
+            None => {
+                self.term.statistics.lanes_mended.add(self.mend().await?);
+                self.walk = Some(Walk::new(Reason::Scrub));
+                Ok(Rest::None)
+            }
+            Some(_) => self.walk_a_page().await,
+        }
+    }
+
+    /// Walks over the whole outbox once, without rests.
+    ///
+    /// # Errors
+    ///
+    /// See [`Sweep::step`].
+    pub async fn scrub(&mut self) -> Result<(), RelayError> {
+        self.next_walk_at = Instant::now();
+        self.step().await?;
+        self.finish_walk().await
+    }
+
+    /// Begins a new epoch and gives every outbox row its ticket, whatever Redis holds.
+    ///
+    /// # Errors
+    ///
+    /// See [`Sweep::step`].
+    pub async fn rebuild(&mut self) -> Result<(), RelayError> {
+        self.begin_epoch().await?;
+        self.finish_walk().await
+    }
+
+    async fn finish_walk(&mut self) -> Result<(), RelayError> {
+        while self.walk.is_some() {
+            self.step().await?;
+        }
+        Ok(())
+    }
+
+    /// True from finding Redis emptied until everything has a ticket again.
+    pub fn is_rebuilding(&self) -> bool {
+        self.walk
+            .as_ref()
+            .is_some_and(|walk| walk.reason == Reason::Rebuild)
+    }
+
+    fn is_epoch_in_doubt(&self) -> bool {
+        !self.term.has_epoch()
+            || self
+                .epoch_seen_at
+                .is_none_or(|seen| seen.elapsed() >= EPOCH_INTERVAL)
+    }
+
+    async fn look_after_epoch(&mut self) -> Result<(), RelayError> {
+        let epoch = self.term.queue.epoch().await?;
+        match (epoch, self.term.epoch()) {
+            (None, _) => self.begin_epoch().await?,
+            (Some(theirs), Some(ours)) if theirs == ours => {}
+            (Some(theirs), _) => {
+                // Begun by a leader before us, or by one that believes to be one still. Two that
+                // answer each other with ever new epochs would keep Redis closed.
+                tracing::info!(epoch = %theirs, "taking over the epoch that Redis has");
+                self.start_over(theirs, Reason::TakeOver);
+            }
+        }
+        self.epoch_seen_at = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn begin_epoch(&mut self) -> Result<(), RelayError> {
+        let epoch = self.term.queue.begin_epoch().await?;
+        self.term.statistics.epochs_lost.increment();
+        tracing::warn!(%epoch, "Redis has no epoch: giving everything a ticket again");
+        self.epoch_seen_at = Some(Instant::now());
+        self.start_over(epoch, Reason::Rebuild);
+        Ok(())
+    }
+
+    fn start_over(&mut self, epoch: zyven_queue::Epoch, reason: Reason) {
+        self.term.set_epoch(epoch);
+        self.walk = Some(Walk::new(reason));
+    }
+
+    async fn walk_a_page(&mut self) -> Result<Rest, RelayError> {
+        let Some(walk) = &mut self.walk else {
+            return Ok(Rest::None);
+        };
+        let started = Instant::now();
+        let store = &self.term.store;
+        let mut page = match walk.ahead.take() {
+            Some(page) => page,
+            None => store.outbox_page(walk.position).await?,
+        };
+        let is_full = page.len() == Store::OUTBOX_PAGE_ROWS_MAX;
+        let last_seq = page.last().map_or(walk.position, |row| row.seq);
+        // What has not been handed over yet is not lost either.
+        let handed_over = self.term.handed_over();
+        page.retain(|row| row.seq <= handed_over);
+        let goes_on = is_full && last_seq <= handed_over;
+
+        // At full speed PostgreSQL reads the next page while Redis takes this one.
+        let read_ahead = async {
+            if goes_on && walk.reason != Reason::Scrub {
+                store.outbox_page(last_seq).await.map(Some)
+            } else {
+                Ok(None)
+            }
+        };
+        let (offered, ahead) = tokio::join!(self.term.offer(&page), read_ahead);
+        let Offered::Accepted { added } = offered? else {
+            self.walk = None; // what it has done is lost; the next step looks after the epoch
+            return Ok(Rest::None);
+        };
+        walk.position = last_seq;
+        walk.rows += page.len() as u64;
+        walk.added += added as u64;
+        walk.ahead = ahead?;
+        if !goes_on {
+            self.end_walk().await?;
+            return Ok(Rest::None);
+        }
+        Ok(match walk.reason {
+            Reason::Scrub => Rest::For(started.elapsed() * REST_PER_WORK),
+            Reason::TakeOver | Reason::Rebuild => Rest::None,
+        })
+    }
+
+    async fn end_walk(&mut self) -> Result<(), RelayError> {
+        let Some(walk) = self.walk.take() else {
+            return Ok(());
+        };
+        let statistics = &self.term.statistics;
+        let took = walk.started.elapsed();
+        match walk.reason {
+            Reason::Scrub => {
+                statistics.scrub_seconds.observe_duration(took);
+                statistics.scrub_tickets_restored.add(walk.added);
+            }
+            Reason::TakeOver => statistics.scrub_tickets_restored.add(walk.added),
+            Reason::Rebuild => {
+                statistics.rebuild_seconds.observe_duration(took);
+                statistics.rebuild_tickets.add(walk.added);
+                tracing::warn!(
+                    rows = walk.rows,
+                    tickets = walk.added,
+                    duration_ms = took.as_millis(),
+                    "Redis was filled again"
+                );
+            }
+        }
+        statistics.outbox_rows.set(walk.rows as f64);
+        self.next_walk_at = walk.started + self.interval;
+        statistics.show(self.term.queue.depth().await?);
+        Ok(())
+    }
+
+    async fn mend(&self) -> Result<u64, RelayError> {
+        let mended = self.term.queue.mend().await?;
+        if mended > 0 {
+            tracing::warn!(lanes = mended, "corrected counts of tickets in flight");
+        }
+        Ok(mended)
+    }
+
+    fn rest(&self) -> Duration {
+        self.next_walk_at
+            .saturating_duration_since(Instant::now())
+            .min(EPOCH_INTERVAL)
+    }
+}
+
+impl Walk {
+    fn new(reason: Reason) -> Self {
+        Self {
+            reason,
+            started: Instant::now(),
+            position: i64::MIN,
+            ahead: None,
+            rows: 0,
+            added: 0,
+        }
+    }
+}

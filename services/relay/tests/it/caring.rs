@@ -1,0 +1,76 @@
+//! Partitions and retention.
+
+use zyven_relay::{Maintenance, Statistics};
+use zyven_runtime::metrics::Metrics;
+use zyven_runtime::pace::Rest;
+use zyven_testkit::wait_until;
+
+use crate::stage::{PATIENCE, Stage, config, metric};
+
+async fn partitions(stage: &Stage) -> i64 {
+    let sql = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'zyven.events'::regclass";
+    stage.sql.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn maintenance_makes_partitions_and_lets_go_of_what_is_old() {
+    let stage = Stage::new().await;
+    stage
+        .sql
+        .batch_execute(
+            "SELECT zyven.ensure_partition(now() - interval '40 days');
+             INSERT INTO zyven.idempotency_keys (key, event_id, body, created_at)
+             SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), now() - interval '25 hours'
+               FROM generate_series(1, 2500);
+             INSERT INTO zyven.idempotency_keys (key, event_id, body)
+             SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid()",
+        )
+        .await
+        .unwrap();
+    let metrics = Metrics::new();
+    let statistics = Statistics::new(&metrics);
+    let mut maintenance = Maintenance::new(config(), stage.store.clone(), statistics);
+    wait_until("there is nothing more to do", PATIENCE, async || {
+        matches!(maintenance.step().await.unwrap(), Rest::For(_))
+    })
+    .await;
+
+    let keys = "SELECT count(*) FROM zyven.idempotency_keys";
+    let left: i64 = stage.sql.query_one(keys, &[]).await.unwrap().get(0);
+    assert_eq!(left, 1);
+    assert_eq!(
+        metric(&metrics, "zyven_relay_idempotency_keys_expired_total"),
+        2_500.0
+    );
+    assert_eq!(
+        metric(&metrics, "zyven_relay_partitions_dropped_total"),
+        3.0
+    );
+    assert_eq!(partitions(&stage).await, 9, "yesterday to a week ahead");
+}
+
+#[tokio::test]
+async fn a_running_relay_makes_the_partitions_it_finds_missing() {
+    let stage = Stage::new().await;
+    stage
+        .sql
+        .batch_execute(
+            "DO $$
+             DECLARE name text;
+             BEGIN
+                 FOR name IN SELECT inhrelid::regclass::text FROM pg_inherits
+                              WHERE inhparent = 'zyven.events'::regclass LOOP
+                     EXECUTE 'DROP TABLE ' || name;
+                 END LOOP;
+             END $$",
+        )
+        .await
+        .unwrap();
+    assert_eq!(partitions(&stage).await, 0);
+    let relay = stage.relay().await;
+    wait_until("the partitions are there", PATIENCE, async || {
+        partitions(&stage).await == 9
+    })
+    .await;
+    relay.stop().await;
+}

@@ -1,0 +1,110 @@
+//! What was lost in Redis comes back.
+
+use std::time::Duration;
+
+use zyven_relay::{HandOver, Sweep};
+use zyven_runtime::metrics::Metrics;
+
+use crate::stage::{NEVER, Stage, metric};
+
+#[tokio::test]
+async fn a_flushed_redis_delays_events_but_loses_none() {
+    let stage = Stage::new().await;
+    let seqs = stage.fill_outbox(5_000).await;
+    let relay = stage.relay_with(|it| it.scrub_interval = NEVER).await;
+    stage.wait_for_waiting(5_000).await;
+    stage.wait_for_watermark(*seqs.last().unwrap()).await;
+
+    stage.redis.flush().await;
+    stage.wait_for_waiting(5_000).await;
+    relay.wait_until_ready().await;
+    assert!(metric(&relay.metrics, "zyven_relay_epochs_lost_total") >= 2.0);
+    let mut seqs = seqs;
+    seqs.extend(stage.accept(3).await);
+    stage.wait_for_tickets(&seqs).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn events_accepted_while_redis_is_emptied_again_and_again_all_get_tickets() {
+    let stage = Stage::new().await;
+    let relay = stage.relay_with(|it| it.scrub_interval = NEVER).await;
+    relay.wait_until_ready().await;
+    let mut seqs = std::collections::BTreeSet::new();
+    for _ in 0..20 {
+        seqs.extend(stage.accept(25).await);
+        stage.redis.flush().await;
+        seqs.extend(stage.accept(25).await);
+    }
+    stage.wait_for_waiting(1_000).await;
+    stage.wait_for_tickets(&seqs).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_ticket_comes_back_with_the_next_walk() {
+    let stage = Stage::new().await;
+    let interval = Duration::from_millis(200);
+    let relay = stage.relay_with(|it| it.scrub_interval = interval).await;
+    let seqs = stage.accept(10).await;
+    stage.wait_for_waiting(10).await;
+    // All but the epoch is gone, so nobody can tell from outside.
+    let mut redis = stage.redis.connection().await;
+    let lane = format!("{{z0}}:lane:{}", stage.endpoint.uuid().as_simple());
+    redis::cmd("DEL")
+        .arg(&[lane.as_str(), "{z0}:ring"])
+        .exec_async(&mut redis)
+        .await
+        .unwrap();
+    stage.wait_for_tickets(&seqs).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_walk_restores_nothing_where_nothing_is_missing() {
+    let stage = Stage::new().await;
+    let metrics = Metrics::new();
+    let term = stage.term(&metrics);
+    let (mut hand_over, mut sweep) = (
+        HandOver::new(term.clone(), NEVER),
+        Sweep::new(term.clone(), NEVER),
+    );
+    sweep.rebuild().await.unwrap();
+    let seqs = stage.fill_outbox(2_500).await;
+    for _ in 0..4 {
+        hand_over.step().await.unwrap();
+    }
+    sweep.scrub().await.unwrap();
+    assert_eq!(metric(&metrics, "zyven_relay_outbox_rows"), 2_500.0);
+    assert_eq!(
+        metric(&metrics, "zyven_relay_scrub_tickets_restored_total"),
+        0.0
+    );
+    assert_eq!(metric(&metrics, "zyven_queue_tickets_waiting"), 2_500.0);
+
+    stage.redis.flush().await;
+    sweep.rebuild().await.unwrap();
+    assert_eq!(
+        metric(&metrics, "zyven_relay_rebuild_tickets_total"),
+        2_500.0
+    );
+    stage.wait_for_tickets(&seqs).await;
+}
+
+#[tokio::test]
+async fn two_sweeps_that_both_believe_to_lead_agree_on_an_epoch() {
+    let stage = Stage::new().await;
+    let (one_metrics, other_metrics) = (Metrics::new(), Metrics::new());
+    let (one_term, other_term) = (stage.term(&one_metrics), stage.term(&other_metrics));
+    let mut one = Sweep::new(one_term, Duration::ZERO);
+    let mut other = Sweep::new(other_term, Duration::ZERO);
+    one.scrub().await.unwrap();
+    other.scrub().await.unwrap();
+    let epoch = stage.queue.epoch().await.unwrap();
+    for _ in 0..5 {
+        one.scrub().await.unwrap();
+        other.scrub().await.unwrap();
+    }
+    assert!(epoch.is_some());
+    assert_eq!(stage.queue.epoch().await.unwrap(), epoch);
+}

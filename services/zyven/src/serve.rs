@@ -1,0 +1,263 @@
+//! Composition: which services run in this process, what they are given, and in which order they stop.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use zyven_domain::secret_box::KeyRing;
+use zyven_queue::{Queue, QueueConfig};
+use zyven_runtime::config::Source;
+use zyven_runtime::doorbell::Doorbell;
+use zyven_runtime::metrics::{self, Metrics};
+use zyven_runtime::probes::{self, Readiness};
+use zyven_runtime::supervisor::{Ended, Supervisor};
+use zyven_runtime::{shutdown, telemetry};
+use zyven_store::{Store, StoreConfig};
+
+use crate::{Failure, settings};
+
+/// What can run in a process, in the order in which it stops: nothing is accepted that nobody could
+/// take further, and the way out closes last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    Ingest,
+    Relay,
+    Dispatcher,
+    Egress,
+}
+
+impl Service {
+    pub(crate) const ALL: [Self; 4] = [Self::Ingest, Self::Relay, Self::Dispatcher, Self::Egress];
+}
+
+/// The relay finishes its step, which takes as long as PostgreSQL and Redis take to answer.
+const RELAY_GRACE: Duration = Duration::from_secs(10);
+/// Probes have nothing to finish.
+const PROBES_GRACE: Duration = Duration::from_secs(1);
+/// What a service may take on top of its own grace time before it is cut off.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// Everything that was configured, before anything is started.
+struct Plan {
+    telemetry: telemetry::Config,
+    probe_listen: SocketAddr,
+    store: Option<StoreConfig>,
+    queue: Option<QueueConfig>,
+    keys: Option<KeyRing>,
+    ingest: Option<zyven_ingest::Config>,
+    relay: Option<zyven_relay::Config>,
+    dispatcher: Option<zyven_dispatcher::Config>,
+    egress: Option<zyven_egress::Config>,
+}
+
+impl Plan {
+    /// Reads what `services` need, all of it, so that all mistakes are found; `None` if there are any.
+    fn read(source: &mut Source, services: &[Service]) -> Option<Self> {
+        use Service::{Dispatcher, Egress, Ingest, Relay};
+        let any = |wanted: &[Service]| services.iter().any(|service| wanted.contains(service));
+        let telemetry = telemetry::Config::read(source);
+        let probe_listen = settings::probe_listen(source);
+        // For each: `Some(None)` where it is not needed, `None` where it is wrong.
+        let store = any(&[Ingest, Relay, Dispatcher]).then(|| settings::store(source));
+        let queue = any(&[Relay, Dispatcher]).then(|| settings::queue(source));
+        let keys = any(&[Ingest, Dispatcher]).then(|| settings::master_keys(source));
+        let ingest = any(&[Ingest]).then(|| zyven_ingest::Config::read(source));
+        let relay = any(&[Relay]).then(|| zyven_relay::Config::read(source));
+        let dispatcher = any(&[Dispatcher]).then(|| zyven_dispatcher::Config::read(source));
+        let egress = any(&[Egress]).then(|| zyven_egress::Config::read(source));
+        Some(Self {
+            telemetry: telemetry?,
+            probe_listen: probe_listen?,
+            store: right(store)?,
+            queue: right(queue)?,
+            keys: right(keys)?,
+            ingest: right(ingest)?,
+            relay: right(relay)?,
+            dispatcher: right(dispatcher)?,
+            egress: right(egress)?,
+        })
+    }
+}
+
+/// Turns "needed and read" inside out: `None` if it was needed and wrong.
+fn right<T>(read: Option<Option<T>>) -> Option<Option<T>> {
+    match read {
+        None => Some(None),
+        Some(Some(value)) => Some(Some(value)),
+        Some(None) => None,
+    }
+}
+
+/// Runs `services` in this process until it is asked to stop.
+pub(crate) async fn run(services: &[Service]) -> Result<(), Failure> {
+    let mut source = Source::from_environment();
+    let plan = Plan::read(&mut source, services);
+    source.finish_strict(&settings::known_names())?;
+    let plan = plan.ok_or_else(|| Failure::Plain("the configuration is incomplete".to_owned()))?;
+    let Plan {
+        telemetry,
+        probe_listen,
+        store,
+        queue,
+        keys,
+        ..
+    } = plan;
+    telemetry::init(telemetry);
+    let parts = Parts {
+        store: store.as_ref().map(Store::connect).transpose().map_err(Failure::other)?,
+        queue: queue.as_ref().map(Queue::connect).transpose().map_err(Failure::other)?,
+        keys,
+        metrics: Metrics::default(),
+        readiness: Readiness::default(),
+    };
+    metrics::observe_process(&parts.metrics);
+
+    let mut supervisor = Supervisor::default();
+    if let Some(config) = plan.ingest {
+        start_ingest(&mut supervisor, config, &parts).await?;
+    }
+    if let Some(config) = plan.relay {
+        start_relay(&mut supervisor, config, &parts).await?;
+    }
+    if let Some(config) = plan.dispatcher {
+        start_dispatcher(&mut supervisor, config, &parts)?;
+    }
+    let probes_listener = bind("probes", probe_listen).await?;
+    if let Some(mut config) = plan.egress {
+        config.own_listeners.push(probe_listen);
+        start_egress(&mut supervisor, config, &parts).await?;
+    }
+    start_probes(&mut supervisor, probes_listener, &parts);
+    match supervisor.run(asked_to_stop()).await {
+        Ended::Orderly => Ok(()),
+        Ended::Failed => Err(Failure::Service),
+    }
+}
+
+/// What services share.
+struct Parts {
+    store: Option<Store>,
+    queue: Option<Queue>,
+    keys: Option<KeyRing>,
+    metrics: Metrics,
+    readiness: Readiness,
+}
+
+impl Parts {
+    fn store(&self) -> Store {
+        self.store.clone().expect("the plan reads the database for whoever needs it")
+    }
+
+    fn queue(&self) -> Queue {
+        self.queue.clone().expect("the plan reads the queue for whoever needs it")
+    }
+
+    fn keys(&self) -> KeyRing {
+        self.keys.clone().expect("the plan reads the keys for whoever needs them")
+    }
+}
+
+async fn start_ingest(
+    supervisor: &mut Supervisor,
+    config: zyven_ingest::Config,
+    parts: &Parts,
+) -> Result<(), Failure> {
+    let listener = bind("the API", config.listen).await?;
+    let dependencies = zyven_ingest::Dependencies {
+        store: parts.store(),
+        key_ring: parts.keys(),
+        metrics: parts.metrics.clone(),
+        readiness: parts.readiness.clone(),
+    };
+    let grace = config.deadlines.grace + MARGIN;
+    supervisor.start("ingest", grace, |shutdown| async move {
+        zyven_ingest::run(listener, config, dependencies, shutdown).await?;
+        Ok(())
+    });
+    Ok(())
+}
+
+async fn start_relay(
+    supervisor: &mut Supervisor,
+    config: zyven_relay::Config,
+    parts: &Parts,
+) -> Result<(), Failure> {
+    let doorbell = Doorbell::bind(config.doorbell_listen)
+        .await
+        .map_err(|error| unbound("the relay's doorbell", config.doorbell_listen, &error))?;
+    let dependencies = zyven_relay::Dependencies {
+        store: parts.store(),
+        queue: parts.queue(),
+        doorbell,
+        metrics: parts.metrics.clone(),
+        readiness: parts.readiness.clone(),
+    };
+    supervisor.start("relay", RELAY_GRACE, |shutdown| async move {
+        zyven_relay::run(config, dependencies, shutdown).await;
+        Ok(())
+    });
+    Ok(())
+}
+
+fn start_dispatcher(
+    supervisor: &mut Supervisor,
+    config: zyven_dispatcher::Config,
+    parts: &Parts,
+) -> Result<(), Failure> {
+    let dependencies = zyven_dispatcher::Deps {
+        store: parts.store(),
+        queue: parts.queue(),
+        key_ring: parts.keys(),
+        metrics: parts.metrics.clone(),
+        readiness: parts.readiness.clone(),
+    };
+    let grace = config.stop_time_max() + MARGIN;
+    supervisor.start("dispatcher", grace, |shutdown| async move {
+        zyven_dispatcher::run(config, dependencies, shutdown).await?;
+        Ok(())
+    });
+    Ok(())
+}
+
+async fn start_egress(
+    supervisor: &mut Supervisor,
+    config: zyven_egress::Config,
+    parts: &Parts,
+) -> Result<(), Failure> {
+    let listener = bind("the egress proxy", config.listen).await?;
+    let grace = config.limits.grace + MARGIN;
+    let metrics = parts.metrics.clone();
+    supervisor.start("egress", grace, |shutdown| async move {
+        zyven_egress::run(listener, config, metrics, shutdown).await?;
+        Ok(())
+    });
+    Ok(())
+}
+
+fn start_probes(supervisor: &mut Supervisor, listener: TcpListener, parts: &Parts) {
+    let (readiness, metrics) = (parts.readiness.clone(), parts.metrics.clone());
+    supervisor.start("probes", PROBES_GRACE, |shutdown| async move {
+        probes::run(listener, readiness, metrics, shutdown).await?;
+        Ok(())
+    });
+}
+
+async fn bind(what: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| unbound(what, address, &error))
+}
+
+fn unbound(what: &str, address: SocketAddr, error: &std::io::Error) -> Failure {
+    Failure::Plain(format!("cannot listen for {what} on {address}: {error}"))
+}
+
+async fn asked_to_stop() {
+    match shutdown::stop_signal().await {
+        Ok(signal) => tracing::info!(signal, "stopping"),
+        Err(error) => {
+            tracing::error!(%error, "cannot hear signals; going on without");
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The promises of docs/guarantees.md, on the real program with real PostgreSQL, Redis and sockets.
+
+mod journey;
+mod operating;
+mod outages;
+mod stack;

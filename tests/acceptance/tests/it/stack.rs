@@ -1,0 +1,222 @@
+//! A whole stack for one test: the program as real processes, servers of its own, and a receiver.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use zyven_testkit::{Binary, Receiver, Running, TestDatabase, TestRedis, wait_until};
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Stack {
+    pub(crate) api: String,
+    pub(crate) key: String,
+    pub(crate) receiver: Receiver,
+    pub(crate) redis: TestRedis,
+    pub(crate) binary: Binary,
+    pub(crate) processes: Vec<(&'static str, Running)>,
+    pub(crate) http: reqwest::Client,
+    probes: Vec<(&'static str, u16)>,
+    // Last: dropped when nobody is connected any more.
+    pub(crate) database: TestDatabase,
+}
+
+/// How the services are spread over processes.
+#[derive(Clone, Copy)]
+pub(crate) enum Spread {
+    OneProcess,
+    ProcessEach,
+}
+
+impl Stack {
+    pub(crate) async fn start(spread: Spread) -> Self {
+        Self::start_with(spread, &[]).await
+    }
+
+    /// A stack with further settings.
+    pub(crate) async fn start_with(spread: Spread, settings: &[(&str, &str)]) -> Self {
+        let database = TestDatabase::new().await;
+        let redis = TestRedis::start().await;
+        let [api, doorbell, egress] = [free_port(), free_port(), free_port()];
+        let loopback = |port: u16| format!("127.0.0.1:{port}");
+        let mut binary = Binary::find()
+            .with("ZYVEN_DATABASE_URL", database.url())
+            .with("ZYVEN_REDIS_URL", redis.url())
+            .with(
+                "ZYVEN_MASTER_KEYS",
+                "test:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+            )
+            .with("ZYVEN_EGRESS_CREDENTIAL", "correct-horse-battery-staple")
+            .with("ZYVEN_EGRESS_ALLOW_CIDRS", "127.0.0.0/8")
+            .with("ZYVEN_INGEST_LISTEN", loopback(api))
+            .with("ZYVEN_RELAY_DOORBELLS", loopback(doorbell))
+            .with("ZYVEN_RELAY_DOORBELL_LISTEN", loopback(doorbell))
+            .with("ZYVEN_EGRESS_LISTEN", loopback(egress))
+            .with("ZYVEN_EGRESS_PROXIES", loopback(egress));
+        for (name, value) in settings {
+            binary = binary.with(name, value);
+        }
+        let tenant = binary
+            .run(["admin", "create-tenant", "test", "--json"], PATIENCE)
+            .await
+            .expect_success();
+        let tenant: Value = serde_json::from_str(&tenant).expect("JSON");
+        let services: &[&str] = match spread {
+            Spread::OneProcess => &["all"],
+            Spread::ProcessEach => &["egress", "dispatcher", "relay", "ingest"],
+        };
+        let mut stack = Self {
+            api: format!("http://{}", loopback(api)),
+            key: tenant["api_key"].as_str().expect("a key").to_owned(),
+            receiver: Receiver::start().await,
+            redis,
+            binary,
+            processes: Vec::new(),
+            http: reqwest::Client::builder()
+                .no_proxy()
+                .timeout(Duration::from_secs(20))
+                .build()
+                .expect("a client"),
+            probes: services.iter().map(|name| (*name, free_port())).collect(),
+            database,
+        };
+        for name in services {
+            stack.start_service(name);
+        }
+        for name in services {
+            stack.wait_until_ready(name).await;
+        }
+        stack
+    }
+
+    pub(crate) fn start_service(&mut self, name: &'static str) {
+        let probe = format!("127.0.0.1:{}", self.probe_port(name));
+        let binary = self.binary.clone().with("ZYVEN_PROBE_LISTEN", probe);
+        self.processes.push((name, binary.start([name])));
+    }
+
+    fn probe_port(&self, name: &str) -> u16 {
+        let probe = self.probes.iter().find(|(service, _)| *service == name);
+        probe.expect("a service of this stack").1
+    }
+
+    pub(crate) async fn wait_until_ready(&mut self, name: &'static str) {
+        let url = format!("http://127.0.0.1:{}/readyz", self.probe_port(name));
+        let http = self.http.clone();
+        let (_, process) = self
+            .processes
+            .iter_mut()
+            .rfind(|(service, _)| *service == name)
+            .expect("it was started");
+        wait_until(&format!("{name} is ready"), PATIENCE, async || {
+            assert!(process.is_running(), "{name} ended:\n{}", process.stderr());
+            match http.get(&url).send().await {
+                Ok(answer) if answer.status().is_success() => Ok(()),
+                Ok(answer) => Err(answer.text().await.unwrap_or_default()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await;
+    }
+
+    /// The process that runs `name`.
+    pub(crate) fn process(&mut self, name: &str) -> &mut Running {
+        let found = self.processes.iter_mut().rfind(|(service, _)| *service == name);
+        &mut found.expect("a service of this stack").1
+    }
+
+    /// Takes the process out of the stack, to see it end.
+    pub(crate) fn take_process(&mut self, name: &str) -> Running {
+        let index = self
+            .processes
+            .iter()
+            .rposition(|(service, _)| *service == name)
+            .expect("a service of this stack");
+        self.processes.remove(index).1
+    }
+
+    /// Calls the API and returns status and body.
+    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        let method = method.parse().expect("a method");
+        let mut request = self
+            .http
+            .request(method, format!("{}{path}", self.api))
+            .bearer_auth(&self.key);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.expect("an answer");
+        let status = answer.status().as_u16();
+        (status, answer.json().await.unwrap_or(Value::Null))
+    }
+
+    /// Makes an endpoint at the receiver's `path`; returns it, with its secret.
+    pub(crate) async fn endpoint(&self, path: &str, more: Value) -> Value {
+        let mut endpoint = json!({ "url": self.receiver.url(path), "event_types": ["*"] });
+        for (name, value) in more.as_object().expect("members") {
+            endpoint[name] = value.clone();
+        }
+        let (status, made) = self.call("POST", "/v1/endpoints", Some(endpoint)).await;
+        assert_eq!(status, 201, "{made}");
+        made
+    }
+
+    /// Publishes an event and returns its id.
+    pub(crate) async fn publish(&self, event_type: &str, payload: Value) -> String {
+        let event = json!({ "type": event_type, "payload": payload });
+        let (status, accepted) = self.call("POST", "/v1/events", Some(event)).await;
+        assert_eq!(status, 202, "{accepted}");
+        accepted["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// The event's only delivery as SQL shows it: state, attempts, reason.
+    pub(crate) async fn delivery(&self, event: &str) -> (String, i32, Option<String>) {
+        let sql = self.database.client().await;
+        let row = sql
+            .query_one(
+                "SELECT state::text, attempts, reason FROM zyven.deliveries
+                  WHERE event_id = zyven.untyped_id('evt', $1)",
+                &[&event],
+            )
+            .await
+            .expect("one delivery");
+        (row.get(0), row.get(1), row.get(2))
+    }
+
+    pub(crate) async fn wait_for_state(&self, event: &str, state: &str) {
+        let description = format!("{event} is {state}");
+        wait_until(&description, PATIENCE, async || {
+            let delivery = self.delivery(event).await;
+            if delivery.0 == state { Ok(()) } else { Err(delivery) }
+        })
+        .await;
+    }
+
+    /// Nothing is unfinished, and no row breaks an invariant.
+    pub(crate) async fn assert_settled(&self) {
+        let sql = self.database.client().await;
+        wait_until("the outbox is empty", PATIENCE, async || {
+            let row = sql.query_one("SELECT count(*) FROM zyven.outbox", &[]).await;
+            let rows: i64 = row.expect("a count").get(0);
+            if rows == 0 { Ok(()) } else { Err(rows) }
+        })
+        .await;
+        let checked = self.binary.run(["admin", "check"], PATIENCE).await;
+        assert!(checked.expect_success().contains("every invariant holds"));
+    }
+}
+
+/// A port nobody listens on, below the range from which outgoing connections take theirs, so that a
+/// restarted service finds it free again.
+fn free_port() -> u16 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let serial = std::process::id().wrapping_mul(37) + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 12_000 + u16::try_from(serial % 8_000).expect("below 8000");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return port;
+        }
+    }
+}
