@@ -8,9 +8,9 @@ use chrono::{DateTime, Utc};
 use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 use zyven_domain::retry::{Decision, Outcome, Verdict, decide};
+use zyven_runtime::pace;
 use zyven_store::{AttemptRecord, ClaimedDelivery, SettleItem, Settlement};
 
-use crate::chance;
 use crate::client::{Client, Failure, Observed, Stage, error_class};
 use crate::destination::Destination;
 use crate::retry_after::retry_after;
@@ -113,7 +113,7 @@ impl Attempt {
             Outcome::Answered {
                 status: 200..=299, ..
             } => 0.0, // nothing to spread: spares the system call
-            _ => chance(),
+            _ => pace::chance(),
         };
         decide(
             outcome,

@@ -63,7 +63,7 @@ impl Config {
             "ZYVEN_DISPATCHER_TLS_CA_FILE",
             "PEM file of certificate authorities trusted for endpoints besides the public ones",
         );
-        let in_flight_max = source.value_in(
+        let in_flight_max = source.number(
             "ZYVEN_DISPATCHER_IN_FLIGHT_MAX",
             "deliveries one dispatcher works on at the same time",
             Some("512"),
@@ -74,13 +74,13 @@ impl Config {
             "how long requests under way may go on after the dispatcher was asked to stop",
             Some("25s"),
         );
-        let idle_connections_max = source.value_in(
+        let idle_connections_max = source.number(
             "ZYVEN_DISPATCHER_IDLE_CONNECTIONS_MAX",
             "idle connections to endpoints one dispatcher keeps open in all",
             Some("1024"),
             0..=100_000,
         );
-        let idle_connections_per_origin_max = source.value_in(
+        let idle_connections_per_origin_max = source.number(
             "ZYVEN_DISPATCHER_IDLE_CONNECTIONS_PER_ORIGIN_MAX",
             "idle connections one dispatcher keeps open to one scheme, host and port",
             Some("64"),
@@ -96,10 +96,10 @@ impl Config {
             credential: credential?,
             names: names?,
             tls_ca_file: tls_ca_file?,
-            in_flight_max: in_flight_max?,
+            in_flight_max: count(in_flight_max?),
             grace: grace?,
-            idle_connections_max: idle_connections_max?,
-            idle_connections_per_origin_max: idle_connections_per_origin_max?,
+            idle_connections_max: count(idle_connections_max?),
+            idle_connections_per_origin_max: count(idle_connections_per_origin_max?),
             idle_time_max: idle_time_max?,
         })
     }
@@ -109,6 +109,10 @@ impl Config {
         // The last second is for closing what is left.
         self.grace + LAST_FLUSH_TIME_MAX + Duration::from_secs(1)
     }
+}
+
+fn count(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// The password for the egress proxies. Neither printable nor comparable.

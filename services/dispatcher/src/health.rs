@@ -1,15 +1,15 @@
 //! What the readiness probe says about the dispatcher.
 
-use zyven_runtime::probes::{Check, Readiness};
+use zyven_runtime::probes::{Condition, Readiness};
 
 use crate::client::Reachability;
 use crate::intake::IntakeError;
 
 /// Three things a dispatcher cannot do without.
 pub(crate) struct Health {
-    redis: Check,
-    postgres: Check,
-    egress: Check,
+    redis: Condition,
+    postgres: Condition,
+    egress: Condition,
     /// The last state told, so that telling it again costs nothing.
     last: Option<State>,
 }
@@ -25,9 +25,9 @@ enum State {
 impl Health {
     pub(crate) fn new(readiness: &Readiness) -> Self {
         Self {
-            redis: readiness.check("dispatcher_redis"),
-            postgres: readiness.check("dispatcher_postgres"),
-            egress: readiness.check("dispatcher_egress"),
+            redis: readiness.condition("dispatcher_redis"),
+            postgres: readiness.condition("dispatcher_postgres"),
+            egress: readiness.condition("dispatcher_egress"),
             last: None,
         }
     }
@@ -43,7 +43,7 @@ impl Health {
         if self.last.replace(state) == Some(state) {
             return;
         }
-        for (check, trouble, reason) in [
+        for (condition, trouble, reason) in [
             (&self.redis, State::NoRedis, "Redis does not answer"),
             (
                 &self.postgres,
@@ -53,9 +53,9 @@ impl Health {
             (&self.egress, State::NoEgress, "no egress proxy answers"),
         ] {
             if state == trouble {
-                check.not_ready(reason);
+                condition.not_ready(reason);
             } else {
-                check.ready();
+                condition.ready();
             }
         }
     }

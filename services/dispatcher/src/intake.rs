@@ -13,6 +13,7 @@ use zyven_domain::retry::DeadLetterReason;
 use zyven_queue::{ClaimedTicket, Completion, Doorbell, Queue, QueueError};
 use zyven_runtime::pace::{Backoff, Rest};
 use zyven_runtime::shutdown::Shutdown;
+use zyven_runtime::supervisor::Chain;
 use zyven_store::{ClaimedDelivery, RefusedTicket, Settlement, Store, StoreError};
 
 use crate::attempt::{Attempt, Lease, settle_item};
@@ -46,9 +47,9 @@ pub(crate) const BACKOFF: Backoff = Backoff {
 /// Why a step did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IntakeError {
-    #[error("could not exchange tickets")]
+    #[error("could not exchange tickets: {}", Chain(.0))]
     Queue(#[from] QueueError),
-    #[error("could not claim deliveries")]
+    #[error("could not claim deliveries: {}", Chain(.0))]
     Store(#[from] StoreError),
 }
 
@@ -183,7 +184,7 @@ impl Intake {
     fn take_settled(&mut self, completions: Vec<Completion>) {
         let progress = &mut self.progress;
         progress.held -= completions.len();
-        self.workshop.statistics.in_flight.set(progress.held as f64);
+        self.workshop.statistics.in_flight.set(progress.held as i64);
         if progress.completions.is_empty() {
             progress.completions = completions;
         } else {
@@ -219,7 +220,7 @@ impl Intake {
         }
         let statistics = &self.workshop.statistics;
         self.progress.held += claim.claimed.len();
-        statistics.in_flight.set(self.progress.held as f64);
+        statistics.in_flight.set(self.progress.held as i64);
         statistics.claim_batch.observe(claim.claimed.len() as f64);
         for delivery in claim.claimed {
             self.begin(delivery, lease);

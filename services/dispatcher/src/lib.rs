@@ -46,7 +46,7 @@ mod statistics;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinError;
 use tokio::time::timeout;
 use zyven_domain::secret_box::KeyRing;
@@ -116,7 +116,8 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
         results,
         completions,
     ));
-    let mut intake = Intake {
+    let grace = config.grace;
+    let intake = Intake {
         endpoints: Endpoints::new(
             deps.store.clone(),
             deps.key_ring,
@@ -139,42 +140,46 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
         progress: Progress::default(),
     };
 
-    let claiming = pace::run(
-        "dispatcher intake",
-        shutdown.clone(),
-        intake::BACKOFF,
-        async || intake.step().await,
-    );
-    let sweeping = pace::run(
-        "dispatcher sweep",
-        shutdown,
-        Backoff::default(),
-        async || {
-            client.sweep();
-            Ok::<_, Error>(Rest::For(SWEEP_EVERY))
-        },
-    );
-    tokio::select! {
-        ((), ()) = async { tokio::join!(claiming, sweeping) } => {}
+    let intake = tokio::select! {
+        intake = work(intake, client, shutdown) => intake,
         // Only a panic ends it while the intake has a sender. Its results are lost to this process,
         // and their leases run out.
         ended = &mut settling => return Err(Error::Settlement(
             ended.expect_err("settlement outlives the intake"),
         )),
-    }
-    intake.drain(config.grace, give_up).await;
-    if timeout(Duration::from_secs(1), &mut settling)
-        .await
-        .is_err()
-    {
+    };
+    intake.drain(grace, give_up).await;
+    let last_moment = Duration::from_secs(1);
+    if timeout(last_moment, &mut settling).await.is_err() {
         settling.abort();
     }
     Ok(())
 }
 
-/// Uniform in 0.0 to 1.0, for spreading waits. Without random numbers all wait the longest.
-fn chance() -> f64 {
-    getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX))
+/// Takes work in until shutdown is requested, and closes idle connections meanwhile.
+async fn work(intake: Intake, client: Arc<Client>, shutdown: Shutdown) -> Intake {
+    // Nobody else ever holds the lock: it lends the intake to the loop, and gets it back for draining.
+    let intake = Arc::new(Mutex::new(intake));
+    let lent = Arc::clone(&intake);
+    let claiming = pace::run(
+        "dispatcher intake",
+        shutdown.clone(),
+        intake::BACKOFF,
+        async move || lent.lock().await.step().await,
+    );
+    let sweeping = pace::run(
+        "dispatcher sweep",
+        shutdown,
+        Backoff::default(),
+        async move || {
+            client.sweep();
+            Ok::<_, Error>(Rest::For(SWEEP_EVERY))
+        },
+    );
+    tokio::join!(claiming, sweeping);
+    Arc::into_inner(intake)
+        .expect("the loop has given the intake back")
+        .into_inner()
 }
 
 fn client(config: &Config) -> Result<Client, Error> {

@@ -14,10 +14,9 @@ use tokio::sync::mpsc;
 use zyven_domain::id::EndpointId;
 use zyven_queue::Completion;
 use zyven_runtime::pace::Backoff;
-use zyven_runtime::telemetry::chain;
+use zyven_runtime::supervisor::Chain;
 use zyven_store::{SettleItem, Settled, Settlement, Store, StoreError};
 
-use crate::chance;
 use crate::statistics::Statistics;
 
 /// Most results recorded at once.
@@ -105,13 +104,13 @@ async fn settle(store: &Store, statistics: &Statistics, items: &[SettleItem]) ->
             tracing::error!(
                 delivery.id = %items[0].delivery_id,
                 event.id = %items[0].event_id,
-                error = %chain(&error),
+                error = %Chain(&error),
                 "PostgreSQL refuses to record this result; the delivery will be attempted again"
             );
             vec![later(&items[0], UNRECORDABLE_WAIT)]
         }
         Err(error) => {
-            tracing::error!(items = items.len(), error = %chain(&error), "PostgreSQL refuses a batch; recording one by one");
+            tracing::error!(items = items.len(), error = %Chain(&error), "PostgreSQL refuses a batch; recording one by one");
             let mut all = Vec::with_capacity(items.len());
             for item in items {
                 all.extend(Box::pin(settle(store, statistics, std::slice::from_ref(item))).await);
@@ -130,7 +129,7 @@ async fn settle_patiently(store: &Store, items: &[SettleItem]) -> Result<Vec<Set
             Err(error) if error.is_transient() => {
                 failures += 1;
                 report(&error, failures, "could not record results; trying again");
-                tokio::time::sleep(BACKOFF.delay(failures, chance())).await;
+                tokio::time::sleep(BACKOFF.wait(failures)).await;
             }
             settled => return settled,
         }
@@ -154,7 +153,7 @@ async fn disable(store: &Store, endpoint_id: EndpointId) {
                     failures,
                     "could not disable an endpoint that answered 410",
                 );
-                tokio::time::sleep(BACKOFF.delay(failures, chance())).await;
+                tokio::time::sleep(BACKOFF.wait(failures)).await;
             }
         }
     }
@@ -163,7 +162,7 @@ async fn disable(store: &Store, endpoint_id: EndpointId) {
 /// Says so the first time, and then every so often.
 fn report(error: &StoreError, failures: u32, what: &'static str) {
     if failures == 1 || failures.is_multiple_of(30) {
-        tracing::warn!(failures, error = %chain(error), "{what}");
+        tracing::warn!(failures, error = %Chain(error), "{what}");
     }
 }
 

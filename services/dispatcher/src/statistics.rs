@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use zyven_domain::retry::{DeadLetterReason, FailureKind, Outcome, RefusalReason};
-use zyven_runtime::metrics::{COUNTS, Counter, Gauge, Histogram, Metrics, SECONDS};
+use zyven_runtime::metrics::{BATCH_BOUNDS, Counter, Gauge, Histogram, LATENCY_BOUNDS_S, Metrics};
 
 use crate::client::{Client, Observed};
 
@@ -44,35 +44,46 @@ pub(crate) struct Statistics {
 
 impl Statistics {
     pub(crate) fn new(metrics: &Metrics, client: &Arc<Client>) -> Self {
-        let attempts = metrics.counters(
-            "zyven_dispatcher_attempts_total",
-            "Attempts by outcome; \"unsent\" ones never left Zyven and do not count.",
-            ["outcome"],
-        );
-        let dead_letters = metrics.counters(
-            "zyven_dispatcher_dead_letters_total",
-            "Deliveries given up, by reason.",
-            ["reason"],
-        );
-        let connections = metrics.counters(
-            "zyven_dispatcher_connections_total",
-            "Requests by the connection they went over.",
-            ["kind"],
-        );
-        let latency = |name, help| metrics.histogram(name, help, SECONDS);
-        let batch = |name, help| metrics.histogram(name, help, COUNTS);
-        let counter = |name, help| metrics.counter(name, help);
+        let attempts = |value| {
+            metrics.counter(
+                "zyven_dispatcher_attempts_total",
+                "Attempts by outcome; \"unsent\" ones never left Zyven and do not count.",
+                &[("outcome", value)],
+            )
+        };
+        let dead_letters = |value| {
+            metrics.counter(
+                "zyven_dispatcher_dead_letters_total",
+                "Deliveries given up, by reason.",
+                &[("reason", value)],
+            )
+        };
+        let connections = |value| {
+            metrics.counter(
+                "zyven_dispatcher_connections_total",
+                "Requests by the connection they went over.",
+                &[("kind", value)],
+            )
+        };
+        let latency = |name, help| metrics.histogram(name, help, &[], LATENCY_BOUNDS_S);
+        let batch = |name, help| metrics.histogram(name, help, &[], BATCH_BOUNDS);
+        let counter = |name, help| metrics.counter(name, help, &[]);
         let asked = Arc::downgrade(client);
-        metrics.read_gauge(
+        metrics.asked_gauge(
             "zyven_dispatcher_idle_connections",
             "Connections to endpoints that wait for their next request.",
-            move || Some(asked.upgrade()?.idle_connections() as f64),
+            &[],
+            move || {
+                asked
+                    .upgrade()
+                    .map_or(0.0, |client| client.idle_connections() as f64)
+            },
         );
         Self {
-            attempts: CLASSES.map(|outcome| attempts.with([outcome])),
-            dead_letters: DeadLetterReason::ALL.map(|reason| dead_letters.with([reason.as_str()])),
-            connections_opened: connections.with(["opened"]),
-            connections_reused: connections.with(["reused"]),
+            attempts: CLASSES.map(attempts),
+            dead_letters: DeadLetterReason::ALL.map(|reason| dead_letters(reason.as_str())),
+            connections_opened: connections("opened"),
+            connections_reused: connections("reused"),
             resent: counter(
                 "zyven_dispatcher_resent_total",
                 "Requests sent a second time because a kept connection had died.",
@@ -88,6 +99,7 @@ impl Statistics {
             in_flight: metrics.gauge(
                 "zyven_dispatcher_in_flight",
                 "Deliveries held, from claim to recorded result.",
+                &[],
             ),
             claim_batch: batch(
                 "zyven_dispatcher_claim_batch_size",

@@ -145,12 +145,9 @@ pub(crate) async fn list(
         .store
         .api_keys_of(caller.tenant, after, pages::asked(limit))
         .await?;
-    Ok(pages::page(
-        keys,
-        limit,
-        |key| key.id.to_string(),
-        ApiKeyView::of,
-    ))
+    let (shown, next) = pages::cut(keys, limit, |key| key.id.to_string());
+    let views: Vec<ApiKeyView<'_>> = shown.iter().map(ApiKeyView::of).collect();
+    Ok(pages::page(&views, next))
 }
 
 /// `DELETE /v1/api-keys/{id}`: takes effect within [`crate::REVOCATION_MAX`].

@@ -120,12 +120,9 @@ pub(crate) async fn list(
         .store
         .deliveries_of(caller.tenant, &filter, before, pages::asked(limit))
         .await?;
-    Ok(pages::page(
-        deliveries,
-        limit,
-        |delivery| delivery.id.to_string(),
-        DeliveryView::of,
-    ))
+    let (shown, next) = pages::cut(deliveries, limit, |delivery| delivery.id.to_string());
+    let views: Vec<DeliveryView<'_>> = shown.iter().map(DeliveryView::of).collect();
+    Ok(pages::page(&views, next))
 }
 
 /// One state, or several with commas between them.

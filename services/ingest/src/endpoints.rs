@@ -130,12 +130,9 @@ pub(crate) async fn list(
         .store
         .endpoints_of(caller.tenant, after, pages::asked(limit))
         .await?;
-    Ok(pages::page(
-        endpoints,
-        limit,
-        |endpoint| endpoint.id.to_string(),
-        EndpointView::of,
-    ))
+    let (shown, next) = pages::cut(endpoints, limit, |endpoint| endpoint.id.to_string());
+    let views: Vec<EndpointView<'_>> = shown.iter().map(EndpointView::of).collect();
+    Ok(pages::page(&views, next))
 }
 
 /// `GET /v1/endpoints/{id}`

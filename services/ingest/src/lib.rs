@@ -157,7 +157,7 @@ async fn watch(store: &Store, condition: &Condition, shutdown: &Shutdown) {
         min: Duration::from_millis(250),
         max: HEALTH_EVERY,
     };
-    pace::run("ingest health", shutdown, backoff, async || {
+    pace::run("ingest health", shutdown.clone(), backoff, async || {
         match store.health().await {
             Ok(()) => {
                 condition.ready();

@@ -95,26 +95,31 @@ pub(crate) fn asked(limit: u32) -> u32 {
     limit + 1
 }
 
+/// The items to show, and the cursor of the next page if there is one.
+pub(crate) fn cut<I>(
+    mut items: Vec<I>,
+    limit: u32,
+    id: impl Fn(&I) -> String,
+) -> (Vec<I>, Option<String>) {
+    let shown = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = items.len() > shown;
+    items.truncate(shown);
+    let next_cursor = items.last().filter(|_| more).map(id);
+    (items, next_cursor)
+}
+
 #[derive(Serialize)]
-struct Page<T> {
-    data: Vec<T>,
+struct Page<'a, T> {
+    data: &'a [T],
     /// Send as `cursor` for the next page; null on the last one.
     next_cursor: Option<String>,
 }
 
-/// Shows up to `limit` of the items that were found by [`asked`].
-pub(crate) fn page<I, T: Serialize>(
-    mut items: Vec<I>,
-    limit: u32,
-    id: impl Fn(&I) -> String,
-    view: impl Fn(&I) -> T,
-) -> Answer {
-    let shown = usize::try_from(limit).unwrap_or(usize::MAX);
-    let more = items.len() > shown;
-    items.truncate(shown);
+/// One page.
+pub(crate) fn page<T: Serialize>(views: &[T], next_cursor: Option<String>) -> Answer {
     let page = Page {
-        data: items.iter().map(view).collect(),
-        next_cursor: items.last().filter(|_| more).map(id),
+        data: views,
+        next_cursor,
     };
     answer::value(StatusCode::OK, &page)
 }

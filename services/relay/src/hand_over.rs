@@ -159,7 +159,7 @@ impl HandOver {
             statistics.hand_over_rows.observe(rows as f64);
         }
         statistics.gaps_filled.add(late.rows.len() as u64);
-        statistics.gaps_open.set(self.gaps.len() as f64);
+        statistics.gaps_open.set(self.gaps.len() as i64);
         if left_out > 0 {
             statistics.gaps_left_out.add(left_out);
             tracing::warn!(

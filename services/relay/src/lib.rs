@@ -33,6 +33,8 @@ mod statistics;
 mod sweep;
 mod term;
 
+use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,9 +44,9 @@ use zyven_queue::{Queue, QueueError};
 use zyven_runtime::doorbell::Doorbell;
 use zyven_runtime::metrics::Metrics;
 use zyven_runtime::pace::{self, Backoff, Rest};
-use zyven_runtime::probes::{Check, Readiness};
+use zyven_runtime::probes::{Condition, Readiness};
 use zyven_runtime::shutdown::{Shutdown, Trigger};
-use zyven_runtime::telemetry::chain;
+use zyven_runtime::supervisor::Chain;
 use zyven_store::{Leadership, Store, StoreError};
 
 pub use config::Config;
@@ -84,20 +86,24 @@ pub struct Dependencies {
     pub readiness: Readiness,
 }
 
-/// A step that did not happen. It is tried again.
-#[derive(Debug, thiserror::Error)]
+/// A step that did not happen. It is tried again. Displays its causes too, as it is only ever shown.
+#[derive(Debug)]
 pub enum RelayError {
     /// PostgreSQL's part of it.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// Redis' part of it.
-    #[error(transparent)]
-    Queue(#[from] QueueError),
+    Queue(QueueError),
 }
 
 /// Runs until shutdown is requested. The steps under way are finished then, which takes a few seconds
 /// at most unless PostgreSQL hangs. Nothing else ends it.
-pub async fn run(config: Config, dependencies: Dependencies, shutdown: Shutdown) {
+///
+/// The process is not ready from the call on, not only from the first poll on.
+pub fn run(
+    config: Config,
+    dependencies: Dependencies,
+    shutdown: Shutdown,
+) -> impl Future<Output = ()> + Send {
     let Dependencies {
         store,
         queue,
@@ -108,8 +114,8 @@ pub async fn run(config: Config, dependencies: Dependencies, shutdown: Shutdown)
     let relay = Relay {
         holder: format!("{}-{}", std::process::id(), Uuid::now_v7().simple()),
         statistics: Statistics::new(&metrics),
-        hand_over_works: readiness.check("relay_hand_over"),
-        queue_is_filled: readiness.check("relay_queue_filled"),
+        hand_over_works: readiness.condition("relay_hand_over"),
+        queue_is_filled: readiness.condition("relay_queue_filled"),
         doorbell,
         config,
         store,
@@ -119,7 +125,6 @@ pub async fn run(config: Config, dependencies: Dependencies, shutdown: Shutdown)
     pace::run("relay", shutdown.clone(), BACKOFF, async move || {
         relay.lead_if_possible(&shutdown).await
     })
-    .await;
 }
 
 struct Relay {
@@ -128,8 +133,8 @@ struct Relay {
     store: Store,
     queue: Queue,
     statistics: Statistics,
-    hand_over_works: Check,
-    queue_is_filled: Check,
+    hand_over_works: Condition,
+    queue_is_filled: Condition,
     doorbell: Doorbell,
 }
 
@@ -140,9 +145,9 @@ impl Relay {
         match self.reported(self.try_to_lead().await)? {
             Leadership::Leader => {
                 tracing::info!(holder = %self.holder, "leading");
-                self.statistics.is_leading.set(1.0);
+                self.statistics.is_leading.set(1);
                 self.serve(asked_at + LEAD, shutdown).await;
-                self.statistics.is_leading.set(0.0);
+                self.statistics.is_leading.set(0);
                 self.store.resign_relay_lease(&self.holder).await?;
                 Ok(Rest::None)
             }
@@ -198,7 +203,7 @@ impl Relay {
         pace::run_with_alarm("relay sweep", ended, BACKOFF, listen, async move || {
             let step = sweep.step().await;
             match &step {
-                Err(error) => self.queue_is_filled.not_ready(chain(error)),
+                Err(error) => self.queue_is_filled.not_ready(Chain(error).to_string()),
                 Ok(_) if sweep.is_rebuilding() => self
                     .queue_is_filled
                     .not_ready("Redis was emptied and is being filled again"),
@@ -242,7 +247,7 @@ impl Relay {
                 // else may lead, and pointless after.
                 Err(_) if Instant::now() < leads_until => {}
                 Err(error) => {
-                    tracing::warn!(error = %chain(&error), "the lead has run out");
+                    tracing::warn!(error = %Chain(&error), "the lead has run out");
                     break;
                 }
             }
@@ -252,8 +257,38 @@ impl Relay {
 
     fn reported<T>(&self, outcome: Result<T, RelayError>) -> Result<T, RelayError> {
         if let Err(error) = &outcome {
-            self.hand_over_works.not_ready(chain(error));
+            self.hand_over_works.not_ready(Chain(error).to_string());
         }
         outcome
+    }
+}
+
+impl fmt::Display for RelayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let error: &dyn Error = match self {
+            Self::Store(error) => error,
+            Self::Queue(error) => error,
+        };
+        write!(f, "{error}")?;
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl Error for RelayError {}
+
+impl From<StoreError> for RelayError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<QueueError> for RelayError {
+    fn from(error: QueueError) -> Self {
+        Self::Queue(error)
     }
 }

@@ -1,7 +1,7 @@
 //! What the relay counts.
 
 use zyven_queue::Depth;
-use zyven_runtime::metrics::{COUNTS, Counter, Gauge, Histogram, Metrics};
+use zyven_runtime::metrics::{BATCH_BOUNDS, Counter, Gauge, Histogram, Metrics};
 
 /// Upper bounds for walks over the whole outbox, in seconds.
 const WALK_BOUNDS_S: &[f64] = &[
@@ -37,8 +37,8 @@ pub struct Statistics {
 impl Statistics {
     /// Declares all of them, at zero.
     pub fn new(metrics: &Metrics) -> Self {
-        let counter = |name, help| metrics.counter(name, help);
-        let gauge = |name, help| metrics.gauge(name, help);
+        let counter = |name, help| metrics.counter(name, help, &[]);
+        let gauge = |name, help| metrics.gauge(name, help, &[]);
         Self {
             is_leading: gauge(
                 "zyven_relay_leading",
@@ -51,7 +51,8 @@ impl Statistics {
             hand_over_rows: metrics.histogram(
                 "zyven_relay_hand_over_rows",
                 "Rows per hand-over that found any",
-                COUNTS,
+                &[],
+                BATCH_BOUNDS,
             ),
             watermark: gauge(
                 "zyven_relay_watermark",
@@ -72,6 +73,7 @@ impl Statistics {
             scrub_seconds: metrics.histogram(
                 "zyven_relay_scrub_seconds",
                 "Length of a walk over the whole outbox, rests included",
+                &[],
                 WALK_BOUNDS_S,
             ),
             scrub_tickets_restored: counter(
@@ -93,6 +95,7 @@ impl Statistics {
             rebuild_seconds: metrics.histogram(
                 "zyven_relay_rebuild_seconds",
                 "Time from finding Redis emptied until everything had a ticket again",
+                &[],
                 WALK_BOUNDS_S,
             ),
             rebuild_tickets: counter(
@@ -124,7 +127,7 @@ impl Statistics {
             (&self.queue_leased, depth.leased),
             (&self.queue_lanes, depth.lanes),
         ] {
-            gauge.set(value as f64);
+            gauge.set(value as i64);
         }
     }
 }

@@ -219,7 +219,7 @@ impl Sweep {
                 );
             }
         }
-        statistics.outbox_rows.set(walk.rows as f64);
+        statistics.outbox_rows.set(walk.rows as i64);
         self.next_walk_at = walk.started + self.interval;
         statistics.show(self.term.queue.depth().await?);
         Ok(())

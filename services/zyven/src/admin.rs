@@ -89,7 +89,10 @@ async fn create_key(tenant_name: &str, json: bool) -> Result<(), Failure> {
 
 fn print_key(tenant_name: &str, tenant: TenantId, key: &ApiKey, json: bool) {
     if json {
-        println!("{}", json!({ "tenant_id": tenant, "api_key": key.expose() }));
+        println!(
+            "{}",
+            json!({ "tenant_id": tenant, "api_key": key.expose() })
+        );
     } else {
         println!("tenant   {tenant_name} ({tenant})");
         println!("API key  {}   (shown this once)", key.expose());
@@ -100,12 +103,18 @@ async fn seed_demo(receiver: &str, json: bool) -> Result<(), Failure> {
     let (store, keys) = open_store_and_keys()?;
     let url = EndpointUrl::parse(receiver)
         .map_err(|rule| Failure::Plain(format!("--receiver: {rule}")))?;
-    let known = store.tenant_named(DEMO_TENANT).await.map_err(Failure::other)?;
+    let known = store
+        .tenant_named(DEMO_TENANT)
+        .await
+        .map_err(Failure::other)?;
     let (tenant, key) = match known {
         Some(tenant) => (tenant, add_key(&store, tenant, "seed-demo", None).await?),
         None => new_tenant(&store, DEMO_TENANT).await?,
     };
-    let endpoints = store.endpoints_of(tenant, None, 100).await.map_err(Failure::other)?;
+    let endpoints = store
+        .endpoints_of(tenant, None, 100)
+        .await
+        .map_err(Failure::other)?;
     let endpoint = match endpoints.iter().find(|known| known.url == url.as_str()) {
         Some(known) => known.id,
         None => add_demo_endpoint(&store, &keys, tenant, &url).await?,
@@ -147,14 +156,20 @@ async fn add_demo_endpoint(
             ),
         },
     };
-    let added = store.add_endpoint(&endpoint).await.map_err(Failure::other)?;
+    let added = store
+        .add_endpoint(&endpoint)
+        .await
+        .map_err(Failure::other)?;
     added
         .map(|record| record.id)
         .map_err(|refusal| Failure::Plain(format!("the demo endpoint was refused: {refusal:?}")))
 }
 
 async fn check() -> Result<(), Failure> {
-    let breaches = open_store()?.invariant_breaches().await.map_err(Failure::other)?;
+    let breaches = open_store()?
+        .invariant_breaches()
+        .await
+        .map_err(Failure::other)?;
     for breach in &breaches {
         println!("{}: {}", breach.invariant, breach.what);
     }
@@ -170,7 +185,10 @@ async fn check() -> Result<(), Failure> {
 /// Makes a tenant and its first key.
 pub(crate) async fn new_tenant(store: &Store, name: &str) -> Result<(TenantId, ApiKey), Failure> {
     let (key, row) = new_key(TenantId::new(), "first key", None)?;
-    store.create_tenant(name, &row).await.map_err(Failure::other)?;
+    store
+        .create_tenant(name, &row)
+        .await
+        .map_err(Failure::other)?;
     Ok((row.tenant_id, key))
 }
 

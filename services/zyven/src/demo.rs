@@ -28,7 +28,11 @@ const KEY_LIFETIME: chrono::TimeDelta = chrono::TimeDelta::hours(1);
 
 /// Endpoints of the demo: path at the echo receiver, what it takes, how it is retried.
 const ENDPOINTS: [(&str, &str, &[&str]); 4] = [
-    ("/demo", "answers at once", &["demo.order.*", "demo.invoice.*", "demo.customer.*"]),
+    (
+        "/demo",
+        "answers at once",
+        &["demo.order.*", "demo.invoice.*", "demo.customer.*"],
+    ),
     ("/slow", "answers after 1.5 s", &["demo.report.*"]),
     ("/flaky", "fails twice, then answers", &["demo.payment.*"]),
     ("/down", "always fails", &["demo.legacy.*"]),
@@ -36,18 +40,25 @@ const ENDPOINTS: [(&str, &str, &[&str]); 4] = [
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let demo = Demo::prepare(args.receiver).await?;
-    println!("posting to {}; receiving at {}", demo.api_url, demo.receiver);
+    println!(
+        "posting to {}; receiving at {}",
+        demo.api_url, demo.receiver
+    );
     let mut endpoints = Vec::new();
     for (path, behaviour, event_types) in ENDPOINTS {
         let id = demo.make_endpoint(path, event_types).await?;
-        println!("  {id}  {path:<7} {behaviour:<26} {}", event_types.join(" "));
+        println!(
+            "  {id}  {path:<7} {behaviour:<26} {}",
+            event_types.join(" ")
+        );
         endpoints.push(id);
     }
     let mut deliveries = demo.publish_all().await?;
     println!("posted {} events\n", deliveries.len());
     let outcome = demo.watch(&mut deliveries).await;
     for id in endpoints {
-        demo.call("DELETE", &format!("/v1/endpoints/{id}"), None).await?;
+        demo.call("DELETE", &format!("/v1/endpoints/{id}"), None)
+            .await?;
     }
     outcome?;
     show(&deliveries)
@@ -79,14 +90,23 @@ impl Demo {
         let api_url =
             api_url.ok_or_else(|| Failure::Plain("the API's address is unknown".to_owned()))?;
         let store = admin::open_store()?;
-        let tenant = match store.tenant_named(DEMO_TENANT).await.map_err(Failure::other)? {
+        let tenant = match store
+            .tenant_named(DEMO_TENANT)
+            .await
+            .map_err(Failure::other)?
+        {
             Some(tenant) => tenant,
             None => admin::new_tenant(&store, DEMO_TENANT).await?.0,
         };
-        let known = store.endpoints_of(tenant, None, 1).await.map_err(Failure::other)?;
+        let known = store
+            .endpoints_of(tenant, None, 1)
+            .await
+            .map_err(Failure::other)?;
         let receiver = receiver
             .or_else(|| known.first().map(|endpoint| endpoint.url.clone()))
-            .ok_or_else(|| Failure::Plain("--receiver must say where `zyven echo` listens".into()))?;
+            .ok_or_else(|| {
+                Failure::Plain("--receiver must say where `zyven echo` listens".into())
+            })?;
         let ends = Utc::now() + KEY_LIFETIME;
         let key = admin::add_key(&store, tenant, "demo", Some(ends)).await?;
         Ok(Self {
@@ -183,7 +203,9 @@ impl Watched {
         // The demo's own endpoint, not one that takes everything, is the interesting one.
         let Some(delivery) = page["data"].as_array().and_then(|list| {
             let eventful = |delivery: &&Value| delivery["status"] != "DELIVERED";
-            list.iter().find(eventful).or_else(|| list.iter().max_by_key(|d| d["attempts"].as_u64()))
+            list.iter()
+                .find(eventful)
+                .or_else(|| list.iter().max_by_key(|d| d["attempts"].as_u64()))
         }) else {
             return;
         };
@@ -215,8 +237,15 @@ fn show(deliveries: &[Watched]) -> Result<(), Failure> {
     }
     for (way, (count, example)) in &ways {
         let after = example.finished_after.unwrap_or_default().as_millis();
-        let reason = example.reason.as_deref().map(|r| format!(", {r}")).unwrap_or_default();
-        println!("{count:>3} × {way}   ({} attempt(s), {after} ms{reason})", example.attempts);
+        let reason = example
+            .reason
+            .as_deref()
+            .map(|r| format!(", {r}"))
+            .unwrap_or_default();
+        println!(
+            "{count:>3} × {way}   ({} attempt(s), {after} ms{reason})",
+            example.attempts
+        );
     }
     if let Some(dead) = deliveries.iter().find(|w| w.reason.is_some()) {
         println!(
@@ -226,10 +255,15 @@ fn show(deliveries: &[Watched]) -> Result<(), Failure> {
     }
     match seen.len() {
         5 => {
-            println!("\nall five states were seen: {}", seen.into_iter().collect::<Vec<_>>().join(", "));
+            println!(
+                "\nall five states were seen: {}",
+                seen.into_iter().collect::<Vec<_>>().join(", ")
+            );
             Ok(())
         }
-        _ => Err(Failure::Plain(format!("only these states were seen: {seen:?}"))),
+        _ => Err(Failure::Plain(format!(
+            "only these states were seen: {seen:?}"
+        ))),
     }
 }
 
@@ -243,16 +277,31 @@ fn events() -> Vec<(&'static str, Value)> {
             "lines": [{ "sku": "TEA-250", "quantity": 2, "price": "7.90" }, { "sku": "MUG-01", "quantity": 1, "price": "12.00" }],
             "total": { "amount": "27.80", "currency": "EUR" },
         })));
-        events.push(("demo.order.shipped", json!({ "order": order, "carrier": "DHL", "parcels": 1 })));
+        events.push((
+            "demo.order.shipped",
+            json!({ "order": order, "carrier": "DHL", "parcels": 1 }),
+        ));
         events.push(("demo.invoice.issued", json!({
             "invoice": format!("INV-{number}"), "order": order, "amount_cents": 2780, "due_days": 14,
         })));
     }
     for name in ["Ada Lovelace", "Grace Hopper", "Mary Jackson"] {
-        events.push(("demo.customer.signed_up", json!({ "name": name, "newsletter": false })));
+        events.push((
+            "demo.customer.signed_up",
+            json!({ "name": name, "newsletter": false }),
+        ));
     }
-    events.push(("demo.payment.captured", json!({ "invoice": "INV-1001", "amount_cents": 2780, "method": "card" })));
-    events.push(("demo.report.ready", json!({ "report": "daily-sales", "rows": 1250 })));
-    events.push(("demo.legacy.sync", json!({ "table": "orders", "since": "2026-01-01T00:00:00Z" })));
+    events.push((
+        "demo.payment.captured",
+        json!({ "invoice": "INV-1001", "amount_cents": 2780, "method": "card" }),
+    ));
+    events.push((
+        "demo.report.ready",
+        json!({ "report": "daily-sales", "rows": 1250 }),
+    ));
+    events.push((
+        "demo.legacy.sync",
+        json!({ "table": "orders", "since": "2026-01-01T00:00:00Z" }),
+    ));
     events
 }

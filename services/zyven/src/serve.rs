@@ -1,6 +1,6 @@
 //! Composition: which services run in this process, what they are given, and in which order they stop.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -10,7 +10,7 @@ use zyven_runtime::config::Source;
 use zyven_runtime::doorbell::Doorbell;
 use zyven_runtime::metrics::{self, Metrics};
 use zyven_runtime::probes::{self, Readiness};
-use zyven_runtime::supervisor::{Ended, Supervisor};
+use zyven_runtime::supervisor::{Ended, Supervisor, Threads};
 use zyven_runtime::{shutdown, telemetry};
 use zyven_store::{Store, StoreConfig};
 
@@ -41,6 +41,7 @@ const MARGIN: Duration = Duration::from_secs(2);
 struct Plan {
     telemetry: telemetry::Config,
     probe_listen: SocketAddr,
+    threads: Threads,
     store: Option<StoreConfig>,
     queue: Option<QueueConfig>,
     keys: Option<KeyRing>,
@@ -57,6 +58,7 @@ impl Plan {
         let any = |wanted: &[Service]| services.iter().any(|service| wanted.contains(service));
         let telemetry = telemetry::Config::read(source);
         let probe_listen = settings::probe_listen(source);
+        let threads = settings::threads(source);
         // For each: `Some(None)` where it is not needed, `None` where it is wrong.
         let store = any(&[Ingest, Relay, Dispatcher]).then(|| settings::store(source));
         let queue = any(&[Relay, Dispatcher]).then(|| settings::queue(source));
@@ -68,6 +70,7 @@ impl Plan {
         Some(Self {
             telemetry: telemetry?,
             probe_listen: probe_listen?,
+            threads: threads?,
             store: right(store)?,
             queue: right(queue)?,
             keys: right(keys)?,
@@ -94,38 +97,31 @@ pub(crate) async fn run(services: &[Service]) -> Result<(), Failure> {
     let plan = Plan::read(&mut source, services);
     source.finish_strict(&settings::known_names())?;
     let plan = plan.ok_or_else(|| Failure::Plain("the configuration is incomplete".to_owned()))?;
-    let Plan {
-        telemetry,
-        probe_listen,
-        store,
-        queue,
-        keys,
-        ..
-    } = plan;
-    telemetry::init(telemetry);
+    telemetry::init(plan.telemetry);
     let parts = Parts {
-        store: store.as_ref().map(Store::connect).transpose().map_err(Failure::other)?,
-        queue: queue.as_ref().map(Queue::connect).transpose().map_err(Failure::other)?,
-        keys,
+        store: plan.store,
+        queue: plan.queue,
+        keys: plan.keys,
+        threads: plan.threads,
         metrics: Metrics::default(),
         readiness: Readiness::default(),
     };
     metrics::observe_process(&parts.metrics);
 
     let mut supervisor = Supervisor::default();
+    let probes_listener = bind("probes", plan.probe_listen)?;
     if let Some(config) = plan.ingest {
-        start_ingest(&mut supervisor, config, &parts).await?;
+        start_ingest(&mut supervisor, config, &parts)?;
     }
     if let Some(config) = plan.relay {
-        start_relay(&mut supervisor, config, &parts).await?;
+        start_relay(&mut supervisor, config, &parts)?;
     }
     if let Some(config) = plan.dispatcher {
         start_dispatcher(&mut supervisor, config, &parts)?;
     }
-    let probes_listener = bind("probes", probe_listen).await?;
     if let Some(mut config) = plan.egress {
-        config.own_listeners.push(probe_listen);
-        start_egress(&mut supervisor, config, &parts).await?;
+        config.own_listeners.push(plan.probe_listen);
+        start_egress(&mut supervisor, config, &parts)?;
     }
     start_probes(&mut supervisor, probes_listener, &parts);
     match supervisor.run(asked_to_stop()).await {
@@ -134,68 +130,77 @@ pub(crate) async fn run(services: &[Service]) -> Result<(), Failure> {
     }
 }
 
-/// What services share.
+/// What services are made of. Each gets connections of its own, which live on its own thread.
 struct Parts {
-    store: Option<Store>,
-    queue: Option<Queue>,
+    store: Option<StoreConfig>,
+    queue: Option<QueueConfig>,
     keys: Option<KeyRing>,
+    threads: Threads,
     metrics: Metrics,
     readiness: Readiness,
 }
 
 impl Parts {
-    fn store(&self) -> Store {
-        self.store.clone().expect("the plan reads the database for whoever needs it")
+    fn store(&self) -> Result<Store, Failure> {
+        let config = self.store.as_ref();
+        let config = config.expect("the plan reads the database for whoever needs it");
+        Store::connect(config).map_err(Failure::other)
     }
 
-    fn queue(&self) -> Queue {
-        self.queue.clone().expect("the plan reads the queue for whoever needs it")
+    fn queue(&self) -> Result<Queue, Failure> {
+        let config = self.queue.as_ref();
+        let config = config.expect("the plan reads the queue for whoever needs it");
+        Queue::connect(config).map_err(Failure::other)
     }
 
     fn keys(&self) -> KeyRing {
-        self.keys.clone().expect("the plan reads the keys for whoever needs them")
+        let keys = self.keys.clone();
+        keys.expect("the plan reads the keys for whoever needs them")
     }
 }
 
-async fn start_ingest(
+fn start_ingest(
     supervisor: &mut Supervisor,
     config: zyven_ingest::Config,
     parts: &Parts,
 ) -> Result<(), Failure> {
-    let listener = bind("the API", config.listen).await?;
-    let dependencies = zyven_ingest::Dependencies {
-        store: parts.store(),
-        key_ring: parts.keys(),
+    let listener = bind("the API", config.listen)?;
+    let deps = zyven_ingest::Deps {
+        store: parts.store()?,
+        ring: parts.keys(),
         metrics: parts.metrics.clone(),
         readiness: parts.readiness.clone(),
     };
     let grace = config.deadlines.grace + MARGIN;
-    supervisor.start("ingest", grace, |shutdown| async move {
-        zyven_ingest::run(listener, config, dependencies, shutdown).await?;
+    supervisor.start("ingest", parts.threads, grace, |shutdown| async move {
+        let listener = TcpListener::from_std(listener)?;
+        zyven_ingest::run(listener, config, deps, shutdown).await?;
         Ok(())
     });
     Ok(())
 }
 
-async fn start_relay(
+fn start_relay(
     supervisor: &mut Supervisor,
     config: zyven_relay::Config,
     parts: &Parts,
 ) -> Result<(), Failure> {
-    let doorbell = Doorbell::bind(config.doorbell_listen)
-        .await
-        .map_err(|error| unbound("the relay's doorbell", config.doorbell_listen, &error))?;
-    let dependencies = zyven_relay::Dependencies {
-        store: parts.store(),
-        queue: parts.queue(),
-        doorbell,
-        metrics: parts.metrics.clone(),
-        readiness: parts.readiness.clone(),
-    };
-    supervisor.start("relay", RELAY_GRACE, |shutdown| async move {
+    let (store, queue) = (parts.store()?, parts.queue()?);
+    let (metrics, readiness) = (parts.metrics.clone(), parts.readiness.clone());
+    let run = |shutdown| async move {
+        let doorbell = Doorbell::bind(config.doorbell_listen).await?;
+        let dependencies = zyven_relay::Dependencies {
+            store,
+            queue,
+            doorbell,
+            metrics,
+            readiness,
+        };
         zyven_relay::run(config, dependencies, shutdown).await;
         Ok(())
-    });
+    };
+    // There is one relay at work and its steps follow each other.
+    supervisor.start("relay", Threads::One, RELAY_GRACE, run);
     Ok(())
 }
 
@@ -204,52 +209,55 @@ fn start_dispatcher(
     config: zyven_dispatcher::Config,
     parts: &Parts,
 ) -> Result<(), Failure> {
-    let dependencies = zyven_dispatcher::Deps {
-        store: parts.store(),
-        queue: parts.queue(),
+    let deps = zyven_dispatcher::Deps {
+        store: parts.store()?,
+        queue: parts.queue()?,
         key_ring: parts.keys(),
         metrics: parts.metrics.clone(),
         readiness: parts.readiness.clone(),
     };
     let grace = config.stop_time_max() + MARGIN;
-    supervisor.start("dispatcher", grace, |shutdown| async move {
-        zyven_dispatcher::run(config, dependencies, shutdown).await?;
+    supervisor.start("dispatcher", parts.threads, grace, |shutdown| async move {
+        zyven_dispatcher::run(config, deps, shutdown).await?;
         Ok(())
     });
     Ok(())
 }
 
-async fn start_egress(
+fn start_egress(
     supervisor: &mut Supervisor,
     config: zyven_egress::Config,
     parts: &Parts,
 ) -> Result<(), Failure> {
-    let listener = bind("the egress proxy", config.listen).await?;
+    let listener = bind("the egress proxy", config.listen)?;
     let grace = config.limits.grace + MARGIN;
     let metrics = parts.metrics.clone();
-    supervisor.start("egress", grace, |shutdown| async move {
+    supervisor.start("egress", parts.threads, grace, |shutdown| async move {
+        let listener = TcpListener::from_std(listener)?;
         zyven_egress::run(listener, config, metrics, shutdown).await?;
         Ok(())
     });
     Ok(())
 }
 
-fn start_probes(supervisor: &mut Supervisor, listener: TcpListener, parts: &Parts) {
+fn start_probes(supervisor: &mut Supervisor, listener: StdListener, parts: &Parts) {
     let (readiness, metrics) = (parts.readiness.clone(), parts.metrics.clone());
-    supervisor.start("probes", PROBES_GRACE, |shutdown| async move {
+    let run = |shutdown| async move {
+        let listener = TcpListener::from_std(listener)?;
         probes::run(listener, readiness, metrics, shutdown).await?;
         Ok(())
+    };
+    supervisor.start("probes", Threads::One, PROBES_GRACE, run);
+}
+
+/// Listens already, so that a taken port is reported before anything is started.
+fn bind(what: &str, address: SocketAddr) -> Result<StdListener, Failure> {
+    let listener = StdListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
     });
-}
-
-async fn bind(what: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| unbound(what, address, &error))
-}
-
-fn unbound(what: &str, address: SocketAddr, error: &std::io::Error) -> Failure {
-    Failure::Plain(format!("cannot listen for {what} on {address}: {error}"))
+    listener
+        .map_err(|error| Failure::Plain(format!("cannot listen for {what} on {address}: {error}")))
 }
 
 async fn asked_to_stop() {

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use zyven_domain::secret_box::{KeyRing, KeyRingError};
 use zyven_queue::QueueConfig;
 use zyven_runtime::config::{Setting, Source};
+use zyven_runtime::supervisor::Threads;
 use zyven_runtime::telemetry;
 use zyven_store::StoreConfig;
 
@@ -83,6 +84,20 @@ pub(crate) fn probe_listen(source: &mut Source) -> Option<SocketAddr> {
     )
 }
 
+/// How many threads the services with the most work have each.
+pub(crate) fn threads(source: &mut Source) -> Option<Threads> {
+    let threads = source.number(
+        "ZYVEN_THREADS",
+        "threads each of ingest, dispatcher and egress runs on; one is the most economical",
+        Some("1"),
+        1..=1024,
+    );
+    Some(match usize::try_from(threads?).ok()? {
+        1 => Threads::One,
+        many => Threads::Many(many),
+    })
+}
+
 /// Where the API is, for commands that use it.
 pub(crate) fn api_url(source: &mut Source) -> Option<String> {
     let listen = zyven_ingest::Config::read(source).map(|ingest| ingest.listen);
@@ -105,6 +120,7 @@ fn declared() -> Source {
         queue(&mut source),
         master_keys(&mut source).is_some(),
         probe_listen(&mut source),
+        threads(&mut source),
         api_url(&mut source),
     );
     let _ = telemetry::Config::read(&mut source);
@@ -191,7 +207,10 @@ mod tests {
     /// The reference in the documentation is what `zyven config` prints.
     #[test]
     fn the_documented_settings_are_the_real_ones() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations/configuration.md");
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../docs/operations/configuration.md"
+        );
         let document = std::fs::read_to_string(path).expect("docs/operations/configuration.md");
         assert!(
             document.contains(&reference()),

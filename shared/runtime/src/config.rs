@@ -1,433 +1,513 @@
-//! Settings: every one is a `ZYVEN_*` environment variable, and may also stand in a file of `KEY=VALUE`
-//! lines that [`FILE_VARIABLE`] names. The environment beats the file; an empty value counts as unset.
-//!
-//! A service *declares* its settings by reading them. Reading never fails: it records a mistake and
-//! returns `None`, so that one run finds all of them, and [`Source::finish`] reports them together.
-//!
-//! ```
-//! use zyven_runtime::config::Source;
-//!
-//! let mut source = Source::from_pairs([("ZYVEN_BATCH_MAX", "0")]);
-//! let batch_max = source.value_in("ZYVEN_BATCH_MAX", "rows per batch", Some("64"), 1..=1000);
-//! let rest = source.duration("ZYVEN_REST", "pause when there is nothing to do", Some("250ms"));
-//! assert_eq!(batch_max, None);
-//! assert_eq!(rest, Some(std::time::Duration::from_millis(250)));
-//! let error = source.finish().unwrap_err();
-//! assert!(error.to_string().contains("ZYVEN_BATCH_MAX: must be 1 to 1000, not \"0\""));
-//! ```
-
-mod error;
-mod file;
-mod quantity;
-mod reference;
-mod suggestion;
+//! Settings. A service declares what it reads, with meaning and default; mistakes accumulate, so an
+//! operator mends a configuration once and not once per mistake.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::fmt::Display;
-use std::ops::RangeInclusive;
+use std::fmt::{self, Display};
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-pub use self::error::{ConfigError, Mistake};
-pub use self::quantity::{
-    ParseBytesError, ParseDurationError, format_bytes, format_duration, parse_bytes, parse_duration,
-};
-pub use self::reference::{Fallback, Setting, reference_table};
+/// Exit code of a process whose configuration is wrong (`EX_USAGE` of sysexits.h).
+pub const EXIT_CONFIG: u8 = 64;
 
-/// Names the file with further settings.
-pub const FILE_VARIABLE: &str = "ZYVEN_CONFIG_FILE";
+/// What every setting's name starts with.
+pub const PREFIX: &str = "ZYVEN_";
 
-/// What all names begin with. Variables without it are none of ours.
-const PREFIX: &str = "ZYVEN_";
+/// Names a file of `NAME=value` lines, read before the environment, which has the last word.
+pub const CONFIG_FILE: &str = "ZYVEN_CONFIG_FILE";
 
-/// Where settings are read from, the mistakes found so far, and the settings declared so far.
-pub struct Source {
-    values: BTreeMap<String, String>,
-    settings: Vec<Setting>,
-    /// Names that others may set: not declared here, yet no mistake.
-    known: BTreeSet<String>,
-    mistakes: Vec<Mistake>,
+/// Names with the prefix that belong to tools around the services.
+const FOREIGN_PREFIXES: [&str; 3] = ["ZYVEN_TEST_", "ZYVEN_LOCAL_", "ZYVEN_BENCH_"];
+
+/// A setting somebody declared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// `ZYVEN_…`.
+    pub name: &'static str,
+    /// One sentence without a full stop.
+    pub meaning: &'static str,
+    /// The value used where none is given; `None` if one must be given.
+    pub default: Option<&'static str>,
+    /// True if the value is never shown.
+    pub secret: bool,
 }
 
+/// Where settings come from, and what was found wrong with them so far.
+#[derive(Debug, Default)]
+pub struct Source {
+    values: BTreeMap<String, String>,
+    declared: BTreeMap<&'static str, Setting>,
+    mistakes: Vec<String>,
+}
+
+/// Everything that is wrong with a configuration. Displays one mistake per line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// One sentence each, naming the setting and the rule.
+    pub mistakes: Vec<String>,
+}
+
+impl Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the configuration has {} mistake(s):",
+            self.mistakes.len()
+        )?;
+        for mistake in &self.mistakes {
+            write!(f, "\n  - {mistake}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
 impl Source {
-    /// The process environment, and the file that it names. What cannot be read is a recorded mistake.
+    /// The process's environment, on top of the file that [`CONFIG_FILE`] names.
     pub fn from_environment() -> Self {
-        let mut source = Self::empty();
-        for (name, value) in std::env::vars_os() {
-            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
-                continue;
-            };
-            match value.into_string() {
-                Ok(value) => source.put(name, value),
-                Err(_) => source.mistake(name, "must be UTF-8"),
-            }
+        let mut source = Self::default();
+        let environment: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+            .filter(|(name, _)| name.starts_with(PREFIX))
+            .filter_map(|(name, value)| match value.into_string() {
+                Ok(value) => Some((name, value)),
+                Err(_) => {
+                    source.mistakes.push(format!("{name} must be UTF-8"));
+                    None
+                }
+            })
+            .collect();
+        if let Some(path) = environment.get(CONFIG_FILE) {
+            source.read_file(Path::new(path));
         }
-        if let Some(path) = source.get(FILE_VARIABLE).map(str::to_owned) {
-            source.add_file(Path::new(&path));
-        }
+        source.values.extend(environment);
+        source.values.remove(CONFIG_FILE);
         source
     }
 
     /// Exactly these settings, for tests.
-    pub fn from_pairs<N, V>(pairs: impl IntoIterator<Item = (N, V)>) -> Self
-    where
-        N: Into<String>,
-        V: Into<String>,
-    {
-        let mut source = Self::empty();
-        for (name, value) in pairs {
-            source.put(&name.into(), value.into());
-        }
-        source
-    }
-
-    fn empty() -> Self {
+    pub fn from_pairs<N: Into<String>, V: Into<String>>(
+        pairs: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
         Self {
-            values: BTreeMap::new(),
-            settings: vec![Setting {
-                name: FILE_VARIABLE,
-                meaning: "file of KEY=VALUE lines with further settings; the environment beats it",
-                fallback: Fallback::Absent,
-                rule: None,
-                secret: false,
-            }],
-            known: BTreeSet::new(),
-            mistakes: Vec::new(),
+            values: pairs
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+            ..Self::default()
         }
     }
 
-    /// Adds what the file says and the source does not. What cannot be read is a recorded mistake.
-    pub fn add_file(&mut self, path: &Path) {
-        let contents = match file::read(path) {
-            Ok(contents) => contents,
-            Err(rule) => return self.mistake(FILE_VARIABLE, rule),
+    fn read_file(&mut self, path: &Path) {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) => {
+                self.mistake(CONFIG_FILE, &format!("cannot be read: {error}"));
+                return;
+            }
         };
-        for rule in contents.mistakes {
-            self.mistake(FILE_VARIABLE, rule);
-        }
-        for (name, value) in contents.pairs {
-            if name == FILE_VARIABLE {
-                self.mistake(FILE_VARIABLE, "cannot be set in the file it names");
-            } else if self.get(&name).is_none() {
-                self.put(&name, value);
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            match line.split_once('=') {
+                Some((name, value)) if name.trim().starts_with(PREFIX) => {
+                    self.values
+                        .insert(name.trim().to_owned(), value.trim().to_owned());
+                }
+                _ => self.mistakes.push(format!(
+                    "{}: line {} must read {PREFIX}NAME=value",
+                    path.display(),
+                    index + 1
+                )),
             }
         }
     }
 
-    fn put(&mut self, name: &str, value: String) {
-        self.values.insert(name.to_owned(), value);
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        let value = self.values.get(name)?.trim();
-        (!value.is_empty()).then_some(value)
-    }
-}
-
-/// Reading settings. All of these return `None` only after a mistake was recorded. A setting without a
-/// default is required, except where it says otherwise.
-impl Source {
-    /// A setting of any type that can be parsed.
-    pub fn value<T>(
+    /// A setting of any type that can be read from text. Without a default it must be given. `None`
+    /// only after a mistake was recorded.
+    pub fn value<T: FromStr>(
         &mut self,
         name: &'static str,
         meaning: &'static str,
         default: Option<&'static str>,
     ) -> Option<T>
     where
-        T: FromStr<Err: Display>,
+        T::Err: Display,
     {
-        let setting = Setting::open(name, meaning, default);
-        self.read(setting, &parse, &|_| true)?.into()
+        let text = self.text(name, meaning, default, false)?;
+        self.parse(name, &text, |text| {
+            text.parse().map_err(|error: T::Err| error.to_string())
+        })
     }
 
-    /// A setting that must lie in a range, both ends included.
-    pub fn value_in<T>(
-        &mut self,
-        name: &'static str,
-        meaning: &'static str,
-        default: Option<&'static str>,
-        range: RangeInclusive<T>,
-    ) -> Option<T>
-    where
-        T: FromStr<Err: Display> + PartialOrd + Display,
-    {
-        let rule = format!("{} to {}", range.start(), range.end());
-        let setting = Setting::open(name, meaning, default).with_rule(rule);
-        self.read(setting, &parse, &|value| range.contains(value))?
-            .into()
-    }
-
-    /// A setting that may be left out: `Some(None)` then.
-    pub fn optional<T>(&mut self, name: &'static str, meaning: &'static str) -> Option<Option<T>>
-    where
-        T: FromStr<Err: Display>,
-    {
-        let setting = Setting::open(name, meaning, None).that_may_be_absent();
-        self.read(setting, &parse, &|_| true).map(Read::into)
-    }
-
-    /// A setting whose value is shown nowhere: not in mistakes, not in `Debug`.
-    pub fn secret<T>(
+    /// Like [`Source::value`], for what must never be shown: the mistake's text comes from the
+    /// type's error, which must not repeat the value.
+    pub fn secret<T: FromStr>(
         &mut self,
         name: &'static str,
         meaning: &'static str,
         default: Option<&'static str>,
     ) -> Option<T>
     where
-        T: FromStr<Err: Display>,
+        T::Err: Display,
     {
-        let setting = Setting::open(name, meaning, default).kept_secret();
-        self.read(setting, &parse, &|_| true)?.into()
+        let text = self.text(name, meaning, default, true)?;
+        self.parse(name, &text, |text| {
+            text.parse().map_err(|error: T::Err| error.to_string())
+        })
     }
 
-    /// A secret that may be left out: `Some(None)` then.
-    pub fn optional_secret<T>(
+    /// A setting that may be absent: the outer `None` is a mistake, the inner one absence.
+    pub fn optional<T: FromStr>(
         &mut self,
         name: &'static str,
         meaning: &'static str,
     ) -> Option<Option<T>>
     where
-        T: FromStr<Err: Display>,
+        T::Err: Display,
     {
-        let setting = Setting::open(name, meaning, None)
-            .that_may_be_absent()
-            .kept_secret();
-        self.read(setting, &parse, &|_| true).map(Read::into)
+        let text = self.text(name, meaning, Some(""), false)?;
+        if text.is_empty() {
+            return Some(None);
+        }
+        self.parse(name, &text, |text| {
+            text.parse().map_err(|error: T::Err| error.to_string())
+        })
+        .map(Some)
     }
 
-    /// Values separated by commas. Blanks around them do not matter; an empty default is an empty list.
-    pub fn list<T>(
+    /// Values separated by commas; blanks around them do not count. Empty text is an empty list.
+    pub fn list<T: FromStr>(
         &mut self,
         name: &'static str,
         meaning: &'static str,
         default: Option<&'static str>,
     ) -> Option<Vec<T>>
     where
-        T: FromStr<Err: Display>,
+        T::Err: Display,
     {
-        let setting = Setting::open(name, meaning, default).with_rule("list".to_owned());
-        self.read(setting, &parse_list, &|_| true)?.into()
+        let text = self.text(name, meaning, default, false)?;
+        self.parse(name, &text, |text| {
+            text.split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty())
+                .map(|item| {
+                    item.parse()
+                        .map_err(|error: T::Err| format!("\"{item}\": {error}"))
+                })
+                .collect()
+        })
     }
 
-    /// `true` or `false`.
-    pub fn bool(
-        &mut self,
-        name: &'static str,
-        meaning: &'static str,
-        default: Option<&'static str>,
-    ) -> Option<bool> {
-        let setting = Setting::open(name, meaning, default).with_rule("true or false".to_owned());
-        self.read(setting, &parse_bool, &|_| true)?.into()
-    }
-
-    /// A whole number with one of the units `ms`, `s`, `m`, `h`, `d`, such as `15s`.
+    /// A length of time: a whole number and a unit, `250ms`, `15s`, `5m`, `24h` or `30d`.
     pub fn duration(
         &mut self,
         name: &'static str,
         meaning: &'static str,
         default: Option<&'static str>,
     ) -> Option<Duration> {
-        let setting = Setting::open(name, meaning, default).with_rule("duration".to_owned());
-        self.read(setting, &as_text(parse_duration), &|_| true)?
-            .into()
+        let text = self.text(name, meaning, default, false)?;
+        self.parse(name, &text, parse_duration)
     }
 
-    /// A duration that must lie in a range, both ends included.
+    /// Like [`Source::duration`], within bounds, both included.
     pub fn duration_in(
         &mut self,
         name: &'static str,
         meaning: &'static str,
         default: Option<&'static str>,
-        range: RangeInclusive<Duration>,
+        bounds: std::ops::RangeInclusive<Duration>,
     ) -> Option<Duration> {
-        let (least, most) = (
-            format_duration(*range.start()),
-            format_duration(*range.end()),
+        let duration = self.duration(name, meaning, default)?;
+        if bounds.contains(&duration) {
+            return Some(duration);
+        }
+        let (shortest, longest) = (bounds.start(), bounds.end());
+        self.mistake(
+            name,
+            &format!("must be between {shortest:?} and {longest:?}"),
         );
-        let setting = Setting::open(name, meaning, default).with_rule(format!("{least} to {most}"));
-        self.read(setting, &as_text(parse_duration), &|value| {
-            range.contains(value)
-        })?
-        .into()
+        None
     }
 
-    /// A whole number of bytes, with or without one of the units `B`, `KiB`, `MiB`, `GiB`.
+    /// A number of bytes: a whole number, optionally with `KiB`, `MiB` or `GiB`.
     pub fn bytes(
         &mut self,
         name: &'static str,
         meaning: &'static str,
         default: Option<&'static str>,
-    ) -> Option<u64> {
-        let setting = Setting::open(name, meaning, default).with_rule("bytes".to_owned());
-        self.read(setting, &as_text(parse_bytes), &|_| true)?.into()
+    ) -> Option<usize> {
+        let text = self.text(name, meaning, default, false)?;
+        self.parse(name, &text, parse_bytes)
     }
 
-    /// A number of bytes that must lie in a range, both ends included.
-    pub fn bytes_in(
+    /// A whole number within bounds, both included.
+    pub fn number(
         &mut self,
         name: &'static str,
         meaning: &'static str,
         default: Option<&'static str>,
-        range: RangeInclusive<u64>,
+        bounds: std::ops::RangeInclusive<u64>,
     ) -> Option<u64> {
-        let (least, most) = (format_bytes(*range.start()), format_bytes(*range.end()));
-        let setting = Setting::open(name, meaning, default).with_rule(format!("{least} to {most}"));
-        self.read(setting, &as_text(parse_bytes), &|value| {
-            range.contains(value)
-        })?
-        .into()
+        let text = self.text(name, meaning, default, false)?;
+        self.parse(name, &text, |text| {
+            let rule = || {
+                format!(
+                    "must be a whole number from {} to {}",
+                    bounds.start(),
+                    bounds.end()
+                )
+            };
+            let number = text.parse::<u64>().map_err(|_| rule())?;
+            bounds.contains(&number).then_some(number).ok_or_else(rule)
+        })
     }
 
-    fn read<T>(
-        &mut self,
-        setting: Setting,
-        parse: &dyn Fn(&str) -> Result<T, String>,
-        is_in_range: &dyn Fn(&T) -> bool,
-    ) -> Option<Read<T>> {
-        let name = setting.name;
-        let setting = self.declare(setting);
-        let text = match (self.get(name), setting.fallback) {
-            (Some(text), _) => text,
-            (None, Fallback::Value(default)) => default,
-            (None, Fallback::Absent) => return Some(Read::Absent),
-            (None, Fallback::Required) => {
-                self.mistake(name, format!("is required: {}", setting.meaning));
-                return None;
-            }
-        };
-        let rule = match parse(text) {
-            Ok(value) if is_in_range(&value) => return Some(Read::Given(value)),
-            Ok(_) => setting.describe_range(text),
-            Err(error) => setting.describe_refusal(text, &error),
-        };
-        self.mistake(name, rule);
-        None
+    /// Records that a setting breaks a rule which only its reader knows.
+    pub fn mistake(&mut self, name: &str, rule: &str) {
+        self.mistakes.push(format!("{name} {rule}"));
     }
 
-    /// Two services may declare the same setting, but then they must agree on it.
-    fn declare(&mut self, setting: Setting) -> Setting {
-        match self
-            .settings
-            .iter()
-            .find(|known| known.name == setting.name)
-        {
-            Some(known) => debug_assert_eq!(*known, setting, "declared twice, differently"),
-            None => self.settings.push(setting.clone()),
-        }
-        setting
-    }
-}
-
-/// What was found: `Absent` only where the setting may be left out.
-enum Read<T> {
-    Given(T),
-    Absent,
-}
-
-impl<T> From<Read<T>> for Option<T> {
-    fn from(read: Read<T>) -> Self {
-        match read {
-            Read::Given(value) => Some(value),
-            Read::Absent => None,
-        }
-    }
-}
-
-/// Mistakes and declarations.
-impl Source {
-    /// Records a mistake that only the caller can see, such as two settings that exclude each other.
-    /// `rule` reads on from the name: "must be …", "is required when …".
-    pub fn mistake(&mut self, name: impl Into<String>, rule: impl Into<String>) {
-        let mistake = Mistake {
-            name: name.into(),
-            rule: rule.into(),
-        };
-        // Several services may trip over the same setting.
-        if !self.mistakes.contains(&mistake) {
-            self.mistakes.push(mistake);
-        }
+    /// Every setting declared so far, by name.
+    pub fn settings(&self) -> impl Iterator<Item = &Setting> {
+        self.declared.values()
     }
 
-    /// Every setting that was read so far, in that order.
-    pub fn settings(&self) -> &[Setting] {
-        &self.settings
-    }
-
-    /// Names that may be set without being declared here: a process that runs one service shares
-    /// its environment with the others. Matters to [`Source::finish_strict`] only.
-    pub fn know<N: Into<String>>(&mut self, names: impl IntoIterator<Item = N>) {
-        self.known.extend(names.into_iter().map(Into::into));
-    }
-
-    /// Reports all mistakes recorded so far.
+    /// The end of reading.
     ///
     /// # Errors
-    ///
-    /// [`ConfigError`] if there is any.
-    pub fn finish(&self) -> Result<(), ConfigError> {
-        ConfigError::of(self.mistakes.clone())
+    /// Every mistake recorded so far.
+    pub fn finish(self) -> Result<(), ConfigError> {
+        if self.mistakes.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError {
+                mistakes: self.mistakes,
+            })
+        }
     }
 
-    /// Like [`Source::finish`], and a name that begins like a setting but is neither declared nor
-    /// [known](Source::know) is a mistake as well. Call it when everything has been read.
+    /// The end of reading, where `known` are all settings that any part of Zyven declares: a name
+    /// outside of them is a typing error, and a typing error is a setting that has no effect.
     ///
     /// # Errors
-    ///
-    /// [`ConfigError`] if there is any mistake.
-    pub fn finish_strict(&self) -> Result<(), ConfigError> {
-        let declared = || {
-            let declared = self.settings.iter().map(|setting| setting.name);
-            declared.chain(self.known.iter().map(String::as_str))
-        };
-        let unknown = self
+    /// Every mistake, unknown names included.
+    pub fn finish_strict(mut self, known: &BTreeSet<&str>) -> Result<(), ConfigError> {
+        let unknown: Vec<String> = self
             .values
             .keys()
-            .filter(|name| !declared().any(|known| known == *name))
-            .map(|name| Mistake {
-                name: name.clone(),
-                rule: match suggestion::nearest(name, declared()) {
-                    Some(nearest) => format!("is not a setting; did you mean {nearest}?"),
-                    None => "is not a setting".to_owned(),
-                },
-            });
-        ConfigError::of(self.mistakes.iter().cloned().chain(unknown).collect())
+            .filter(|name| !known.contains(name.as_str()))
+            .filter(|name| !FOREIGN_PREFIXES.iter().any(|p| name.starts_with(p)))
+            .cloned()
+            .collect();
+        for name in unknown {
+            let hint = nearest(&name, known)
+                .map(|near| format!("; did you mean {near}?"))
+                .unwrap_or_default();
+            self.mistakes.push(format!("{name} is not a setting{hint}"));
+        }
+        self.finish()
+    }
+
+    fn text(
+        &mut self,
+        name: &'static str,
+        meaning: &'static str,
+        default: Option<&'static str>,
+        secret: bool,
+    ) -> Option<String> {
+        self.declared.insert(
+            name,
+            Setting {
+                name,
+                meaning,
+                default,
+                secret,
+            },
+        );
+        let given = self.values.get(name).map(|value| value.trim().to_owned());
+        match given
+            .filter(|value| !value.is_empty())
+            .or_else(|| default.map(str::to_owned))
+        {
+            Some(value) => Some(value),
+            None => {
+                self.mistakes.push(format!("{name} must be set: {meaning}"));
+                None
+            }
+        }
+    }
+
+    fn parse<T>(
+        &mut self,
+        name: &str,
+        text: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        match parse(text) {
+            Ok(value) => Some(value),
+            Err(rule) => {
+                self.mistakes.push(format!("{name}: {rule}"));
+                None
+            }
+        }
     }
 }
 
-/// Names only: values may be secret.
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source")
-            .field("names", &self.values.keys())
-            .field("mistakes", &self.mistakes)
-            .finish_non_exhaustive()
+/// Reads a length of time as settings are written, such as `15s`.
+///
+/// # Errors
+/// The rule, as a sentence.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let rule = || {
+        format!("\"{text}\" must be a whole number with a unit, such as 250ms, 15s, 5m, 24h or 30d")
+    };
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number: u64 = text[..digits].parse().map_err(|_| rule())?;
+    let unit_ms: u64 = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(rule()),
+    };
+    number
+        .checked_mul(unit_ms)
+        .map(Duration::from_millis)
+        .ok_or_else(rule)
+}
+
+/// Reads a number of bytes as settings are written, such as `256KiB`.
+///
+/// # Errors
+/// The rule, as a sentence.
+pub fn parse_bytes(text: &str) -> Result<usize, String> {
+    let rule =
+        || format!("\"{text}\" must be a whole number of bytes, or one with KiB, MiB or GiB");
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number: usize = text[..digits].parse().map_err(|_| rule())?;
+    let unit = match text[digits..].trim() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(rule()),
+    };
+    number.checked_mul(unit).ok_or_else(rule)
+}
+
+/// The known name closest to a misspelt one, if any is close.
+fn nearest<'a>(name: &str, known: &BTreeSet<&'a str>) -> Option<&'a str> {
+    known
+        .iter()
+        .map(|candidate| (distance(name, candidate), *candidate))
+        .min()
+        .filter(|(edits, _)| *edits <= 4)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Levenshtein distance, one row at a time.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
     }
-}
-
-fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
-    as_text(str::parse)(text)
-}
-
-fn parse_list<T: FromStr<Err: Display>>(text: &str) -> Result<Vec<T>, String> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
-        .map(|item| parse(item).map_err(|error| format!("\"{item}\": {error}")))
-        .collect()
-}
-
-fn parse_bool(text: &str) -> Result<bool, String> {
-    text.parse().map_err(|_| "must be true or false".to_owned())
-}
-
-fn as_text<T, E: Display>(
-    parse: impl Fn(&str) -> Result<T, E>,
-) -> impl Fn(&str) -> Result<T, String> {
-    move |text| parse(text).map_err(|error| error.to_string())
+    row[b.len()]
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+
+    #[test]
+    fn all_mistakes_are_reported_together() {
+        let mut source = Source::from_pairs([("ZYVEN_A", "x"), ("ZYVEN_B", "5 s")]);
+        assert_eq!(
+            source.value::<SocketAddr>("ZYVEN_A", "an address", None),
+            None
+        );
+        assert_eq!(source.duration("ZYVEN_B", "a wait", None), None);
+        assert_eq!(source.value::<u16>("ZYVEN_C", "a port", None), None);
+        let error = source.finish().expect_err("three mistakes");
+        assert_eq!(error.mistakes.len(), 3, "{error}");
+        for (mistake, name) in error.mistakes.iter().zip(["ZYVEN_A", "ZYVEN_B", "ZYVEN_C"]) {
+            assert!(mistake.starts_with(name), "{mistake}");
+        }
+    }
+
+    #[test]
+    fn defaults_fill_in_for_what_is_absent_or_empty() {
+        let mut source = Source::from_pairs([("ZYVEN_A", " ")]);
+        assert_eq!(
+            source.value::<u16>("ZYVEN_A", "a port", Some("80")),
+            Some(80)
+        );
+        assert_eq!(source.optional::<u16>("ZYVEN_B", "a port"), Some(None));
+        assert_eq!(
+            source.list::<u16>("ZYVEN_C", "ports", Some("1, 2")),
+            Some(vec![1, 2])
+        );
+        assert_eq!(source.finish(), Ok(()));
+    }
+
+    #[test]
+    fn durations_and_bytes_have_units() {
+        for (text, ms) in [
+            ("250ms", 250),
+            ("15s", 15_000),
+            ("5m", 300_000),
+            ("1d", 86_400_000),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_millis(ms)),
+                "{text}"
+            );
+        }
+        for bad in ["", "5", "s", "1.5s", "-1s", "5 s", "99999999999999999999d"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_bytes("256KiB"), Ok(262_144));
+        assert!(parse_bytes("1KB").is_err());
+    }
+
+    #[test]
+    fn a_misspelt_setting_is_a_mistake_with_a_hint() {
+        let source = Source::from_pairs([("ZYVEN_LISTN", "x"), ("ZYVEN_TEST_X", "y")]);
+        let known = BTreeSet::from(["ZYVEN_LISTEN", "ZYVEN_OTHER"]);
+        let error = source.finish_strict(&known).expect_err("misspelt");
+        assert_eq!(
+            error.mistakes,
+            ["ZYVEN_LISTN is not a setting; did you mean ZYVEN_LISTEN?"]
+        );
+    }
+
+    #[test]
+    fn numbers_keep_to_their_bounds() {
+        for (text, expected) in [
+            ("1", Some(1)),
+            ("9", Some(9)),
+            ("0", None),
+            ("10", None),
+            ("x", None),
+        ] {
+            let mut source = Source::from_pairs([("ZYVEN_N", text)]);
+            assert_eq!(
+                source.number("ZYVEN_N", "a number", None, 1..=9),
+                expected,
+                "{text}"
+            );
+        }
+    }
+}

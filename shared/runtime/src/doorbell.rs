@@ -1,83 +1,127 @@
-//! "There is new work": a datagram between processes.
+//! "There is new work": an empty UDP datagram from whoever made the work to whoever does it.
 //!
-//! A [`Bell`] is rung by whoever has made work, a [`Doorbell`] is heard by whoever does it. The bell
-//! carries nothing; a ring that is lost costs its hearer the rest of its rest, so nobody waits for an
-//! answer, and nothing about a bell can fail or block. A thousand rings before the hearer listens are one.
-//!
-//! A datagram is not authenticated: whoever can send one can make the hearer look for work and find
-//! none. Doorbells belong on a private network.
+//! A bell may be lost, doubled or late. The listener looks for work by itself now and then; the bell
+//! only makes "now and then" unnecessary when things go well. So ringing never waits, never fails, and
+//! needs no connection that could break (ADR 0005).
 
-mod bell;
-
-use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdUdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
-use tokio::time::{Instant, sleep_until, timeout_at};
 
-pub use self::bell::{Bell, ParsePeerError, Peer};
+/// Rings every listener. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Bell {
+    sockets: Arc<Vec<(StdUdpSocket, SocketAddr)>>,
+}
 
-/// Datagrams taken off the socket for one answer. A flood beyond that is heard next time.
-const COALESCED_MAX: usize = 4096;
-
-/// Hears its bell.
+/// Hears the bell.
 #[derive(Debug)]
 pub struct Doorbell {
     socket: UdpSocket,
 }
 
-/// Why a wait ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wake {
-    /// The bell has been rung since the last wait ended.
-    Rung,
-    /// The time is up.
-    Quiet,
+impl Bell {
+    /// A bell at each of these addresses. An address that cannot be used is left out: its listener
+    /// then finds its work by looking.
+    pub fn to(listeners: &[SocketAddr]) -> Self {
+        let socket_to = |listener: &SocketAddr| {
+            let local: SocketAddr = if listener.is_ipv4() {
+                (Ipv4Addr::UNSPECIFIED, 0).into()
+            } else {
+                (Ipv6Addr::UNSPECIFIED, 0).into()
+            };
+            let socket = StdUdpSocket::bind(local).and_then(|socket| {
+                socket.set_nonblocking(true)?;
+                Ok(socket)
+            });
+            match socket {
+                Ok(socket) => Some((socket, *listener)),
+                Err(error) => {
+                    tracing::warn!(%listener, %error, "cannot ring this doorbell");
+                    None
+                }
+            }
+        };
+        Self {
+            sockets: Arc::new(listeners.iter().filter_map(socket_to).collect()),
+        }
+    }
+
+    /// Rings. Never blocks, never fails.
+    pub fn ring(&self) {
+        for (socket, listener) in self.sockets.iter() {
+            // Not connected, so that an absent listener's ICMP answer does not come back as an error.
+            let _ = socket.send_to(&[0], listener);
+        }
+    }
 }
 
 impl Doorbell {
-    /// Listens on a UDP address.
+    /// Listens at `address`.
     ///
     /// # Errors
-    ///
-    /// If the address cannot be bound.
-    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = UdpSocket::bind(address).await?;
-        Ok(Self { socket })
+    /// The address is taken or not this machine's.
+    pub async fn bind(address: SocketAddr) -> std::io::Result<Self> {
+        Ok(Self {
+            socket: UdpSocket::bind(address).await?,
+        })
     }
 
     /// Where it listens.
     ///
     /// # Errors
-    ///
-    /// If the operating system does not tell.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+    /// The operating system's.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.socket.local_addr()
     }
 
-    /// Returns when the bell is rung, at once if it was rung since the last wait ended, or after
-    /// `at_most`. Cancel-safe: a ring during a wait that was dropped ends the next one.
-    pub async fn rung(&self, at_most: Duration) -> Wake {
-        let deadline = Instant::now() + at_most;
-        // What a datagram says does not matter, so that one byte of it is enough.
-        let mut byte = [0];
-        // Nothing is lost with a dropped future: it has not taken the datagram off the socket yet.
-        match timeout_at(deadline, self.socket.recv(&mut byte)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "could not listen to the doorbell");
-                // Without this, a socket that goes on failing would ring without end.
-                sleep_until(deadline).await;
-                return Wake::Quiet;
-            }
-            Err(_elapsed) => return Wake::Quiet,
+    /// Returns true as soon as somebody rings, false after `at_most`. Any number of rings since the
+    /// last call are one. Cancel safe.
+    pub async fn rung(&self, at_most: Duration) -> bool {
+        let mut datagram = [0_u8; 8];
+        let rung = tokio::time::timeout(at_most, self.socket.recv_from(&mut datagram)).await;
+        while self.socket.try_recv_from(&mut datagram).is_ok() {}
+        rung.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn doorbell() -> (Bell, Doorbell) {
+        let doorbell = Doorbell::bind(([127, 0, 0, 1], 0).into())
+            .await
+            .expect("bound");
+        let bell = Bell::to(&[doorbell.address().expect("an address")]);
+        (bell, doorbell)
+    }
+
+    #[tokio::test]
+    async fn a_ring_is_heard() {
+        let (bell, doorbell) = doorbell().await;
+        bell.ring();
+        assert!(doorbell.rung(Duration::from_secs(10)).await);
+    }
+
+    #[tokio::test]
+    async fn many_rings_are_one() {
+        let (bell, doorbell) = doorbell().await;
+        for _ in 0..100 {
+            bell.ring();
         }
-        for _ in 0..COALESCED_MAX {
-            if self.socket.try_recv(&mut byte).is_err() {
-                break;
-            }
+        assert!(doorbell.rung(Duration::from_secs(10)).await);
+        assert!(!doorbell.rung(Duration::from_millis(20)).await);
+    }
+
+    #[tokio::test]
+    async fn ringing_an_absent_listener_is_no_error() {
+        let (bell, doorbell) = doorbell().await;
+        drop(doorbell);
+        for _ in 0..3 {
+            bell.ring();
         }
-        Wake::Rung
     }
 }

@@ -1,258 +1,387 @@
-//! Counters, gauges and histograms, rendered in Prometheus' text format 0.0.4.
+//! Counters, gauges and histograms, in the Prometheus text format (version 0.0.4).
 //!
-//! A metric is a handle: cheap to clone, and an atomic or two to change. Registering takes a lock, so
-//! do it once at start and keep the handle; [`Family::with`] is a short search under a shared lock, fit for
-//! anything that costs more than a microsecond.
-//!
-//! Names follow Prometheus' habits: `zyven_<service>_<what>_<unit>`, `_total` for counters, base units
-//! (seconds, bytes). Label names are written in the program and label values come from small sets
-//! (enum names), never from customers; a family that grows beyond [`SERIES_MAX`] all the same counts the
-//! rest as `other`.
-//!
-//! ```
-//! use zyven_runtime::metrics::{Metrics, SECONDS};
-//!
-//! let metrics = Metrics::new();
-//! let accepted = metrics.counter("zyven_ingest_events_total", "Events accepted.");
-//! let answers = metrics.counters("zyven_ingest_answers_total", "Answers.", ["status"]);
-//! let waited = metrics.histogram("zyven_ingest_wait_seconds", "Time to commit.", SECONDS);
-//! accepted.add(3);
-//! answers.with(["202"]).increment();
-//! waited.observe(0.004);
-//! assert!(metrics.render().contains("zyven_ingest_answers_total{status=\"202\"} 1\n"));
-//! ```
+//! Handles are made once and kept; using one is an atomic addition. Every series exists from the
+//! moment its handle is made, at zero, so an alert can tell "none yet" from "no such thing". Labels
+//! come from the program's own vocabulary (reasons, routes, states), never from outside.
 
-mod family;
-mod render;
-mod value;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+/// Upper bounds for latencies, in seconds: half a millisecond to a minute.
+pub const LATENCY_BOUNDS_S: &[f64] = &[
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0, 60.0,
+];
 
-use self::family::Series;
+/// Upper bounds for sizes of batches.
+pub const BATCH_BOUNDS: &[f64] = &[
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
+];
 
-pub use self::family::{Family, SERIES_MAX};
-pub use self::value::{BYTES, COUNTS, Counter, Gauge, Histogram, InProgress, SECONDS};
-
-/// All metrics of a process. Clones share one registry.
+/// Everything one process measures. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Metrics(Arc<Mutex<Vec<Registered>>>);
+pub struct Metrics {
+    // Guards a list that grows at start-up; held for a push or a rendering, never across an await.
+    families: Arc<Mutex<Vec<Family>>>,
+}
 
-struct Registered {
+struct Family {
     name: &'static str,
     help: &'static str,
-    labels: Vec<&'static str>,
-    source: Source,
+    kind: &'static str,
+    series: Vec<(String, Series)>,
 }
 
-/// Where the values come from.
 #[derive(Clone)]
-enum Source {
-    Counters(Arc<Series<Counter>>),
-    Gauges(Arc<Series<Gauge>>),
-    Histograms(Arc<Series<Histogram>>),
-    ReadCounter(Reader),
-    ReadGauge(Reader),
+enum Series {
+    Counter(Counter),
+    Gauge(Gauge),
+    Histogram(Histogram),
+    Asked(Arc<dyn Fn() -> f64 + Send + Sync>),
 }
 
-/// Reads a value when the metrics are rendered; `None` leaves the metric out.
-type Reader = Arc<dyn Fn() -> Option<f64> + Send + Sync>;
+/// Goes up.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<AtomicU64>);
 
-/// Registering. A name that is registered again with the same kind and labels gives the same metric: two
-/// services in one process may share one.
-///
-/// # Panics
-///
-/// All of these panic on a name that Prometheus would not accept, and on a name that is taken by a
-/// metric of another kind or with other labels: that is a mistake in the program, found by whatever
-/// starts it first.
+impl Counter {
+    /// One more.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Some more.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// How many so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Goes up and down.
+#[derive(Clone, Debug, Default)]
+pub struct Gauge(Arc<AtomicI64>);
+
+impl Gauge {
+    /// Sets it.
+    pub fn set(&self, value: i64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Moves it.
+    pub fn add(&self, change: i64) {
+        self.0.fetch_add(change, Ordering::Relaxed);
+    }
+
+    /// Where it stands.
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts observations by size.
+#[derive(Clone, Debug)]
+pub struct Histogram(Arc<Buckets>);
+
+#[derive(Debug)]
+struct Buckets {
+    bounds: &'static [f64],
+    counts: Vec<AtomicU64>,
+    /// In millionths, so that an addition is one atomic instruction.
+    sum_millionths: AtomicU64,
+}
+
+impl Histogram {
+    fn new(bounds: &'static [f64]) -> Self {
+        Self(Arc::new(Buckets {
+            bounds,
+            counts: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(),
+            sum_millionths: AtomicU64::new(0),
+        }))
+    }
+
+    /// Counts one observation.
+    pub fn observe(&self, value: f64) {
+        let Buckets {
+            bounds,
+            counts,
+            sum_millionths,
+        } = &*self.0;
+        let bucket = bounds.partition_point(|bound| *bound < value);
+        counts[bucket].fetch_add(1, Ordering::Relaxed);
+        sum_millionths.fetch_add((value.max(0.0) * 1e6) as u64, Ordering::Relaxed);
+    }
+
+    /// Counts one length of time, in seconds.
+    pub fn observe_duration(&self, duration: Duration) {
+        self.observe(duration.as_secs_f64());
+    }
+
+    /// How many observations so far.
+    pub fn count(&self) -> u64 {
+        self.0
+            .counts
+            .iter()
+            .map(|c| c.load(Ordering::Relaxed))
+            .sum()
+    }
+}
+
 impl Metrics {
-    /// No metrics yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// A number that only grows.
-    pub fn counter(&self, name: &'static str, help: &'static str) -> Counter {
-        self.counters(name, help, []).with([])
-    }
-
-    /// Counters told apart by labels.
-    pub fn counters<const LABELS: usize>(
+    /// A counter; its name ends with `_total`.
+    pub fn counter(
         &self,
         name: &'static str,
         help: &'static str,
-        labels: [&'static str; LABELS],
-    ) -> Family<Counter, LABELS> {
-        self.family(
-            name,
-            help,
-            labels,
-            Counter::default,
-            Source::Counters,
-            |source| match source {
-                Source::Counters(series) => Some(series),
-                _ => None,
-            },
-        )
+        labels: &[(&str, &str)],
+    ) -> Counter {
+        let series = self.series(name, help, "counter", labels, || {
+            Series::Counter(Counter::default())
+        });
+        match series {
+            Series::Counter(counter) => counter,
+            _ => Counter::default(),
+        }
     }
 
-    /// A number that goes up and down.
-    pub fn gauge(&self, name: &'static str, help: &'static str) -> Gauge {
-        self.gauges(name, help, []).with([])
+    /// A gauge.
+    pub fn gauge(&self, name: &'static str, help: &'static str, labels: &[(&str, &str)]) -> Gauge {
+        let series = self.series(name, help, "gauge", labels, || {
+            Series::Gauge(Gauge::default())
+        });
+        match series {
+            Series::Gauge(gauge) => gauge,
+            _ => Gauge::default(),
+        }
     }
 
-    /// Gauges told apart by labels.
-    pub fn gauges<const LABELS: usize>(
+    /// A gauge whose value is asked for when the metrics are read.
+    pub fn asked_gauge(
         &self,
         name: &'static str,
         help: &'static str,
-        labels: [&'static str; LABELS],
-    ) -> Family<Gauge, LABELS> {
-        self.family(
-            name,
-            help,
-            labels,
-            Gauge::default,
-            Source::Gauges,
-            |source| match source {
-                Source::Gauges(series) => Some(series),
-                _ => None,
-            },
-        )
+        labels: &[(&str, &str)],
+        ask: impl Fn() -> f64 + Send + Sync + 'static,
+    ) {
+        let ask: Arc<dyn Fn() -> f64 + Send + Sync> = Arc::new(ask);
+        self.series(name, help, "gauge", labels, || Series::Asked(ask));
     }
 
-    /// How observations are spread. `bounds` are the upper ends of the buckets, ascending, in the unit
-    /// of the name: [`SECONDS`], [`BYTES`], [`COUNTS`] or others.
+    /// A counter whose value is asked for when the metrics are read.
+    pub fn asked_counter(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&str, &str)],
+        ask: impl Fn() -> f64 + Send + Sync + 'static,
+    ) {
+        let ask: Arc<dyn Fn() -> f64 + Send + Sync> = Arc::new(ask);
+        self.series(name, help, "counter", labels, || Series::Asked(ask));
+    }
+
+    /// A histogram with these upper bounds, which must ascend.
     pub fn histogram(
         &self,
         name: &'static str,
         help: &'static str,
+        labels: &[(&str, &str)],
         bounds: &'static [f64],
     ) -> Histogram {
-        self.histograms(name, help, bounds, []).with([])
-    }
-
-    /// Histograms told apart by labels.
-    pub fn histograms<const LABELS: usize>(
-        &self,
-        name: &'static str,
-        help: &'static str,
-        bounds: &'static [f64],
-        labels: [&'static str; LABELS],
-    ) -> Family<Histogram, LABELS> {
-        assert!(
-            bounds.is_sorted_by(|left, right| left < right),
-            "bounds of {name} must ascend"
-        );
-        self.family(
-            name,
-            help,
-            labels,
-            move || Histogram::new(bounds),
-            Source::Histograms,
-            |source| match source {
-                Source::Histograms(series) => Some(series),
-                _ => None,
-            },
-        )
-    }
-
-    /// A counter that is kept elsewhere and read when the metrics are rendered; `None` leaves it out.
-    /// Registered again, the first reader stays.
-    pub fn read_counter(
-        &self,
-        name: &'static str,
-        help: &'static str,
-        read: impl Fn() -> Option<f64> + Send + Sync + 'static,
-    ) {
-        let kind = |source: &Source| matches!(source, Source::ReadCounter(_));
-        self.register(
-            name,
-            help,
-            &[],
-            || Source::ReadCounter(Arc::new(read)),
-            kind,
-        );
-    }
-
-    /// A gauge that is kept elsewhere and read when the metrics are rendered; `None` leaves it out.
-    /// Registered again, the first reader stays.
-    pub fn read_gauge(
-        &self,
-        name: &'static str,
-        help: &'static str,
-        read: impl Fn() -> Option<f64> + Send + Sync + 'static,
-    ) {
-        let kind = |source: &Source| matches!(source, Source::ReadGauge(_));
-        self.register(name, help, &[], || Source::ReadGauge(Arc::new(read)), kind);
-    }
-
-    fn family<M: Clone, const LABELS: usize>(
-        &self,
-        name: &'static str,
-        help: &'static str,
-        labels: [&'static str; LABELS],
-        make: impl Fn() -> M + Send + Sync + 'static,
-        wrap: fn(Arc<Series<M>>) -> Source,
-        unwrap: fn(Source) -> Option<Arc<Series<M>>>,
-    ) -> Family<M, LABELS> {
-        let source = || wrap(Arc::new(Series::new(make)));
-        let kind = |source: &Source| unwrap(source.clone()).is_some();
-        let source = self.register(name, help, &labels, source, kind);
-        Family::of(unwrap(source).expect("registering has checked the kind"))
-    }
-
-    fn register(
-        &self,
-        name: &'static str,
-        help: &'static str,
-        labels: &[&'static str],
-        make: impl FnOnce() -> Source,
-        is_kind: impl Fn(&Source) -> bool,
-    ) -> Source {
-        assert!(is_name(name), "{name} is no name for a metric");
-        assert!(
-            labels.iter().all(|label| is_name(label) && *label != "le"),
-            "{name} has a label with a name that is none"
-        );
-        let mut all = self.lock();
-        if let Some(registered) = all.iter().find(|registered| registered.name == name) {
-            assert!(
-                is_kind(&registered.source) && registered.labels == labels,
-                "{name} is registered twice, differently"
-            );
-            return registered.source.clone();
-        }
-        let source = make();
-        all.push(Registered {
-            name,
-            help,
-            labels: labels.to_vec(),
-            source: source.clone(),
+        let series = self.series(name, help, "histogram", labels, || {
+            Series::Histogram(Histogram::new(bounds))
         });
-        source
+        match series {
+            Series::Histogram(histogram) => histogram,
+            _ => Histogram::new(bounds),
+        }
     }
 
-    /// Held to register and to copy the list for rendering, never while values are read.
-    fn lock(&self) -> MutexGuard<'_, Vec<Registered>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The series of that name and these labels; asking twice gives the same one.
+    fn series(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        kind: &'static str,
+        labels: &[(&str, &str)],
+        make: impl FnOnce() -> Series,
+    ) -> Series {
+        let labels = rendered_labels(labels);
+        let mut families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = match families.iter().position(|family| family.name == name) {
+            Some(index) => index,
+            None => {
+                families.push(Family {
+                    name,
+                    help,
+                    kind,
+                    series: Vec::new(),
+                });
+                families.len() - 1
+            }
+        };
+        let family = &mut families[index];
+        debug_assert_eq!(family.kind, kind, "{name} is declared as two kinds");
+        if let Some((_, known)) = family.series.iter().find(|(known, _)| *known == labels) {
+            return known.clone();
+        }
+        let series = make();
+        family.series.push((labels, series.clone()));
+        series
+    }
+
+    /// The text that Prometheus reads.
+    pub fn render(&self) -> String {
+        let families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = String::new();
+        for family in families.iter() {
+            let Family {
+                name, help, kind, ..
+            } = family;
+            // Writing to a string cannot fail.
+            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+            for (labels, series) in &family.series {
+                render_series(&mut text, name, labels, series);
+            }
+        }
+        text
     }
 }
 
-/// What Prometheus accepts, without the colon, which belongs to recording rules.
-fn is_name(text: &str) -> bool {
-    let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    text.bytes().all(is_name_byte)
-        && !text.starts_with(|first: char| first.is_ascii_digit())
-        && !text.is_empty()
+fn rendered_labels(labels: &[(&str, &str)]) -> String {
+    let mut text = String::new();
+    for (name, value) in labels {
+        let comma = if text.is_empty() { "" } else { "," };
+        let value = value
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace('\n', "\\n");
+        let _ = write!(text, "{comma}{name}=\"{value}\"");
+    }
+    text
 }
 
-impl fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = self.lock();
-        f.debug_list()
-            .entries(all.iter().map(|registered| registered.name))
-            .finish()
+fn render_series(text: &mut String, name: &str, labels: &str, series: &Series) {
+    let braced = if labels.is_empty() {
+        String::new()
+    } else {
+        format!("{{{labels}}}")
+    };
+    let _ = match series {
+        Series::Counter(counter) => writeln!(text, "{name}{braced} {}", counter.get()),
+        Series::Gauge(gauge) => writeln!(text, "{name}{braced} {}", gauge.get()),
+        Series::Asked(ask) => writeln!(text, "{name}{braced} {}", ask()),
+        Series::Histogram(histogram) => {
+            let comma = if labels.is_empty() { "" } else { "," };
+            let mut total = 0;
+            for (index, count) in histogram.0.counts.iter().enumerate() {
+                total += count.load(Ordering::Relaxed);
+                let bound = histogram
+                    .0
+                    .bounds
+                    .get(index)
+                    .map_or("+Inf".to_owned(), f64::to_string);
+                let _ = writeln!(
+                    text,
+                    "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {total}"
+                );
+            }
+            let sum = histogram.0.sum_millionths.load(Ordering::Relaxed) as f64 / 1e6;
+            writeln!(
+                text,
+                "{name}_sum{braced} {sum}\n{name}_count{braced} {total}"
+            )
+        }
+    };
+}
+
+/// Adds what the operating system knows of this process: CPU seconds and resident memory.
+pub fn observe_process(metrics: &Metrics) {
+    metrics.asked_counter(
+        "process_cpu_seconds_total",
+        "CPU seconds of this process, user and system",
+        &[],
+        || cpu_seconds().unwrap_or(0.0),
+    );
+    metrics.asked_gauge(
+        "process_resident_memory_bytes",
+        "Resident memory of this process",
+        &[],
+        || resident_bytes().unwrap_or(0.0),
+    );
+}
+
+/// Fields 14 and 15 of proc(5)'s stat, counted after the command name, in clock ticks of 10 ms (the
+/// unit Linux has shown to programs on every architecture since 2.6).
+fn cpu_seconds() -> Option<f64> {
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index)?.parse::<f64>().ok();
+    Some((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+}
+
+fn resident_bytes() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(
+        line.trim()
+            .strip_suffix(" kB")?
+            .trim()
+            .parse::<f64>()
+            .ok()?
+            * 1024.0,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_and_gauges_are_rendered_with_their_labels() {
+        let metrics = Metrics::default();
+        let denied = metrics.counter("x_total", "Things", &[("reason", "a\"b")]);
+        denied.add(3);
+        metrics
+            .counter("x_total", "Things", &[("reason", "a\"b")])
+            .increment();
+        metrics.gauge("y", "Level", &[]).set(-2);
+        assert_eq!(
+            metrics.render(),
+            "# HELP x_total Things\n# TYPE x_total counter\nx_total{reason=\"a\\\"b\"} 4\n\
+             # HELP y Level\n# TYPE y gauge\ny -2\n"
+        );
+    }
+
+    #[test]
+    fn histograms_count_up_to_and_including_each_bound() {
+        let metrics = Metrics::default();
+        let histogram = metrics.histogram("h", "Sizes", &[], &[1.0, 2.0]);
+        for value in [0.5, 1.0, 1.5, 2.0, 9.0] {
+            histogram.observe(value);
+        }
+        let text = metrics.render();
+        for line in [
+            "h_bucket{le=\"1\"} 2",
+            "h_bucket{le=\"2\"} 4",
+            "h_bucket{le=\"+Inf\"} 5",
+            "h_sum 14",
+            "h_count 5",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_process_knows_its_memory() {
+        assert!(resident_bytes().is_some_and(|bytes| bytes > 100_000.0));
+        assert!(cpu_seconds().is_some());
     }
 }

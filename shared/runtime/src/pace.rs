@@ -1,61 +1,32 @@
-//! The one background loop.
-//!
-//! A caretaker has a public `step` that does what is to be done now and says how long there is nothing
-//! to do; a test calls it directly. [`run`] repeats it: at once while it finds work, after the rest it
-//! asks for otherwise, and after a growing delay while it fails. A step is never cut: it bounds its own
-//! time, and the loop looks at the shutdown between steps.
-//!
-//! ```
-//! use std::convert::Infallible;
-//! use zyven_runtime::pace::{self, Backoff, Rest};
-//! use zyven_runtime::shutdown::Shutdown;
-//!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() {
-//! let (trigger, shutdown) = Shutdown::new();
-//! let mut pages = 3;
-//! pace::run("pages", shutdown, Backoff::default(), async || {
-//!     pages -= 1;
-//!     if pages == 0 {
-//!         trigger.request();
-//!     }
-//!     Ok::<_, Infallible>(Rest::None)
-//! })
-//! .await;
-//! assert_eq!(pages, 0);
-//! # }
-//! ```
+//! The one background loop. A caretaker is a `step`; looping, resting, backing off after errors,
+//! saying so once, and stopping are written here.
 
-use std::error::Error;
+use std::fmt::Display;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::task::coop::consume_budget;
-use tokio::time::{Instant, sleep, timeout};
 
 use crate::shutdown::Shutdown;
-use crate::telemetry::chain;
 
-/// How long there is nothing to do.
+/// What a step asks for before the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
-    /// There is more: the next step comes at once.
+    /// None: there is more to do.
     None,
-    /// Nothing for this long, unless an alarm says otherwise.
+    /// This long, or until there is an alarm (see [`run_with_alarm`]).
     For(Duration),
 }
 
-/// How long a loop waits after failures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Waits after failed steps: doubling from `min` to `max`, spread by half.
+#[derive(Debug, Clone, Copy)]
 pub struct Backoff {
-    /// The longest delay after the first failure.
+    /// After the first failure.
     pub min: Duration,
-    /// The longest delay ever.
+    /// At most.
     pub max: Duration,
 }
 
 impl Default for Backoff {
-    /// 100 ms to 5 s: a database that comes back is noticed within 5 s.
     fn default() -> Self {
         Self {
             min: Duration::from_millis(100),
@@ -65,151 +36,146 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The delay after so many failures in a row, doubling from `min` to `max`. `jitter` of 0 to 1 takes
-    /// between half of it and all of it, so that many processes that failed together do not return
-    /// together.
-    pub fn delay(&self, failures: u32, jitter: f64) -> Duration {
-        let doublings = failures.saturating_sub(1).min(31);
-        let most = self.min.saturating_mul(1 << doublings).min(self.max);
-        most.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
+    /// The wait after `failures` failures in a row (from 1).
+    pub fn wait(&self, failures: u32) -> Duration {
+        let doubled = self
+            .min
+            .saturating_mul(1 << failures.saturating_sub(1).min(20));
+        doubled.min(self.max).mul_f64(0.75 + 0.5 * chance())
     }
 }
 
-/// Repeats a step until the shutdown is asked for; then returns after the step under way, without
-/// taking another.
-///
-/// Logs the first error of a row, every error that differs from the one before, and the recovery.
-pub async fn run<E: Error + 'static>(
+/// Repeats `step` until shutdown is requested. A step is never cut off: it ends, then the loop does.
+pub async fn run<E: Display>(
     name: &'static str,
     shutdown: Shutdown,
     backoff: Backoff,
     step: impl AsyncFnMut() -> Result<Rest, E>,
 ) {
-    run_with_alarm(name, shutdown, backoff, sleep, step).await;
+    run_with_alarm(name, shutdown, backoff, tokio::time::sleep, step).await;
 }
 
-/// Like [`run`], and a rest ends early when there is an alarm: `alarm` returns when it is rung, or after
-/// the time it is given. It must be cancel-safe. The delay after a failure is not cut short: a bell
-/// that rings often must not turn an outage into a storm.
-///
-/// An alarm is a [`Doorbell`](crate::doorbell::Doorbell) (`async |at_most| { bell.rung(at_most).await; }`), a
-/// [`Notify`] (`|at_most| notified(&notify, at_most)`) or anything alike.
-pub async fn run_with_alarm<E: Error + 'static>(
+/// Like [`run`]; a rest ends early when there is an alarm. `alarm` returns when it is rung or after the
+/// time it is given, and must be cancel safe: a doorbell, or [`notified`].
+pub async fn run_with_alarm<E: Display>(
     name: &'static str,
     shutdown: Shutdown,
     backoff: Backoff,
     mut alarm: impl AsyncFnMut(Duration),
     mut step: impl AsyncFnMut() -> Result<Rest, E>,
 ) {
-    let mut trouble = Trouble::default();
+    let mut failures = 0_u32;
+    let mut last_error = String::new();
     while !shutdown.is_requested() {
         match step().await {
             Ok(rest) => {
-                trouble.is_over(name);
+                if failures > 0 {
+                    tracing::info!(task = name, failures, "recovered");
+                    failures = 0;
+                    last_error.clear();
+                }
                 match rest {
-                    // A step that never waits must not keep its thread from everybody else.
-                    Rest::None => consume_budget().await,
-                    Rest::For(time) => unless_requested(&shutdown, alarm(time)).await,
+                    // A loop that never waits must still let others run.
+                    Rest::None => tokio::task::yield_now().await,
+                    Rest::For(rest) => tokio::select! {
+                        () = alarm(rest) => {}
+                        () = shutdown.requested() => {}
+                    },
                 }
             }
             Err(error) => {
-                let delay = backoff.delay(trouble.failures.saturating_add(1), chance());
-                trouble.goes_on(name, &chain(&error).to_string(), delay);
-                unless_requested(&shutdown, sleep(delay)).await;
+                failures = failures.saturating_add(1);
+                let error = error.to_string();
+                if error != last_error {
+                    tracing::warn!(task = name, failures, %error, "failed; backing off");
+                    last_error = error;
+                }
+                // An alarm does not cut this short: it would turn an outage into a storm.
+                tokio::select! {
+                    () = tokio::time::sleep(backoff.wait(failures)) => {}
+                    () = shutdown.requested() => {}
+                }
             }
         }
     }
 }
 
-/// Returns when notified, or after `at_most`. Cancel-safe: a notification that was stored with
-/// [`Notify::notify_one`] is kept for the next call.
-pub async fn notified(notify: &Notify, at_most: Duration) {
-    // Elapsed is as good an end as any.
-    let _ = timeout(at_most, notify.notified()).await;
+/// Returns when `bell` is notified, or after `at_most`. Cancel safe.
+pub async fn notified(bell: &Notify, at_most: Duration) {
+    // Which of the two it was does not matter to a loop that looks anyway.
+    let _ = tokio::time::timeout(at_most, bell.notified()).await;
 }
 
-async fn unless_requested(shutdown: &Shutdown, rest: impl Future<Output = ()>) {
-    // Both arms may be dropped: a rest holds nothing, and the request stays.
-    tokio::select! {
-        () = shutdown.requested() => {}
-        () = rest => {}
-    }
-}
-
-/// A row of failures.
-#[derive(Debug, Default)]
-struct Trouble {
-    failures: u32,
-    since: Option<Instant>,
-    last: String,
-}
-
-impl Trouble {
-    fn goes_on(&mut self, name: &'static str, error: &str, delay: Duration) {
-        self.failures = self.failures.saturating_add(1);
-        self.since.get_or_insert_with(Instant::now);
-        let (failures, delay_ms) = (self.failures, milliseconds(delay));
-        if self.last == error {
-            tracing::debug!(pace = name, error, failures, delay_ms, "step fails still");
-        } else {
-            tracing::warn!(pace = name, error, failures, delay_ms, "step failed");
-            error.clone_into(&mut self.last);
-        }
-    }
-
-    fn is_over(&mut self, name: &'static str) {
-        let Some(since) = self.since.take() else {
-            return;
-        };
-        let duration_ms = milliseconds(since.elapsed());
-        tracing::info!(
-            pace = name,
-            failures = self.failures,
-            duration_ms,
-            "step works again"
-        );
-        *self = Self::default();
-    }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Uniform in 0 to 1. Without an entropy source there is no jitter, and nothing else is worse.
-fn chance() -> f64 {
-    getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX))
+/// Uniform in 0.0..1.0; for spreading waits, not for secrets.
+pub fn chance() -> f64 {
+    let bits = getrandom::u32().unwrap_or(u32::MAX / 2);
+    f64::from(bits) / (f64::from(u32::MAX) + 1.0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
 
-    #[test]
-    fn delays_double_up_to_their_limit() {
+    #[tokio::test(start_paused = true)]
+    async fn steps_repeat_until_shutdown_and_rest_between() {
+        let (trigger, shutdown) = Shutdown::new();
+        let steps = Cell::new(0);
+        let started = tokio::time::Instant::now();
+        run("test", shutdown, Backoff::default(), async || {
+            steps.set(steps.get() + 1);
+            if steps.get() == 4 {
+                trigger.request();
+            }
+            Ok::<_, String>(Rest::For(Duration::from_secs(1)))
+        })
+        .await;
+        assert_eq!(steps.get(), 4);
+        assert_eq!(started.elapsed().as_secs(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_back_off_and_a_success_resets_them() {
+        let (trigger, shutdown) = Shutdown::new();
         let backoff = Backoff {
-            min: Duration::from_millis(100),
-            max: Duration::from_secs(1),
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(4),
         };
-        for (failures, milliseconds) in [
-            (0, 100),
-            (1, 100),
-            (2, 200),
-            (4, 800),
-            (5, 1000),
-            (u32::MAX, 1000),
-        ] {
-            let delay = backoff.delay(failures, 1.0);
-            assert_eq!(delay, Duration::from_millis(milliseconds), "{failures}");
+        let mut waits = Vec::new();
+        let mut last = tokio::time::Instant::now();
+        run("test", shutdown, backoff, async || {
+            waits.push(last.elapsed().as_secs_f64());
+            last = tokio::time::Instant::now();
+            if waits.len() == 6 {
+                trigger.request();
+            }
+            Err::<Rest, _>("away")
+        })
+        .await;
+        for (wait, nominal) in waits.iter().zip([0.0, 1.0, 2.0, 4.0, 4.0, 4.0]) {
+            assert!(
+                (nominal * 0.74..=nominal * 1.26 + 0.01).contains(wait),
+                "{waits:?}"
+            );
         }
     }
 
-    #[test]
-    fn jitter_takes_between_half_and_all() {
-        let backoff = Backoff::default();
-        for (jitter, milliseconds) in [(0.0, 50), (0.5, 75), (1.0, 100), (7.0, 100), (-1.0, 50)] {
-            let delay = backoff.delay(1, jitter);
-            assert_eq!(delay, Duration::from_millis(milliseconds), "{jitter}");
-        }
+    #[tokio::test(start_paused = true)]
+    async fn a_bell_ends_a_rest() {
+        let (trigger, shutdown) = Shutdown::new();
+        let bell = Notify::new();
+        bell.notify_one();
+        let started = tokio::time::Instant::now();
+        let mut steps = 0;
+        let alarm = async |at_most| notified(&bell, at_most).await;
+        run_with_alarm("test", shutdown, Backoff::default(), alarm, async || {
+            steps += 1;
+            if steps == 2 {
+                trigger.request();
+            }
+            Ok::<_, String>(Rest::For(Duration::from_secs(3600)))
+        })
+        .await;
+        assert!(started.elapsed() < Duration::from_secs(1));
     }
 }

@@ -1,16 +1,122 @@
-//! Whoever asks how the process is gets an answer on a listener of its own:
-//!
-//! | Path | Answer |
-//! |---|---|
-//! | `/healthz` | 200 while the process can answer at all: restart it otherwise |
-//! | `/readyz` | 200 when every check is ready, 503 with the reasons otherwise: send it no work |
-//! | `/metrics` | the [`Metrics`] |
-//!
-//! A process that waits for its database is alive and not ready: restarting it would help nobody.
-//! One that was asked to stop is not ready from that moment on.
+//! `/healthz`, `/readyz` and `/metrics`, on a listener of their own, which customers never see.
 
-mod readiness;
-mod server;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-pub use self::readiness::{Check, Readiness};
-pub use self::server::serve;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use tokio::net::TcpListener;
+
+use crate::metrics::Metrics;
+use crate::shutdown::Shutdown;
+
+/// What must be true before a process can do its work. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Readiness {
+    // Guards a map of a few entries; never held across an await.
+    reasons: Arc<Mutex<BTreeMap<&'static str, Option<String>>>>,
+}
+
+/// One condition, in the hands of whoever knows about it.
+#[derive(Clone)]
+pub struct Condition {
+    name: &'static str,
+    readiness: Readiness,
+}
+
+impl Readiness {
+    /// Adds a condition that is not met yet.
+    pub fn condition(&self, name: &'static str) -> Condition {
+        let condition = Condition {
+            name,
+            readiness: self.clone(),
+        };
+        condition.not_ready("starting");
+        condition
+    }
+
+    /// What is missing, by condition. Ready when empty.
+    pub fn missing(&self) -> BTreeMap<&'static str, String> {
+        self.reasons
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter_map(|(name, reason)| Some((*name, reason.clone()?)))
+            .collect()
+    }
+}
+
+impl Condition {
+    /// It is met.
+    pub fn ready(&self) {
+        self.set(None);
+    }
+
+    /// It is not met, and why.
+    pub fn not_ready(&self, reason: impl Into<String>) {
+        self.set(Some(reason.into()));
+    }
+
+    fn set(&self, reason: Option<String>) {
+        let mut reasons = self
+            .readiness
+            .reasons
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = reasons.insert(self.name, reason.clone());
+        drop(reasons);
+        match (before.flatten(), reason) {
+            (Some(_), None) => tracing::info!(condition = self.name, "ready"),
+            (None, Some(reason)) => tracing::info!(condition = self.name, reason, "not ready"),
+            _ => {}
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Shown {
+    readiness: Readiness,
+    metrics: Metrics,
+}
+
+/// Serves the probes until shutdown is requested.
+///
+/// # Errors
+/// The listener failed.
+pub async fn run(
+    listener: TcpListener,
+    readiness: Readiness,
+    metrics: Metrics,
+    shutdown: Shutdown,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(render_metrics))
+        .with_state(Shown { readiness, metrics });
+    axum::serve(listener, router)
+        .with_graceful_shutdown(async move { shutdown.requested().await })
+        .await
+}
+
+async fn ready(State(shown): State<Shown>) -> Response {
+    let missing = shown.readiness.missing();
+    let status = if missing.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = serde_json::json!({ "ready": missing.is_empty(), "missing": missing });
+    (status, Json(body)).into_response()
+}
+
+async fn render_metrics(State(shown): State<Shown>) -> Response {
+    let kind = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    (kind, shown.metrics.render()).into_response()
+}

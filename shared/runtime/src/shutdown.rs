@@ -1,153 +1,90 @@
-//! Being asked to stop.
-//!
-//! A [`Trigger`] asks, every clone of its [`Shutdown`] is asked: once, and for good. Whoever holds a
-//! `Shutdown` decides when it has finished what it holds; the [`Supervisor`](crate::supervisor::Supervisor)
-//! decides how long that may take.
+//! One request to stop, heard everywhere.
 
-use std::fmt;
-use std::io;
-use std::sync::Arc;
-
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-/// Asks for the shutdown. Clones ask for the same one.
-#[derive(Clone)]
-#[must_use = "dropping the last trigger asks for the shutdown"]
-pub struct Trigger(Arc<watch::Sender<bool>>);
+/// Asks everything that holds the matching [`Shutdown`] to stop. Dropping it asks as well: whoever
+/// was in charge is gone.
+#[derive(Debug)]
+pub struct Trigger(watch::Sender<bool>);
 
-/// Tells when the shutdown is asked for. Clones are told together.
-#[derive(Clone)]
+/// Hears the request. Cheap to clone.
+#[derive(Debug, Clone)]
 pub struct Shutdown(watch::Receiver<bool>);
 
-impl Trigger {
-    /// Asks. Asking again changes nothing.
-    pub fn request(&self) {
-        self.0.send_replace(true);
-    }
-}
-
 impl Shutdown {
-    /// A shutdown that nobody has asked for, and what asks for it.
+    /// A request that has not been made yet.
     pub fn new() -> (Trigger, Self) {
         let (sender, receiver) = watch::channel(false);
-        (Trigger(Arc::new(sender)), Self(receiver))
+        (Trigger(sender), Self(receiver))
     }
 
-    /// Returns when the shutdown is asked for, at once if it already was. It is also asked for when
-    /// the last [`Trigger`] is gone: nobody could ask any more, and nobody waits for the answer.
-    /// Cancel-safe.
+    /// Returns when stopping was requested, at once if it was before. Cancel safe.
     pub async fn requested(&self) {
-        // The error says that the sender is gone.
+        // An error means that the trigger is gone, which asks for the same.
         let _ = self.0.clone().wait_for(|requested| *requested).await;
     }
 
-    /// Whether it has been asked for.
+    /// True if stopping was requested.
     pub fn is_requested(&self) -> bool {
         *self.0.borrow() || self.0.has_changed().is_err()
     }
 }
 
-/// Asks for the shutdown at the first SIGTERM or SIGINT, and ends the process at once at the second, with
-/// the exit code a shell gives for that signal. Must be called inside a runtime; the task it starts
-/// ends with the runtime.
+impl Trigger {
+    /// Makes the request. Repeating it changes nothing.
+    pub fn request(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+/// Returns the name of the signal when the process is asked to stop (SIGTERM or SIGINT). From then on
+/// a second one ends the process at once, with the code a shell shows for it.
 ///
 /// # Errors
-///
-/// If the handlers cannot be installed.
-pub fn on_signals(trigger: Trigger) -> io::Result<()> {
+/// The handlers could not be installed.
+pub async fn stop_signal() -> std::io::Result<&'static str> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    // Ends with the process: it only waits for an impatient operator.
     tokio::spawn(async move {
-        let first = next(&mut terminate, &mut interrupt).await;
-        tracing::info!(signal = %first, "asked to stop; a second signal ends the process at once");
-        trigger.request();
-        let second = next(&mut terminate, &mut interrupt).await;
-        tracing::warn!(signal = %second, "ending at once");
-        std::process::exit(second.exit_code());
-    });
-    Ok(())
-}
-
-#[derive(Clone, Copy)]
-enum Received {
-    Terminate,
-    Interrupt,
-}
-
-impl Received {
-    fn exit_code(self) -> i32 {
-        let number = match self {
-            Self::Terminate => SignalKind::terminate().as_raw_value(),
-            Self::Interrupt => SignalKind::interrupt().as_raw_value(),
+        let code = tokio::select! {
+            _ = terminate.recv() => 143,
+            _ = interrupt.recv() => 130,
         };
-        128 + number
-    }
-}
-
-impl fmt::Display for Received {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Terminate => "SIGTERM",
-            Self::Interrupt => "SIGINT",
-        })
-    }
-}
-
-async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> Received {
-    // Either arm may be dropped: a signal that arrives meanwhile is kept for the next call.
-    tokio::select! {
-        _ = terminate.recv() => Received::Terminate,
-        _ = interrupt.recv() => Received::Interrupt,
-    }
-}
-
-impl fmt::Debug for Trigger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let requested = *self.0.borrow();
-        f.debug_struct("Trigger")
-            .field("requested", &requested)
-            .finish()
-    }
-}
-
-impl fmt::Debug for Shutdown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let requested = self.is_requested();
-        f.debug_struct("Shutdown")
-            .field("requested", &requested)
-            .finish()
-    }
+        tracing::warn!("asked to stop a second time: ending at once");
+        std::process::exit(code);
+    });
+    Ok(name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::task::yield_now;
 
     #[tokio::test]
-    async fn every_clone_is_told_before_and_after() {
+    async fn a_request_is_heard_before_and_after_it_is_made() {
         let (trigger, shutdown) = Shutdown::new();
-        let waiting = tokio::spawn({
+        assert!(!shutdown.is_requested());
+        let early = tokio::spawn({
             let shutdown = shutdown.clone();
             async move { shutdown.requested().await }
         });
-        yield_now().await;
-        assert!(!shutdown.is_requested() && !waiting.is_finished());
-        trigger.clone().request();
-        waiting.await.unwrap();
-        assert!(shutdown.is_requested());
+        trigger.request();
+        early.await.expect("heard");
         shutdown.requested().await;
+        assert!(shutdown.is_requested());
     }
 
     #[tokio::test]
-    async fn losing_the_last_trigger_asks_for_the_shutdown() {
+    async fn a_lost_trigger_is_a_request() {
         let (trigger, shutdown) = Shutdown::new();
-        let other = trigger.clone();
         drop(trigger);
-        assert!(!shutdown.is_requested());
-        drop(other);
-        assert!(shutdown.is_requested());
         shutdown.requested().await;
+        assert!(shutdown.is_requested());
     }
 }

@@ -1,257 +1,251 @@
-//! The services of one process: started in order, stopped in reverse.
+//! Services that run in one process: started together, stopped in order, and never without one.
 //!
-//! ```no_run
-//! use std::convert::Infallible;
-//! use std::time::Duration;
-//! use zyven_runtime::shutdown::{self, Shutdown};
-//! use zyven_runtime::supervisor::Supervisor;
-//!
-//! # async fn egress(shutdown: Shutdown) -> Result<(), Infallible> { Ok(shutdown.requested().await) }
-//! # async fn ingest(shutdown: Shutdown) -> Result<(), Infallible> { Ok(shutdown.requested().await) }
-//! # async fn main_of_the_process() -> Result<(), Box<dyn std::error::Error>> {
-//! let (trigger, stop) = Shutdown::new();
-//! shutdown::on_signals(trigger)?;
-//! let mut supervisor = Supervisor::new();
-//! supervisor.start("egress", Duration::from_secs(25), egress);
-//! supervisor.start("ingest", Duration::from_secs(10), ingest);
-//! supervisor.run(stop).await?; // ingest stops first
-//! # Ok(())
-//! # }
-//! ```
+//! Each service has a thread and a Tokio runtime of its own, so that one which is busy or blocked does
+//! not slow the others, and so that its tasks, sockets and connections end with it. It shares nothing
+//! with the others but what it was given.
 
-use std::error::Error;
-use std::fmt;
+use std::any::Any;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
-use tokio::time::{Instant, timeout_at};
+use tokio::runtime;
+use tokio::sync::mpsc;
 
 use crate::shutdown::{Shutdown, Trigger};
-use crate::telemetry::chain;
 
-/// How long a service that was cut may take to let go. Only one that blocks its thread takes longer, and
-/// for that nobody should wait.
-const CUT_TIME_MAX: Duration = Duration::from_secs(1);
+/// What a service ends with.
+pub type ServiceResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-/// An error of any service.
-type AnyError = Box<dyn Error + Send + Sync>;
-
-/// Runs services together: all of them, or none.
-#[derive(Debug, Default)]
-#[must_use = "dropping a supervisor cuts its services"]
+/// Services in the order in which they are to stop: the first one added stops first.
 pub struct Supervisor {
     services: Vec<Service>,
-    running: JoinSet<Result<(), AnyError>>,
+    ended: mpsc::UnboundedReceiver<Finished>,
+    ending: mpsc::UnboundedSender<Finished>,
 }
 
-#[derive(Debug)]
 struct Service {
     name: &'static str,
-    grace: Duration,
     trigger: Trigger,
-    task: AbortHandle,
-    stage: Stage,
+    grace: Duration,
+    running: bool,
 }
 
+/// A service's index, and how it ended; `Err` holds what a panic said.
+type Finished = (usize, Result<ServiceResult, String>);
+
+/// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Running,
-    Asked,
-    Ended,
+#[must_use = "a process must not hide that a service failed"]
+pub enum Ended {
+    /// Everything stopped when asked, and in time.
+    Orderly,
+    /// A service failed, ended unasked, or did not stop within its grace time.
+    Failed,
+}
+
+/// How many threads a service's runtime has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// One: no work is handed between threads, which costs least for each piece of work.
+    One,
+    /// This many, for a service that has more work than one core can do.
+    Many(usize),
+}
+
+impl Default for Supervisor {
+    fn default() -> Self {
+        let (ending, ended) = mpsc::unbounded_channel();
+        Self {
+            services: Vec::new(),
+            ended,
+            ending,
+        }
+    }
 }
 
 impl Supervisor {
-    /// Nothing to run yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Starts a service on the current runtime. It is asked to stop through the [`Shutdown`] it is given, after
-    /// every service that was started later has ended, and is cut if it takes longer than `grace`.
-    pub fn start<F, E>(
+    /// Starts a service. `start` runs on the service's own thread and gets the request to stop that is
+    /// meant for this service alone. `grace` is how long it may take to stop; after that nobody waits
+    /// for it any longer.
+    pub fn start<F>(
         &mut self,
         name: &'static str,
+        threads: Threads,
         grace: Duration,
-        service: impl FnOnce(Shutdown) -> F,
+        start: impl FnOnce(Shutdown) -> F + Send + 'static,
     ) where
-        F: Future<Output = Result<(), E>> + Send + 'static,
-        E: Error + Send + Sync + 'static,
+        F: Future<Output = ServiceResult>,
     {
         let (trigger, shutdown) = Shutdown::new();
-        let service = service(shutdown);
-        // Ends by itself, or is cut by `stop`, or with the supervisor.
-        let task = self
-            .running
-            .spawn(async move { service.await.map_err(AnyError::from) });
-        tracing::info!(service = name, "started");
+        let index = self.services.len();
+        let ending = self.ending.clone();
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        // Ends when the service does, or with the process.
+        let spawned = thread.spawn(move || {
+            let run = AssertUnwindSafe(|| run_service(name, threads, || start(shutdown)));
+            let result = std::panic::catch_unwind(run).map_err(|panic| said(panic.as_ref()));
+            // The supervisor may have stopped waiting.
+            let _ = ending.send((index, result));
+        });
+        if let Err(error) = spawned {
+            let _ = self.ending.send((index, Ok(Err(error.into()))));
+        }
         self.services.push(Service {
             name,
-            grace,
             trigger,
-            task,
-            stage: Stage::Running,
+            grace,
+            running: true,
         });
+        tracing::info!(service = name, "started");
     }
 
-    /// Waits until `stop` is requested or a service ends unasked, then stops all of them, the last
-    /// started first.
-    ///
-    /// # Errors
-    ///
-    /// [`Failures`] if a service ended unasked, failed, panicked or was cut: the process should end with a
-    /// code other than zero. (Where panics abort the process, that one never arrives here.)
-    pub async fn run(mut self, stop: Shutdown) -> Result<(), Failures> {
-        let mut failures = Vec::new();
-        // Both arms may be dropped: the request stays, and a service that ended is kept in the set.
+    /// Runs until `stop` returns or a service ends, then stops the services one after the other.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Ended {
+        let mut ended = Ended::Orderly;
         tokio::select! {
-            () = stop.requested() => {}
-            Some(ended) = self.running.join_next_with_id() => {
-                failures.extend(self.note(ended));
+            () = stop => {}
+            Some(finished) = self.ended.recv() => {
+                self.report(finished, "ended unasked");
+                ended = Ended::Failed;
             }
         }
-        for index in (0..self.services.len()).rev() {
-            self.stop(index, &mut failures).await;
+        for index in 0..self.services.len() {
+            self.services[index].trigger.request();
+            let deadline = tokio::time::Instant::now() + self.services[index].grace;
+            while self.services[index].running {
+                match tokio::time::timeout_at(deadline, self.ended.recv()).await {
+                    Ok(Some(finished)) => {
+                        if !self.report(finished, "stopped") {
+                            ended = Ended::Failed;
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(_) => {
+                        let Service { name, grace, .. } = self.services[index];
+                        let grace_ms = grace.as_millis();
+                        tracing::error!(service = name, grace_ms, "did not stop in time");
+                        ended = Ended::Failed;
+                        break;
+                    }
+                }
+            }
         }
-        if failures.is_empty() {
-            Ok(())
-        } else {
-            Err(Failures(failures))
-        }
+        ended
     }
 
-    async fn stop(&mut self, index: usize, failures: &mut Vec<Failure>) {
-        let Service { name, grace, .. } = self.services[index];
-        let begin = Instant::now();
-        // What ended by itself until now was not asked to.
-        while let Some(ended) = self.running.try_join_next_with_id() {
-            failures.extend(self.note(ended));
-        }
-        if self.services[index].stage == Stage::Ended {
-            return;
-        }
-        tracing::info!(service = name, "stopping");
-        self.services[index].stage = Stage::Asked;
-        self.services[index].trigger.request();
-        self.wait(index, begin + grace, failures).await;
-        if self.services[index].stage != Stage::Ended {
-            let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(
-                service = name,
-                grace_ms,
-                "outlasted its grace time and is cut"
-            );
-            self.services[index].task.abort();
-            failures.push(Failure {
-                service: name,
-                cause: Cause::Cut,
-            });
-            self.wait(index, Instant::now() + CUT_TIME_MAX, failures)
-                .await;
-        }
-    }
-
-    /// Waits until this service has ended, and takes note of every other that does meanwhile.
-    async fn wait(&mut self, index: usize, deadline: Instant, failures: &mut Vec<Failure>) {
-        while self.services[index].stage != Stage::Ended {
-            match timeout_at(deadline, self.running.join_next_with_id()).await {
-                Ok(Some(ended)) => failures.extend(self.note(ended)),
-                Ok(None) | Err(_) => return,
+    /// Logs how a service ended; true if that was well.
+    fn report(&mut self, (index, result): Finished, how: &'static str) -> bool {
+        let service = &mut self.services[index];
+        service.running = false;
+        match result {
+            Ok(Ok(())) => {
+                tracing::info!(service = service.name, "{how}");
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::error!(service = service.name, error = %Chain(&*error), "{how}");
+                false
+            }
+            Err(panic) => {
+                tracing::error!(service = service.name, panic, "panicked");
+                false
             }
         }
     }
-
-    fn note(&mut self, ended: Result<(Id, Result<(), AnyError>), JoinError>) -> Option<Failure> {
-        let (id, result) = match ended {
-            Ok((id, result)) => (id, Ok(result)),
-            Err(error) => (error.id(), Err(error)),
-        };
-        let service = self
-            .services
-            .iter_mut()
-            .find(|service| service.task.id() == id)?;
-        let stage = std::mem::replace(&mut service.stage, Stage::Ended);
-        let cause = match result {
-            Ok(Ok(())) if stage == Stage::Asked => {
-                tracing::info!(service = service.name, "stopped");
-                return None;
-            }
-            Ok(Ok(())) => Cause::EndedUnasked,
-            Ok(Err(error)) => Cause::Failed(error),
-            // Cut, which is known already.
-            Err(error) if error.is_cancelled() => return None,
-            Err(_) => Cause::Panicked,
-        };
-        let failure = Failure {
-            service: service.name,
-            cause,
-        };
-        tracing::error!(error = %chain(&failure), "service ended");
-        Some(failure)
-    }
 }
 
-/// Why a process fails: every service that did not end well, in the order they ended, at least one.
-#[derive(Debug)]
-pub struct Failures(Vec<Failure>);
-
-/// How one service ended.
-#[derive(Debug)]
-pub struct Failure {
-    /// Its name.
-    pub service: &'static str,
-    /// How.
-    pub cause: Cause,
+fn run_service<F: Future<Output = ServiceResult>>(
+    name: &'static str,
+    threads: Threads,
+    start: impl FnOnce() -> F,
+) -> ServiceResult {
+    let mut builder = match threads {
+        Threads::One => runtime::Builder::new_current_thread(),
+        Threads::Many(threads) => {
+            let mut builder = runtime::Builder::new_multi_thread();
+            builder.worker_threads(threads);
+            builder
+        }
+    };
+    let runtime = builder.thread_name(name).enable_all().build()?;
+    let result = runtime.block_on(async { start().await });
+    // What the service left behind is none of its concern any more.
+    runtime.shutdown_background();
+    result
 }
 
-/// How a service can end other than well.
-#[derive(Debug)]
-pub enum Cause {
-    /// Without an error, but nobody had asked it to.
-    EndedUnasked,
-    /// With this error, asked or not.
-    Failed(AnyError),
-    /// By a panic.
-    Panicked,
-    /// It outlasted its grace time.
-    Cut,
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default()
 }
 
-impl Failures {
-    /// All of them, the first cause first.
-    pub fn failures(&self) -> &[Failure] {
-        &self.0
-    }
-}
+/// An error with its causes, on one line.
+pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'a));
 
-impl fmt::Display for Failures {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, failure) in self.0.iter().enumerate() {
-            let separator = if index == 0 { "" } else { "; " };
-            write!(f, "{separator}{}", chain(failure))?;
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
         }
         Ok(())
     }
 }
 
-impl Error for Failures {}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how = match self.cause {
-            Cause::EndedUnasked => "ended unasked",
-            Cause::Failed(_) => "failed",
-            Cause::Panicked => "panicked",
-            Cause::Cut => "outlasted its grace time",
-        };
-        write!(f, "{} {how}", self.service)
-    }
-}
+    const GRACE: Duration = Duration::from_millis(200);
 
-impl Error for Failure {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match &self.cause {
-            Cause::Failed(error) => Some(&**error),
-            Cause::EndedUnasked | Cause::Panicked | Cause::Cut => None,
+    #[tokio::test]
+    async fn services_stop_in_the_order_they_were_added() {
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut supervisor = Supervisor::default();
+        for name in ["first", "second", "third"] {
+            let order = Arc::clone(&order);
+            supervisor.start(name, Threads::One, GRACE, move |shutdown| async move {
+                shutdown.requested().await;
+                order.lock().expect("unpoisoned").push(name);
+                Ok(())
+            });
         }
+        assert_eq!(supervisor.run(async {}).await, Ended::Orderly);
+        assert_eq!(
+            *order.lock().expect("unpoisoned"),
+            ["first", "second", "third"]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_service_that_ends_unasked_stops_the_others_and_is_a_failure() {
+        let mut supervisor = Supervisor::default();
+        supervisor.start("patient", Threads::One, GRACE, |shutdown| async move {
+            shutdown.requested().await;
+            Ok(())
+        });
+        supervisor.start("hasty", Threads::One, GRACE, |_| async { Ok(()) });
+        assert_eq!(supervisor.run(std::future::pending()).await, Ended::Failed);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure() {
+        let mut supervisor = Supervisor::default();
+        supervisor.start("clumsy", Threads::One, GRACE, |_| async {
+            panic!("on purpose")
+        });
+        assert_eq!(supervisor.run(std::future::pending()).await, Ended::Failed);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_does_not_stop_is_cut_off() {
+        let mut supervisor = Supervisor::default();
+        supervisor.start("stubborn", Threads::One, GRACE, |_| std::future::pending());
+        assert_eq!(supervisor.run(async {}).await, Ended::Failed);
     }
 }

@@ -1,5 +1,10 @@
 //! The dispatcher against real PostgreSQL, Redis, egress proxy and receivers.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "an error here is the test's failure, and the line says which"
+)]
+
 mod answers;
 mod connections;
 mod egress;

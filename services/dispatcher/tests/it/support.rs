@@ -170,13 +170,13 @@ impl Stage {
 
     /// A ticket for each outbox row up to this one.
     pub(crate) async fn offer_up_to(&self, seq_max: i64) {
-        let rows = self.sql.0.query(
-            "SELECT seq, endpoint_id::text FROM zyven.outbox WHERE seq <= $1 ORDER BY seq",
-            &[&seq_max],
-        );
+        let rows = self
+            .sql
+            .rows(&format!(
+                "SELECT seq, endpoint_id::text FROM zyven.outbox WHERE seq <= {seq_max} ORDER BY seq"
+            ))
+            .await;
         let tickets: Vec<Ticket> = rows
-            .await
-            .unwrap()
             .iter()
             .map(|row| Ticket {
                 seq: row.get(0),
@@ -230,13 +230,12 @@ impl Stage {
 
     pub(crate) async fn delivery(&self, event: EventId) -> Delivery {
         let id = event.uuid();
-        let rows = self.sql.0.query(
-            &format!(
+        let rows = self
+            .sql
+            .rows(&format!(
                 "SELECT state::text, reason, attempts, http_status FROM zyven.deliveries WHERE event_id = '{id}'"
-            ),
-            &[],
-        );
-        let rows = rows.await.unwrap();
+            ))
+            .await;
         assert_eq!(rows.len(), 1, "deliveries of {event}");
         Delivery {
             state: rows[0].get(0),
@@ -249,16 +248,14 @@ impl Stage {
     /// All attempts at `event` that are on record, the first one first.
     pub(crate) async fn attempts(&self, event: EventId) -> Vec<Logged> {
         let id = event.uuid();
-        let rows = self.sql.0.query(
-            &format!(
+        let rows = self
+            .sql
+            .rows(&format!(
                 "SELECT http_status, error, error_detail, connect_us IS NULL, response_headers, response_body
                    FROM zyven.attempt_log WHERE event_id = '{id}' ORDER BY number"
-            ),
-            &[],
-        );
-        rows.await
-            .unwrap()
-            .iter()
+            ))
+            .await;
+        rows.iter()
             .map(|row| Logged {
                 http_status: row.get(0),
                 error: row.get(1),
@@ -287,6 +284,10 @@ pub(crate) struct Sql(tokio_postgres::Client);
 impl Sql {
     pub(crate) async fn run(&self, statements: &str) {
         self.0.batch_execute(statements).await.unwrap();
+    }
+
+    pub(crate) async fn rows(&self, query: &str) -> Vec<tokio_postgres::Row> {
+        self.0.query(query, &[]).await.unwrap()
     }
 
     /// The only value of the only row.
@@ -357,7 +358,7 @@ pub(crate) struct Dispatcher {
 impl Dispatcher {
     fn start(config: Config, store: Store, queue: Queue) -> Dispatcher {
         let (trigger, shutdown) = Shutdown::new();
-        let (metrics, readiness) = (Metrics::new(), Readiness::new(shutdown.clone()));
+        let (metrics, readiness) = (Metrics::default(), Readiness::default());
         let deps = Deps {
             store,
             queue,
@@ -392,15 +393,12 @@ impl Dispatcher {
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        self.readiness.is_ready()
+        self.readiness.missing().is_empty()
     }
 
     /// What it says is missing before it can work.
     pub(crate) fn misses(&self, check: &str) -> bool {
-        self.readiness
-            .reasons()
-            .iter()
-            .any(|(name, _)| *name == check)
+        self.readiness.missing().contains_key(check)
     }
 
     /// The value of a series, `name{labels}` as it is rendered.

@@ -82,12 +82,9 @@ pub(crate) async fn event_deliveries(
     if deliveries.is_empty() && app.store.event_of(caller.tenant, id).await?.is_none() {
         return Err(Problem::not_found("event"));
     }
-    Ok(pages::page(
-        deliveries,
-        limit,
-        |delivery| delivery.id.to_string(),
-        DeliveryView::of,
-    ))
+    let (shown, next) = pages::cut(deliveries, limit, |delivery| delivery.id.to_string());
+    let views: Vec<DeliveryView<'_>> = shown.iter().map(DeliveryView::of).collect();
+    Ok(pages::page(&views, next))
 }
 
 /// What is not written as an id is the id of nothing.

@@ -1,6 +1,5 @@
 //! From the outbox into the queue, in spite of writers that commit late or never.
 
-use zyven_domain::id::EndpointId;
 use zyven_relay::{HandOver, Sweep};
 use zyven_runtime::metrics::Metrics;
 use zyven_testkit::wait_until;
@@ -162,17 +161,27 @@ async fn a_step_that_fails_skips_nothing() {
 }
 
 #[tokio::test]
-async fn a_bell_is_not_needed_but_heard() {
+async fn without_an_epoch_nothing_is_read_let_alone_lost() {
     let stage = Stage::new().await;
-    let (metrics, other) = (Metrics::new(), EndpointId::new());
+    let metrics = Metrics::new();
     let term = stage.term(&metrics);
     let mut hand_over = HandOver::new(term.clone(), NEVER);
-    // Without an epoch nothing is read, let alone lost.
     stage.accept(2).await;
     hand_over.step().await.unwrap();
     assert_eq!(metric(&metrics, "zyven_relay_handed_over_total"), 0.0);
     Sweep::new(term.clone(), NEVER).rebuild().await.unwrap();
     hand_over.step().await.unwrap();
     assert_eq!(metric(&metrics, "zyven_relay_handed_over_total"), 2.0);
-    assert_ne!(stage.endpoint, other);
+}
+
+#[tokio::test]
+async fn a_bell_shortens_the_rest() {
+    let stage = Stage::new().await;
+    let relay = stage.relay_with(|it| it.poll_interval = NEVER).await;
+    relay.wait_until_ready().await;
+    let seqs = stage.accept(1).await;
+    let ring = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    ring.send_to(&[0], relay.doorbell).await.unwrap();
+    stage.wait_for_tickets(&seqs).await;
+    relay.stop().await;
 }

@@ -14,7 +14,7 @@ fn leads(relay: &Running) -> bool {
 async fn a_relay_killed_amid_its_work_is_continued_by_the_next() {
     let stage = Stage::new().await;
     let mut seqs = stage.fill_outbox(20_000).await;
-    for round in 0..4 {
+    for round in 0..2 {
         let relay = stage.relay_with(|it| it.scrub_interval = NEVER).await;
         wait_until(
             "it leads and has handed something over",

@@ -38,6 +38,7 @@ pub(crate) struct Stage {
 pub(crate) struct Running {
     task: JoinHandle<()>,
     trigger: Trigger,
+    pub(crate) doorbell: std::net::SocketAddr,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
 }
@@ -180,16 +181,19 @@ impl Stage {
         let (metrics, readiness) = (Metrics::new(), Readiness::new(shutdown.clone()));
         let mut config = config();
         change(&mut config);
+        let doorbell = Doorbell::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = doorbell.local_addr().unwrap();
         let dependencies = Dependencies {
             store: self.store.clone(),
             queue: self.queue.clone(),
-            doorbell: Doorbell::bind(([127, 0, 0, 1], 0).into()).await.unwrap(),
+            doorbell,
             metrics: metrics.clone(),
             readiness: readiness.clone(),
         };
         Running {
             task: tokio::spawn(zyven_relay::run(config, dependencies, shutdown)),
             trigger,
+            doorbell: address,
             readiness,
             metrics,
         }
@@ -240,9 +244,6 @@ impl Running {
 /// The value of a metric without labels.
 pub(crate) fn metric(metrics: &Metrics, name: &str) -> f64 {
     let text = metrics.render();
-    if text.is_empty() {
-        return 0.0; // nothing has been declared yet
-    }
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
         .unwrap_or_else(|| panic!("no {name} in\n{text}"))

@@ -71,8 +71,16 @@ mod tests {
             latencies.record(Duration::from_micros(latency_us));
         }
         let told = latencies.percentiles().expect("some");
-        for (told_ms, true_ms) in [(told.p50_ms, 5.0), (told.p90_ms, 9.0), (told.p99_ms, 9.9), (told.max_ms, 10.0)] {
-            assert!((told_ms - true_ms).abs() <= true_ms / 1_000.0, "{told_ms} for {true_ms}");
+        for (told_ms, true_ms) in [
+            (told.p50_ms, 5.0),
+            (told.p90_ms, 9.0),
+            (told.p99_ms, 9.9),
+            (told.max_ms, 10.0),
+        ] {
+            assert!(
+                (told_ms - true_ms).abs() <= true_ms / 1_000.0,
+                "{told_ms} for {true_ms}"
+            );
         }
     }
 

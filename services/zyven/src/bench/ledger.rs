@@ -96,7 +96,10 @@ impl Ledger {
     /// Draws the sequences of `count` events, and returns the first. `at`: when they should be sent.
     pub(super) fn send(&mut self, count: usize, at: Duration) -> u64 {
         let first = self.events.len();
-        let event = Event { sent_at: at, id: None };
+        let event = Event {
+            sent_at: at,
+            id: None,
+        };
         self.events.resize(first + count, event);
         for deliveries in &mut self.endpoints {
             deliveries.resize(first + count, Delivery::default());
@@ -107,7 +110,10 @@ impl Ledger {
 
     /// The API has taken responsibility for an event, and named it.
     pub(super) fn acknowledge(&mut self, sequence: u64, id: Uuid) {
-        let Some(event) = usize::try_from(sequence).ok().and_then(|at| self.events.get_mut(at)) else {
+        let Some(event) = usize::try_from(sequence)
+            .ok()
+            .and_then(|at| self.events.get_mut(at))
+        else {
             return;
         };
         if event.id.replace(id).is_some() {
@@ -177,6 +183,14 @@ impl Ledger {
         self.counts.altered += 1;
     }
 
+    pub(super) fn sent(&self) -> u64 {
+        self.counts.sent
+    }
+
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.counts.acknowledged
+    }
+
     /// True when everything acknowledged was taken everywhere.
     pub(super) fn is_settled(&self) -> bool {
         self.outstanding == 0
@@ -188,7 +202,9 @@ impl Ledger {
         counts.missing = self.outstanding;
         for deliveries in &self.endpoints {
             let pairs = self.events.iter().zip(deliveries);
-            counts.altered += pairs.filter(|(event, delivery)| is_mislabelled(event, delivery)).count() as u64;
+            counts.altered += pairs
+                .filter(|(event, delivery)| is_mislabelled(event, delivery))
+                .count() as u64;
         }
         Accounts {
             counts,
@@ -200,7 +216,9 @@ impl Ledger {
 
     fn deliveries_of(&self, sequence: u64) -> impl Iterator<Item = &Delivery> {
         let index = usize::try_from(sequence).unwrap_or(usize::MAX);
-        self.endpoints.iter().filter_map(move |deliveries| deliveries.get(index))
+        self.endpoints
+            .iter()
+            .filter_map(move |deliveries| deliveries.get(index))
     }
 }
 
@@ -210,6 +228,7 @@ fn is_mislabelled(event: &Event, delivery: &Delivery) -> bool {
 }
 
 /// A closed ledger.
+#[derive(Clone)]
 pub(super) struct Accounts {
     pub(super) counts: Counts,
     /// From the intended moment of sending to the first arrival.
@@ -246,7 +265,12 @@ mod tests {
         ledger.arrive(1, first, Some(ID), ms(15));
         assert!(ledger.is_settled());
         let accounts = ledger.close();
-        let expected = Counts { sent: 1, acknowledged: 1, arrived: 2, ..Counts::default() };
+        let expected = Counts {
+            sent: 1,
+            acknowledged: 1,
+            arrived: 2,
+            ..Counts::default()
+        };
         assert_eq!(accounts.counts, expected);
         assert_eq!(accounts.first_arrival_last_at, ms(15));
         let arrival = accounts.arrival.percentiles().expect("two arrivals");
@@ -281,7 +305,10 @@ mod tests {
         ledger.arrive(0, first, Some(ID), ms(2));
         assert!(!ledger.is_settled());
         let counts = ledger.close().counts;
-        assert_eq!((counts.duplicates, counts.missing, counts.arrived), (1, 1, 1));
+        assert_eq!(
+            (counts.duplicates, counts.missing, counts.arrived),
+            (1, 1, 1)
+        );
     }
 
     #[test]
@@ -299,7 +326,10 @@ mod tests {
         let retry = accounts.retry.percentiles().expect("one");
         assert!((retry.max_ms - 5_000.0).abs() < 5.0, "{retry:?}");
         let arrival = accounts.arrival.percentiles().expect("one");
-        assert!(arrival.max_ms < 4.0, "the first arrival counts: {arrival:?}");
+        assert!(
+            arrival.max_ms < 4.0,
+            "the first arrival counts: {arrival:?}"
+        );
     }
 
     #[test]

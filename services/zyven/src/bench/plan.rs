@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Args;
+use super::arguments::{Args, ScenarioKind, Switch};
 
 /// One scenario with all its numbers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -117,20 +117,24 @@ pub(super) fn plans(args: &Args) -> Vec<Plan> {
     };
     SUITE
         .iter()
-        .filter(|name| names.iter().any(|wanted| wanted == "all" || wanted == *name))
+        .filter(|name| {
+            names
+                .iter()
+                .any(|wanted| wanted == "all" || wanted == *name)
+        })
         .map(|name| of_suite(name, args))
         .collect()
 }
 
 fn single(args: &Args) -> Plan {
     let load = match args.scenario {
-        super::ScenarioKind::Closed => Load::Closed {
+        ScenarioKind::Closed => Load::Closed {
             connections: args.connections,
         },
-        super::ScenarioKind::Open => Load::Open {
+        ScenarioKind::Open => Load::Open {
             events_per_s: args.rate,
         },
-        super::ScenarioKind::Idle => Load::Idle,
+        ScenarioKind::Idle => Load::Idle,
     };
     let mut name = match load {
         Load::Closed { connections } => format!("closed-{connections}"),
@@ -195,9 +199,11 @@ fn plain(name: &str, load: Load, args: &Args) -> Plan {
         dead_rate: None,
         batch_events: None,
         payload_bytes: args.payload_bytes,
-        length: args.events.map_or(Length::For(args.duration), Length::Events),
+        length: args
+            .events
+            .map_or(Length::For(args.duration), Length::Events),
         warm_up: args.warm_up,
-        idempotency_keys: args.idempotency_keys == super::Switch::On,
+        idempotency_keys: args.idempotency_keys == Switch::On,
     }
 }
 
@@ -218,7 +224,11 @@ mod tests {
     }
 
     fn parsed(line: &str) -> Vec<Plan> {
-        plans(&Line::try_parse_from(line.split(' ')).expect("valid arguments").args)
+        plans(
+            &Line::try_parse_from(line.split(' '))
+                .expect("valid arguments")
+                .args,
+        )
     }
 
     #[test]
@@ -233,17 +243,31 @@ mod tests {
 
     #[test]
     fn a_share_includes_as_many_as_it_says() {
-        for (share, expected) in [(Share(0), 0..=0), (Share(1_000), 9_800..=10_200), (Share(10_000), 100_000..=100_000)] {
-            let included = (0..100_000).filter(|sequence| share.includes(*sequence)).count();
+        for (share, expected) in [
+            (Share(0), 0..=0),
+            (Share(1_000), 9_800..=10_200),
+            (Share(10_000), 100_000..=100_000),
+        ] {
+            let included = (0..100_000)
+                .filter(|sequence| share.includes(*sequence))
+                .count();
             assert!(expected.contains(&included), "{share:?}: {included}");
         }
     }
 
     #[test]
     fn the_suite_is_all_of_it_or_the_part_that_is_named() {
-        let names = |line| parsed(line).into_iter().map(|plan| plan.name).collect::<Vec<_>>();
+        let names = |line| {
+            parsed(line)
+                .into_iter()
+                .map(|plan| plan.name)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(names("bench --suite"), SUITE);
-        assert_eq!(names("bench --suite=open-400,closed-1"), ["closed-1", "open-400"]);
+        assert_eq!(
+            names("bench --suite=open-400,closed-1"),
+            ["closed-1", "open-400"]
+        );
         assert!(Line::try_parse_from(["bench", "--suite=unheard-of"]).is_err());
     }
 

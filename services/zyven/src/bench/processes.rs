@@ -180,7 +180,11 @@ impl MemoryWatch {
 /// service, and where the servers keep their own notes.
 fn noted(folder: &Path) -> Vec<(String, u32)> {
     let mut noted = Vec::new();
-    for entry in fs::read_dir(folder.join("run")).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(folder.join("run"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let path = entry.path();
         let name = path.file_stem().and_then(|name| name.to_str());
         let (Some(name), true) = (name, path.extension().is_some_and(|kind| kind == "pid")) else {
@@ -190,7 +194,10 @@ fn noted(folder: &Path) -> Vec<(String, u32)> {
         if name == "echo" {
             continue;
         }
-        if let Some(pid) = fs::read_to_string(&path).ok().and_then(|note| still_running(&note)) {
+        if let Some(pid) = fs::read_to_string(&path)
+            .ok()
+            .and_then(|note| still_running(&note))
+        {
             noted.push((name.to_owned(), pid));
         }
     }
@@ -251,9 +258,17 @@ fn family(pid: u32) -> Vec<u32> {
 fn children(pid: u32) -> Vec<u32> {
     // Children belong to the thread that made them.
     let mut found = Vec::new();
-    for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         match fs::read_to_string(task.path().join("children")) {
-            Ok(children) => found.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok())),
+            Ok(children) => found.extend(
+                children
+                    .split_whitespace()
+                    .filter_map(|pid| pid.parse::<u32>().ok()),
+            ),
             // Not every kernel is built with that file.
             Err(_) => return children_by_search(pid),
         }
@@ -297,7 +312,10 @@ fn parse_statm(text: &str) -> Option<(u64, u64)> {
 /// who shares what with whom.
 fn family_pages(pages: impl Iterator<Item = (u64, u64)>) -> u64 {
     let (private, shared) = pages.fold((0, 0), |(private, shared), (resident, its_shared)| {
-        (private + resident.saturating_sub(its_shared), its_shared.max(shared))
+        (
+            private + resident.saturating_sub(its_shared),
+            its_shared.max(shared),
+        )
     });
     private + shared
 }
@@ -315,7 +333,12 @@ fn parse_auxv(vector: &[u8]) -> Units {
     let mut units = Units::default();
     for pair in vector.chunks_exact(2 * WORD) {
         let (key, value) = pair.split_at(WORD);
-        let word = |bytes: &[u8]| bytes.try_into().map(usize::from_ne_bytes).unwrap_or_default();
+        let word = |bytes: &[u8]| {
+            bytes
+                .try_into()
+                .map(usize::from_ne_bytes)
+                .unwrap_or_default()
+        };
         match (word(key), word(value) as u64) {
             (AT_PAGESZ, page_bytes @ 1..) => units.page_bytes = page_bytes,
             (AT_CLKTCK, ticks_per_s @ 1..) => units.ticks_per_s = ticks_per_s,
@@ -334,14 +357,22 @@ mod tests {
 
     #[test]
     fn a_process_may_be_called_anything() {
-        let expected = Stat { parent: 17, own_ticks: 150, waited_ticks: 450, started_ticks: 987_654 };
+        let expected = Stat {
+            parent: 17,
+            own_ticks: 150,
+            waited_ticks: 450,
+            started_ticks: 987_654,
+        };
         assert_eq!(parse_stat(LINE), Some(expected));
         assert_eq!(parse_stat("4242 (short) S 1"), None);
         assert_eq!(parse_stat(""), None);
     }
 
     fn sample(ticks: &[Option<u64>]) -> Sample {
-        Sample { ticks: ticks.to_vec(), ticks_per_s: 100 }
+        Sample {
+            ticks: ticks.to_vec(),
+            ticks_per_s: 100,
+        }
     }
 
     #[test]
@@ -362,7 +393,10 @@ mod tests {
     #[test]
     fn shared_memory_counts_once() {
         assert_eq!(parse_statm("9000 300 200 1 0 2 0\n"), Some((300, 200)));
-        assert_eq!(family_pages([(300, 200), (250, 220), (10, 10)].into_iter()), 100 + 30 + 220);
+        assert_eq!(
+            family_pages([(300, 200), (250, 220), (10, 10)].into_iter()),
+            100 + 30 + 220
+        );
         assert_eq!(family_pages(std::iter::empty()), 0);
     }
 
@@ -370,7 +404,13 @@ mod tests {
     fn units_come_from_the_auxiliary_vector() {
         let words: [usize; 8] = [6, 16_384, 99, 1, 17, 250, 0, 0];
         let vector: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        assert_eq!(parse_auxv(&vector), Units { ticks_per_s: 250, page_bytes: 16_384 });
+        assert_eq!(
+            parse_auxv(&vector),
+            Units {
+                ticks_per_s: 250,
+                page_bytes: 16_384
+            }
+        );
         assert_eq!(parse_auxv(&[]), Units::default());
     }
 
@@ -378,7 +418,10 @@ mod tests {
     #[test]
     fn descendants_are_counted_while_they_live_and_after() {
         let mut child = std::process::Command::new("sh")
-            .args(["-c", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo; read -r _"])
+            .args([
+                "-c",
+                "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo; read -r _",
+            ])
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
             .spawn()
@@ -403,8 +446,14 @@ mod tests {
         let Some(stat) = stat(this) else {
             return; // not Linux
         };
-        assert_eq!(still_running(&format!("{this} {} x\n", stat.started_ticks)), Some(this));
-        assert_eq!(still_running(&format!("{this} {} x\n", stat.started_ticks + 1)), None);
+        assert_eq!(
+            still_running(&format!("{this} {} x\n", stat.started_ticks)),
+            Some(this)
+        );
+        assert_eq!(
+            still_running(&format!("{this} {} x\n", stat.started_ticks + 1)),
+            None
+        );
         assert_eq!(still_running(&format!("{this}\n")), Some(this));
         assert_eq!(still_running("\n"), None);
     }

@@ -49,7 +49,9 @@ pub(super) enum Seen {
 impl Tag {
     /// One that no earlier run has used: the time in microseconds.
     pub(super) fn of_this_moment() -> Self {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since_1970 = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         Self(u64::try_from(since_1970.as_micros()).unwrap_or(u64::MAX))
     }
 }
@@ -122,7 +124,10 @@ impl Template {
         let payload_at = body.len();
         body.extend_from_slice(&self.payload);
         body.push(b'}');
-        write_digits(&mut body[payload_at + SEQUENCE_AT..][..SEQUENCE_DIGITS], sequence);
+        write_digits(
+            &mut body[payload_at + SEQUENCE_AT..][..SEQUENCE_DIGITS],
+            sequence,
+        );
     }
 
     /// Compares every byte.
@@ -138,8 +143,8 @@ impl Template {
         }
         let digits = &body[SEQUENCE_AT..][..SEQUENCE_DIGITS];
         let after = SEQUENCE_AT + SEQUENCE_DIGITS;
-        let is_same =
-            body[..SEQUENCE_AT] == self.payload[..SEQUENCE_AT] && body[after..] == self.payload[after..];
+        let is_same = body[..SEQUENCE_AT] == self.payload[..SEQUENCE_AT]
+            && body[after..] == self.payload[after..];
         match read_digits(digits) {
             Some(sequence) if is_same => Seen::Event { sequence },
             _ => Seen::Altered,
@@ -166,8 +171,22 @@ fn read_digits(digits: &[u8]) -> Option<u64> {
 /// Words without end, always the same, which a compressor finds about as dull as real payloads.
 fn filler() -> impl Iterator<Item = u8> {
     const WORDS: [&str; 16] = [
-        "invoice", "customer", "paid", "2026-01-17", "EUR", "4200", "pending", "shipment", "address",
-        "street", "order", "total", "true", "description", "quantity", "reference",
+        "invoice",
+        "customer",
+        "paid",
+        "2026-01-17",
+        "EUR",
+        "4200",
+        "pending",
+        "shipment",
+        "address",
+        "street",
+        "order",
+        "total",
+        "true",
+        "description",
+        "quantity",
+        "reference",
     ];
     let mut state: u64 = 0x5a59_5645_4e00_0001;
     std::iter::from_fn(move || {
@@ -218,10 +237,20 @@ mod tests {
         for at in 0..payload.len() {
             let mut changed = payload.clone();
             changed[at] ^= 0x40;
-            assert_ne!(template.recognise(&changed), Seen::Event { sequence: 42 }, "byte {at}");
+            assert_ne!(
+                template.recognise(&changed),
+                Seen::Event { sequence: 42 },
+                "byte {at}"
+            );
         }
-        assert_eq!(template.recognise(&payload[..payload.len() - 1]), Seen::Altered);
-        assert_eq!(template.recognise(&[&payload[..], b" "].concat()), Seen::Altered);
+        assert_eq!(
+            template.recognise(&payload[..payload.len() - 1]),
+            Seen::Altered
+        );
+        assert_eq!(
+            template.recognise(&[&payload[..], b" "].concat()),
+            Seen::Altered
+        );
         assert_eq!(template.recognise(b""), Seen::Altered);
     }
 
@@ -230,7 +259,10 @@ mod tests {
         let template = template(256);
         let event: serde_json::Value = serde_json::from_slice(&template.event(1)).expect("JSON");
         let printed = event["payload"].to_string();
-        assert_ne!(template.recognise(printed.as_bytes()), Seen::Event { sequence: 1 });
+        assert_ne!(
+            template.recognise(printed.as_bytes()),
+            Seen::Event { sequence: 1 }
+        );
     }
 
     #[test]
@@ -244,7 +276,10 @@ mod tests {
     fn a_batch_is_an_array_of_events_that_follow_each_other() {
         let batch: Vec<serde_json::Value> =
             serde_json::from_slice(&template(128).batch(5, 3)).expect("JSON");
-        let sequences: Vec<_> = batch.iter().map(|event| &event["payload"]["sequence"]).collect();
+        let sequences: Vec<_> = batch
+            .iter()
+            .map(|event| &event["payload"]["sequence"])
+            .collect();
         assert_eq!(sequences, ["000000000005", "000000000006", "000000000007"]);
         assert_eq!(batch[0]["idempotency_key"], "bench-0000000000000007-5");
     }
