@@ -55,7 +55,7 @@ use zyven_runtime::metrics::Metrics;
 use zyven_runtime::pace::{self, Backoff, Rest};
 use zyven_runtime::probes::{Condition, Readiness};
 use zyven_runtime::shutdown::Shutdown;
-use zyven_store::{Store, StoreError};
+use zyven_store::Store;
 
 pub use api_keys::new_api_key;
 pub use auth::REVOCATION_MAX;
@@ -119,7 +119,7 @@ pub async fn run(
 
     let exchange = Arc::new(Exchange::new(Arc::clone(&app)));
     let serving = server::serve(listener, exchange, limits, &app.statistics, &shutdown);
-    let watching = watch(&store, &condition, &shutdown);
+    let watching = watch(store, condition, shutdown.clone());
     tokio::join!(serving, watching);
 
     // Nobody can add to the queue any more. What is in it belongs to clients that have been cut off
@@ -152,22 +152,19 @@ fn assemble(config: Config, deps: Deps) -> App {
 }
 
 /// Keeps the condition equal to whether the database answers.
-async fn watch(store: &Store, condition: &Condition, shutdown: &Shutdown) {
+async fn watch(store: Store, condition: Condition, shutdown: Shutdown) {
     let backoff = Backoff {
         min: Duration::from_millis(250),
         max: HEALTH_EVERY,
     };
-    pace::run("ingest health", shutdown.clone(), backoff, async || {
-        match store.health().await {
-            Ok(()) => {
-                condition.ready();
-                Ok(Rest::For(HEALTH_EVERY))
-            }
-            Err(error) => {
-                condition.not_ready("PostgreSQL does not answer");
-                Err::<Rest, StoreError>(error)
-            }
+    let shown = condition.clone();
+    pace::run("ingest health", shutdown, backoff, async move || {
+        let health = store.health().await;
+        match &health {
+            Ok(()) => shown.ready(),
+            Err(_) => shown.not_ready("PostgreSQL does not answer"),
         }
+        health.map(|()| Rest::For(HEALTH_EVERY))
     })
     .await;
     condition.not_ready("stopping");

@@ -94,7 +94,7 @@ mod tests {
         let config = Config::read(&mut source);
         match source.finish() {
             Ok(()) => Ok(config.expect("no mistake was recorded")),
-            Err(error) => Err(error.mistakes().iter().map(ToString::to_string).collect()),
+            Err(error) => Err(error.mistakes),
         }
     }
 

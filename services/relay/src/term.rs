@@ -106,6 +106,6 @@ impl Term {
 
     pub(crate) fn set_handed_over(&self, seq: i64) {
         self.handed_over.store(seq, Ordering::Relaxed);
-        self.statistics.watermark.set(seq as i64);
+        self.statistics.watermark.set(seq);
     }
 }

@@ -55,7 +55,7 @@ enum Command {
     /// Post some dozens of events to a running stack and show their way
     Demo(demo::Args),
     /// Measure a running stack
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     /// Ask a URL and succeed if it answers 2xx (for health checks in containers)
     Probe(probe::Args),
 }
@@ -112,7 +112,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Echo(args) => echo::run(&args).await,
         Command::Demo(args) => demo::run(args).await,
-        Command::Bench(args) => bench::run(args).await.map_err(Failure::other),
+        Command::Bench(args) => bench::run(*args).await.map_err(Failure::other),
         Command::Probe(args) => probe::run(&args).await,
     }
 }

@@ -1,5 +1,11 @@
 //! Connections that are kept, and those that have died meanwhile.
 
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use zyven_testkit::Answer;
 
 use crate::support::{PATIENCE, Stage, Terms};
@@ -90,23 +96,47 @@ async fn what_was_answered_with_one_byte_is_not_sent_again() {
     dispatcher.stop().await;
 }
 
+/// Answers every request at once, with more than was asked for, and keeps its connections open.
+/// Returns where it listens, and how many connections it has accepted.
+async fn talkative_server() -> (SocketAddr, Arc<AtomicUsize>) {
+    const ANSWERS: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok\
+        HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nforged";
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&accepted);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            counter.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                let mut request = [0; 4_096];
+                while stream.read(&mut request).await.is_ok_and(|bytes| bytes > 0) {
+                    if stream.write_all(ANSWERS).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    (address, accepted)
+}
+
 #[tokio::test]
 async fn a_connection_with_bytes_behind_the_answer_is_not_reused() {
     let stage = Stage::new().await;
-    stage.endpoint("/hook").await;
-    // A second answer nobody asked for: the next request must not take it for its own.
-    stage.receiver.answer_in_turn(
-        "/hook",
-        [Answer::raw(
-            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nforged",
-        )],
-    );
+    let (address, accepted) = talkative_server().await;
+    stage
+        .endpoint_at(&format!("http://{address}/"), Terms::default())
+        .await;
     let dispatcher = stage.start();
-    let (_, first) = stage.first_attempt().await;
-    assert_eq!(first.body.as_deref(), Some(&b"ok"[..]));
-    let (_, second) = stage.first_attempt().await;
-    assert_eq!((second.body, second.reused), (None, false));
-    assert_eq!(stage.receiver.request_count(), 2);
+    for connections in 1..=3 {
+        let (_, attempt) = stage.first_attempt().await;
+        // The next request must not take the answer nobody asked for as its own.
+        assert_eq!(attempt.body.as_deref(), Some(&b"ok"[..]));
+        assert!(!attempt.reused);
+        assert_eq!(accepted.load(Ordering::Relaxed), connections);
+    }
     dispatcher.stop().await;
 }
 

@@ -9,6 +9,7 @@ mod answers;
 mod connections;
 mod egress;
 mod endpoints;
+mod measurement;
 mod outages;
 mod requests;
 mod stopping;

@@ -27,7 +27,7 @@ async fn maintenance_makes_partitions_and_lets_go_of_what_is_old() {
         )
         .await
         .unwrap();
-    let metrics = Metrics::new();
+    let metrics = Metrics::default();
     let statistics = Statistics::new(&metrics);
     let mut maintenance = Maintenance::new(config(), stage.store.clone(), statistics);
     wait_until("there is nothing more to do", PATIENCE, async || {

@@ -61,7 +61,7 @@ async fn a_slow_transaction_commits_late_and_is_still_handed_over() {
 #[tokio::test]
 async fn a_rolled_back_writers_gap_is_forgotten_once_all_older_writers_have_ended() {
     let stage = Stage::new().await;
-    let metrics = Metrics::new();
+    let metrics = Metrics::default();
     let term = stage.term(&metrics);
     let (mut hand_over, mut sweep) = (
         HandOver::new(term.clone(), NEVER),
@@ -143,7 +143,7 @@ async fn rows_that_are_leased_or_far_away_get_no_ticket() {
 #[tokio::test]
 async fn a_step_that_fails_skips_nothing() {
     let mut stage = Stage::new().await;
-    let metrics = Metrics::new();
+    let metrics = Metrics::default();
     let term = stage.term(&metrics);
     let (mut hand_over, mut sweep) = (
         HandOver::new(term.clone(), NEVER),
@@ -163,7 +163,7 @@ async fn a_step_that_fails_skips_nothing() {
 #[tokio::test]
 async fn without_an_epoch_nothing_is_read_let_alone_lost() {
     let stage = Stage::new().await;
-    let metrics = Metrics::new();
+    let metrics = Metrics::default();
     let term = stage.term(&metrics);
     let mut hand_over = HandOver::new(term.clone(), NEVER);
     stage.accept(2).await;

@@ -13,7 +13,7 @@ use crate::stage::{NEVER, Stage, metric};
 async fn a_million_rows_are_handed_over_and_given_back_to_an_emptied_redis() {
     const ROWS: i32 = 1_000_000;
     let stage = Stage::new().await;
-    let metrics = Metrics::new();
+    let metrics = Metrics::default();
     let term = stage.term(&metrics);
     let (mut hand_over, mut sweep) = (
         HandOver::new(term.clone(), NEVER),

@@ -178,11 +178,11 @@ impl Stage {
 
     pub(crate) async fn relay_with(&self, change: impl FnOnce(&mut Config)) -> Running {
         let (trigger, shutdown) = Shutdown::new();
-        let (metrics, readiness) = (Metrics::new(), Readiness::new(shutdown.clone()));
+        let (metrics, readiness) = (Metrics::default(), Readiness::default());
         let mut config = config();
         change(&mut config);
         let doorbell = Doorbell::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
-        let address = doorbell.local_addr().unwrap();
+        let address = doorbell.address().unwrap();
         let dependencies = Dependencies {
             store: self.store.clone(),
             queue: self.queue.clone(),
@@ -223,9 +223,9 @@ impl Running {
 
     pub(crate) async fn wait_until_ready(&self) {
         wait_until("the relay is ready", PATIENCE, async || {
-            match self.readiness.reasons() {
-                reasons if reasons.is_empty() => Ok(()),
-                reasons => Err(reasons),
+            match self.readiness.missing() {
+                missing if missing.is_empty() => Ok(()),
+                missing => Err(missing),
             }
         })
         .await;
@@ -235,7 +235,7 @@ impl Running {
         wait_until(
             "the relay says that it is not ready",
             PATIENCE,
-            async || !self.readiness.is_ready(),
+            async || !self.readiness.missing().is_empty(),
         )
         .await;
     }

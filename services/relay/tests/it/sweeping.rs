@@ -63,7 +63,7 @@ async fn a_lost_ticket_comes_back_with_the_next_walk() {
 #[tokio::test]
 async fn a_walk_restores_nothing_where_nothing_is_missing() {
     let stage = Stage::new().await;
-    let metrics = Metrics::new();
+    let metrics = Metrics::default();
     let term = stage.term(&metrics);
     let (mut hand_over, mut sweep) = (
         HandOver::new(term.clone(), NEVER),
@@ -94,7 +94,7 @@ async fn a_walk_restores_nothing_where_nothing_is_missing() {
 #[tokio::test]
 async fn two_sweeps_that_both_believe_to_lead_agree_on_an_epoch() {
     let stage = Stage::new().await;
-    let (one_metrics, other_metrics) = (Metrics::new(), Metrics::new());
+    let (one_metrics, other_metrics) = (Metrics::default(), Metrics::default());
     let (one_term, other_term) = (stage.term(&one_metrics), stage.term(&other_metrics));
     let mut one = Sweep::new(one_term, Duration::ZERO);
     let mut other = Sweep::new(other_term, Duration::ZERO);

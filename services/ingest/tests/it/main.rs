@@ -1,0 +1,13 @@
+//! The API on a real socket, with a real PostgreSQL behind it.
+
+mod access;
+mod batches;
+mod deliveries;
+mod endpoints;
+mod keys;
+mod limits;
+mod outages;
+mod publishing;
+mod routing;
+mod stopping;
+mod support;
