@@ -4,8 +4,8 @@
 
 \set ON_ERROR_STOP on
 \if :{?delivery} \else
-    \warn 'missing: -v delivery=dlv_…'
-    \quit 2
+    -- psql's \quit would end with success.
+    DO $$ BEGIN RAISE EXCEPTION 'missing: -v delivery=dlv_…'; END $$;
 \endif
 SELECT zyven.untyped_id('dlv', :'delivery') AS delivery_id \gset
 

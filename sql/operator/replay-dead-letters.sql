@@ -8,8 +8,8 @@
 
 \set ON_ERROR_STOP on
 \if :{?reason} \else
-    \warn 'missing: -v reason=\'why they are replayed\' (it goes into the audit)'
-    \quit 2
+    -- psql's \quit would end with success.
+    DO $$ BEGIN RAISE EXCEPTION 'missing: -v reason=''why they are replayed'' (it goes into the audit)'; END $$;
 \endif
 \if :{?tenant} \else \set tenant '' \endif
 \if :{?endpoint} \else \set endpoint '' \endif

@@ -4,12 +4,12 @@
 
 \set ON_ERROR_STOP on
 \if :{?delivery} \else
-    \warn 'missing: -v delivery=dlv_…'
-    \quit 2
+    -- psql's \quit would end with success.
+    DO $$ BEGIN RAISE EXCEPTION 'missing: -v delivery=dlv_…'; END $$;
 \endif
 \if :{?reason} \else
-    \warn 'missing: -v reason=\'why it is replayed\' (it goes into the audit)'
-    \quit 2
+    -- psql's \quit would end with success.
+    DO $$ BEGIN RAISE EXCEPTION 'missing: -v reason=''why it is replayed'' (it goes into the audit)'; END $$;
 \endif
 
 SELECT zyven.replay(:'delivery', :'reason') AS replayed;

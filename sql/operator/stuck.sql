@@ -1,5 +1,5 @@
--- Deliveries that are due and that nobody is working on, and why; then the backlog by endpoint.
--- Two empty tables mean that all is well.
+-- Deliveries that are due and that nobody is working on, and why; then everything unfinished, by endpoint.
+-- While the first table is empty, all is well.
 --
 --   psql "$ZYVEN_DATABASE_URL" -f sql/operator/stuck.sql
 --

@@ -181,5 +181,9 @@ fn future(text: &str) -> Result<DateTime<Utc>, &'static str> {
     const RULE: &str = "must be a time in the future, such as 2030-01-31T12:00:00Z";
     let moment = DateTime::parse_from_rfc3339(text).map_err(|_| RULE)?;
     let moment = moment.to_utc();
-    if moment > Utc::now() { Ok(moment) } else { Err(RULE) }
+    if moment > Utc::now() {
+        Ok(moment)
+    } else {
+        Err(RULE)
+    }
 }

@@ -79,8 +79,8 @@ impl Keys {
             .and_then(|text| ApiKey::parse(text).ok())
             .ok_or_else(Problem::unauthenticated)?;
         let credential = self.credential(key.public_id()).await?;
-        let caller = judge(&key, credential.as_ref(), Utc::now())
-            .ok_or_else(Problem::unauthenticated)?;
+        let caller =
+            judge(&key, credential.as_ref(), Utc::now()).ok_or_else(Problem::unauthenticated)?;
         if caller.scopes.contains(scope) {
             Ok(caller)
         } else {

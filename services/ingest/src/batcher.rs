@@ -167,8 +167,8 @@ impl Waiting {
         while let Some(next) = self.jobs.front() {
             let next_events = next.events.len();
             let next_bytes: usize = next.events.iter().map(|event| event.payload.len()).sum();
-            let fits = events + next_events <= FLUSH_EVENTS_MAX
-                && bytes + next_bytes <= FLUSH_BYTES_MAX;
+            let fits =
+                events + next_events <= FLUSH_EVENTS_MAX && bytes + next_bytes <= FLUSH_BYTES_MAX;
             if !batch.is_empty() && !fits {
                 break;
             }
@@ -205,7 +205,9 @@ impl Writer {
     /// Stores one batch, trying again as long as anybody may be waiting for it, and answers.
     async fn flush(&self, jobs: Vec<Job>) {
         let mut batch = Batch::of(jobs);
-        self.statistics.batch_events.observe(batch.events.len() as f64);
+        self.statistics
+            .batch_events
+            .observe(batch.events.len() as f64);
         let mut failures = 0;
         loop {
             match self.store.accept(&batch.events).await {
@@ -390,7 +392,12 @@ mod tests {
         let batcher = batcher(10);
         let now = Instant::now();
         assert!(batcher.queue.push(job(1, now)).is_ok());
-        assert!(batcher.queue.push(job(2, now + Duration::from_secs(10))).is_ok());
+        assert!(
+            batcher
+                .queue
+                .push(job(2, now + Duration::from_secs(10)))
+                .is_ok()
+        );
         let jobs = batcher.queue.take().await.expect("the second job");
         assert_eq!(jobs.len(), 1);
         assert_eq!(jobs[0].events.len(), 2);

@@ -233,9 +233,8 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| {
-            Problem::new(Code::BodyNotJson, "The body broke off before its end.")
-        })?;
+        let frame = frame
+            .map_err(|_| Problem::new(Code::BodyNotJson, "The body broke off before its end."))?;
         if let Ok(data) = frame.into_data() {
             return Ok(Some(data));
         }

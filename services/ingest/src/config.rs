@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use zyven_domain::target::NamePolicy;
 use zyven_runtime::config::Source;
+use zyven_runtime::doorbell::Peer;
 
 /// Largest request head, in bytes. It may have 100 header lines: hyper's own limit, which costs
 /// nothing as long as it is not set.
@@ -20,7 +21,7 @@ pub struct Config {
     /// Where it listens. The caller binds.
     pub listen: SocketAddr,
     /// Which relays are told of new events.
-    pub doorbells: Vec<SocketAddr>,
+    pub doorbells: Vec<Peer>,
     /// Host names that endpoint URLs may have besides public ones: the egress proxy's own setting.
     pub names: NamePolicy,
     /// Tasks that store events. Each holds one connection to PostgreSQL at a time.
@@ -71,7 +72,7 @@ impl Config {
         );
         let doorbells = source.list(
             "ZYVEN_RELAY_DOORBELLS",
-            "UDP addresses of relays to be told of new events, separated by commas",
+            "relays to be told of new events by UDP, as host:port separated by commas",
             Some("127.0.0.1:8091"),
         );
         // Declared by the egress proxy as well, which decides in the end; here it spares an owner an

@@ -104,11 +104,7 @@ pub(crate) async fn create(
         policy: form::policy(&change),
         secret: secrets::seal(&app.ring, &secret)?,
     };
-    let record = app
-        .store
-        .add_endpoint(&endpoint)
-        .await?
-        .map_err(refused)?;
+    let record = app.store.add_endpoint(&endpoint).await?.map_err(refused)?;
     let view = EndpointView {
         secret: Some(secret.expose()),
         ..EndpointView::of(&record)

@@ -73,7 +73,11 @@ where
         (_, Some(header)) => draft.key = Some(header),
         (_, None) => {}
     }
-    let event = draft.into_event(caller.tenant, &received.bytes, header_trace(headers).as_ref());
+    let event = draft.into_event(
+        caller.tenant,
+        &received.bytes,
+        header_trace(headers).as_ref(),
+    );
     let (id, event_type) = (event.id, event.event_type.clone());
     let results = store(app, vec![event], received.share).await?;
     let result = results.first().copied().ok_or_else(|| internal(0))?;
@@ -182,11 +186,7 @@ fn batch_answer(ids: &[EventId], results: &[Accepted]) -> Answer {
     answer::value(status, &body)
 }
 
-async fn store(
-    app: &App,
-    events: Vec<NewEvent>,
-    share: Share,
-) -> Result<Vec<Accepted>, Problem> {
+async fn store(app: &App, events: Vec<NewEvent>, share: Share) -> Result<Vec<Accepted>, Problem> {
     app.batcher
         .store(events, share)
         .await

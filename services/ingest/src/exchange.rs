@@ -141,7 +141,10 @@ fn log(response: &Sent, trail: &Trail, id: &HeaderValue, duration: Duration) {
                 request.id = id.to_str().unwrap_or_default(),
                 route = trail.route,
                 status = response.status().as_u16(),
-                code = response.extensions().get::<Code>().map(|code| code.as_str()),
+                code = response
+                    .extensions()
+                    .get::<Code>()
+                    .map(|code| code.as_str()),
                 tenant.id = trail.tenant.map(tracing::field::display),
                 event.id = trail.event.map(tracing::field::display),
                 duration_ms = duration.as_secs_f64() * 1e3,

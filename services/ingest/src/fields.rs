@@ -162,7 +162,10 @@ impl<'a> Members<'a> {
     fn has_mistake(&self, name: &str) -> bool {
         let field = format!("{}{name}", self.prefix);
         self.errors.iter().any(|error| {
-            error.field.strip_prefix(&field).is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
+            error
+                .field
+                .strip_prefix(&field)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
         })
     }
 }
@@ -240,7 +243,13 @@ mod tests {
     #[test]
     fn every_mistake_is_collected_with_its_field() {
         let mut given = members(r#"{"a": 1, "b": ["x", "", "y", ""], "n": 1.5, "é\u0021": null}"#);
-        let not_empty = |text: &str| if text.is_empty() { Err("is empty") } else { Ok(()) };
+        let not_empty = |text: &str| {
+            if text.is_empty() {
+                Err("is empty")
+            } else {
+                Ok(())
+            }
+        };
         assert_eq!(given.text("a", not_empty), None);
         assert_eq!(given.texts("b", 0..=5, not_empty), None);
         assert_eq!(given.number("n", 0..=2), None);

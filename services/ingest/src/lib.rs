@@ -42,7 +42,7 @@ mod router;
 mod server;
 mod statistics;
 
-use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,9 +59,7 @@ use zyven_store::Store;
 
 pub use api_keys::new_api_key;
 pub use auth::REVOCATION_MAX;
-pub use config::{
-    Config, Deadlines, FLUSH_BYTES_MAX, FLUSH_EVENTS_MAX, HEAD_BYTES_MAX, Limits,
-};
+pub use config::{Config, Deadlines, FLUSH_BYTES_MAX, FLUSH_EVENTS_MAX, HEAD_BYTES_MAX, Limits};
 
 use app::App;
 use auth::Keys;
@@ -90,13 +88,14 @@ pub struct Deps {
 /// the requests that have begun, and stores what is queued, all within [`Deadlines::grace`].
 ///
 /// # Errors
-/// None: once it serves, nothing ends it but the shutdown.
+/// There is no socket to be had for the relays' doorbells. Once it serves, nothing ends it but the
+/// shutdown.
 pub async fn run(
     listener: TcpListener,
     config: Config,
     deps: Deps,
     shutdown: Shutdown,
-) -> Result<(), Infallible> {
+) -> io::Result<()> {
     let limits = ConnectionLimits {
         connections_max: config.limits.connections_max,
         head: config.deadlines.head,
@@ -105,7 +104,7 @@ pub async fn run(
     let writers_max = config.writers;
     let condition = deps.readiness.condition("ingest");
     let store = deps.store.clone();
-    let app = Arc::new(assemble(config, deps));
+    let app = Arc::new(assemble(config, deps)?);
     let writer = Writer {
         store: store.clone(),
         bell: app.bell.clone(),
@@ -136,19 +135,19 @@ pub async fn run(
     Ok(())
 }
 
-fn assemble(config: Config, deps: Deps) -> App {
+fn assemble(config: Config, deps: Deps) -> io::Result<App> {
     let batcher = Batcher::new(config.limits.queue_events_max, config.deadlines.request);
     let room = Room::new(config.limits.bodies_bytes_max);
-    App {
+    Ok(App {
         keys: Arc::new(Keys::new(deps.store.clone(), config.deadlines.request)),
         statistics: Statistics::new(&deps.metrics, &batcher, &room),
-        bell: Bell::to(&config.doorbells),
+        bell: Bell::to(config.doorbells.iter().cloned())?,
         store: deps.store,
         ring: deps.ring,
         batcher,
         room,
         config,
-    }
+    })
 }
 
 /// Keeps the condition equal to whether the database answers.

@@ -52,7 +52,10 @@ impl Query {
         name: &str,
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
-        let index = self.parameters.iter().position(|(known, _)| known == name)?;
+        let index = self
+            .parameters
+            .iter()
+            .position(|(known, _)| known == name)?;
         let (_, text) = self.parameters.remove(index);
         match parse(&text) {
             Ok(value) => Some(value),

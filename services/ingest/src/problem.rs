@@ -49,11 +49,7 @@ impl Code {
                 "unauthenticated",
                 "A valid API key is needed",
             ),
-            Self::ScopeMissing => (
-                S::FORBIDDEN,
-                "scope_missing",
-                "The API key lacks a scope",
-            ),
+            Self::ScopeMissing => (S::FORBIDDEN, "scope_missing", "The API key lacks a scope"),
             Self::NotFound => (S::NOT_FOUND, "not_found", "There is no such thing"),
             Self::MethodNotAllowed => (
                 S::METHOD_NOT_ALLOWED,
@@ -70,11 +66,9 @@ impl Code {
                 "idempotency_conflict",
                 "The idempotency key was used for a different event",
             ),
-            Self::EndpointDisabled => (
-                S::CONFLICT,
-                "endpoint_disabled",
-                "The endpoint is disabled",
-            ),
+            Self::EndpointDisabled => {
+                (S::CONFLICT, "endpoint_disabled", "The endpoint is disabled")
+            }
             Self::EndpointLimit => (
                 S::CONFLICT,
                 "endpoint_limit",
@@ -105,11 +99,7 @@ impl Code {
                 "invalid",
                 "The request breaks a rule",
             ),
-            Self::Internal => (
-                S::INTERNAL_SERVER_ERROR,
-                "internal",
-                "Zyven failed",
-            ),
+            Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "Zyven failed"),
             Self::Overloaded => (
                 S::SERVICE_UNAVAILABLE,
                 "overloaded",
@@ -254,7 +244,10 @@ impl From<StoreError> for Problem {
             Self::unavailable()
         } else {
             tracing::error!(error, "the database refused a statement");
-            Self::new(Code::Internal, "The failure is in the log under this request's id.")
+            Self::new(
+                Code::Internal,
+                "The failure is in the log under this request's id.",
+            )
         }
     }
 }

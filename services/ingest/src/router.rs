@@ -25,21 +25,56 @@ pub(crate) fn router(app: &Arc<App>) -> (Router, Vec<&'static str>) {
     Routes::new(app)
         .add(M::POST, "/v1/events/batch", Publish, events::publish_batch)
         .add(M::GET, "/v1/events/{id}", Read, events::event)
-        .add(M::GET, "/v1/events/{id}/deliveries", Read, events::event_deliveries)
+        .add(
+            M::GET,
+            "/v1/events/{id}/deliveries",
+            Read,
+            events::event_deliveries,
+        )
         .add(M::GET, "/v1/deliveries", Read, deliveries::list)
         .add(M::GET, "/v1/deliveries/{id}", Read, deliveries::delivery)
-        .add(M::GET, "/v1/deliveries/{id}/attempts", Read, deliveries::attempts)
-        .add(M::POST, "/v1/deliveries/{id}/replay", Replay, deliveries::replay)
+        .add(
+            M::GET,
+            "/v1/deliveries/{id}/attempts",
+            Read,
+            deliveries::attempts,
+        )
+        .add(
+            M::POST,
+            "/v1/deliveries/{id}/replay",
+            Replay,
+            deliveries::replay,
+        )
         .add(M::GET, "/v1/endpoints", Read, endpoints::list)
         .add(M::POST, "/v1/endpoints", Manage, endpoints::create)
         .add(M::GET, "/v1/endpoints/{id}", Read, endpoints::endpoint)
         .add(M::PATCH, "/v1/endpoints/{id}", Manage, endpoints::change)
         .add(M::DELETE, "/v1/endpoints/{id}", Manage, endpoints::delete)
-        .add(M::POST, "/v1/endpoints/{id}/enable", Manage, endpoints::enable)
-        .add(M::POST, "/v1/endpoints/{id}/disable", Manage, endpoints::disable)
+        .add(
+            M::POST,
+            "/v1/endpoints/{id}/enable",
+            Manage,
+            endpoints::enable,
+        )
+        .add(
+            M::POST,
+            "/v1/endpoints/{id}/disable",
+            Manage,
+            endpoints::disable,
+        )
         .add(M::POST, "/v1/endpoints/{id}/test", Manage, endpoints::test)
-        .add(M::GET, "/v1/endpoints/{id}/secret", Manage, endpoints::secret)
-        .add(M::POST, "/v1/endpoints/{id}/rotate-secret", Manage, endpoints::rotate_secret)
+        .add(
+            M::GET,
+            "/v1/endpoints/{id}/secret",
+            Manage,
+            endpoints::secret,
+        )
+        .add(
+            M::POST,
+            "/v1/endpoints/{id}/rotate-secret",
+            Manage,
+            endpoints::rotate_secret,
+        )
         .add(M::GET, "/v1/api-keys", Manage, api_keys::list)
         .add(M::POST, "/v1/api-keys", Manage, api_keys::create)
         .add(M::DELETE, "/v1/api-keys/{id}", Manage, api_keys::revoke)
@@ -62,7 +97,13 @@ impl Routes {
     }
 
     /// A route whose handler finds the [`crate::auth::Caller`] in the request's extensions.
-    fn add<H, T>(mut self, method: MethodFilter, path: &'static str, scope: Scope, handler: H) -> Self
+    fn add<H, T>(
+        mut self,
+        method: MethodFilter,
+        path: &'static str,
+        scope: Scope,
+        handler: H,
+    ) -> Self
     where
         H: Handler<T, Arc<App>>,
         T: 'static,

@@ -37,7 +37,7 @@ use std::rc::Rc;
 use chrono::Utc;
 use http::StatusCode;
 use zyven_runtime::config::{ConfigError, Source};
-use zyven_runtime::shutdown;
+use zyven_runtime::shutdown::{self, Shutdown};
 
 use crate::{admin, settings};
 use api::{Api, Unanswered};
@@ -119,8 +119,8 @@ pub(crate) enum Error {
     #[error("cannot start")]
     Runtime(#[source] std::io::Error),
     /// A signal came.
-    #[error("interrupted by {0}")]
-    Interrupted(&'static str),
+    #[error("interrupted")]
+    Interrupted,
     /// The stack broke its promise.
     #[error("{missing} acknowledged deliveries are missing, {altered} requests were altered")]
     Lost {
@@ -196,10 +196,12 @@ async fn measure(args: &Args, url: &str, key: &str) -> Result<(), Error> {
     }
     let api = Rc::new(Api::new(url, key).await?);
     let bench = Bench::start(args, api, stack).await?;
+    let (trigger, interrupted) = Shutdown::new();
+    shutdown::stop_on_signals(trigger).map_err(Error::Runtime)?;
     let rounds = tokio::select! {
         rounds = run_all(args, &bench) => rounds,
         // Endpoints must not outlive an interrupted run, or the stack goes on trying them.
-        signal = shutdown::stop_signal() => Err(Error::Interrupted(signal.unwrap_or("a signal"))),
+        () = interrupted.requested() => Err(Error::Interrupted),
     };
     let cleaned = bench.delete_endpoints().await;
     let rounds = rounds?;

@@ -13,7 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use zyven_runtime::shutdown;
+use zyven_runtime::shutdown::{self, Shutdown};
 
 use crate::Failure;
 
@@ -47,12 +47,12 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
         .map_err(|error| Failure::Plain(format!("cannot listen on {}: {error}", args.listen)))?;
     println!("receiving on http://{}", args.listen);
     let tries = Tries::default();
-    let stop = shutdown::stop_signal();
-    tokio::pin!(stop);
+    let (trigger, shutdown) = Shutdown::new();
+    shutdown::stop_on_signals(trigger).map_err(Failure::other)?;
     loop {
         // Both branches may be dropped at any await without losing anything.
         let connection = tokio::select! {
-            _ = &mut stop => return Ok(()),
+            () = shutdown.requested() => return Ok(()),
             accepted = listener.accept() => accepted,
         };
         let Ok((connection, _)) = connection else {
@@ -82,6 +82,10 @@ async fn answer(
         Err(_) => return Ok(plain(StatusCode::PAYLOAD_TOO_LARGE)),
     };
     let path = head.uri.path().to_owned();
+    // A container's health check, every few seconds.
+    if path == "/healthz" {
+        return Ok(plain(StatusCode::OK));
+    }
     let status = match path.as_str() {
         "/flaky" if tried(&tries, text(&head.headers, "webhook-id")) <= FLAKY_FAILURES => {
             StatusCode::SERVICE_UNAVAILABLE

@@ -10,6 +10,7 @@ use zyven_runtime::config::Source;
 use zyven_runtime::doorbell::Doorbell;
 use zyven_runtime::metrics::{self, Metrics};
 use zyven_runtime::probes::{self, Readiness};
+use zyven_runtime::shutdown::Shutdown;
 use zyven_runtime::supervisor::{Ended, Supervisor, Threads};
 use zyven_runtime::{shutdown, telemetry};
 use zyven_store::{Store, StoreConfig};
@@ -108,6 +109,8 @@ pub(crate) async fn run(services: &[Service]) -> Result<(), Failure> {
     };
     metrics::observe_process(&parts.metrics);
 
+    let (trigger, shutdown) = Shutdown::new();
+    shutdown::stop_on_signals(trigger).map_err(Failure::other)?;
     let mut supervisor = Supervisor::default();
     let probes_listener = bind("probes", plan.probe_listen)?;
     if let Some(config) = plan.ingest {
@@ -124,7 +127,7 @@ pub(crate) async fn run(services: &[Service]) -> Result<(), Failure> {
         start_egress(&mut supervisor, config, &parts)?;
     }
     start_probes(&mut supervisor, probes_listener, &parts);
-    match supervisor.run(asked_to_stop()).await {
+    match supervisor.run(shutdown.requested()).await {
         Ended::Orderly => Ok(()),
         Ended::Failed => Err(Failure::Service),
     }
@@ -258,14 +261,4 @@ fn bind(what: &str, address: SocketAddr) -> Result<StdListener, Failure> {
     });
     listener
         .map_err(|error| Failure::Plain(format!("cannot listen for {what} on {address}: {error}")))
-}
-
-async fn asked_to_stop() {
-    match shutdown::stop_signal().await {
-        Ok(signal) => tracing::info!(signal, "stopping"),
-        Err(error) => {
-            tracing::error!(%error, "cannot hear signals; going on without");
-            std::future::pending::<()>().await;
-        }
-    }
 }

@@ -4,58 +4,23 @@
 //! only makes "now and then" unnecessary when things go well. So ringing never waits, never fails, and
 //! needs no connection that could break (ADR 0005).
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdUdpSocket};
-use std::sync::Arc;
+mod bell;
+
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
+use tokio::time::{sleep, timeout};
 
-/// Rings every listener. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Bell {
-    sockets: Arc<Vec<(StdUdpSocket, SocketAddr)>>,
-}
+pub use bell::{Bell, ParsePeerError, Peer};
+
+/// Rings taken together at most, so that a storm of them does not keep the listener from its work.
+const RINGS_TAKEN_MAX: usize = 1024;
 
 /// Hears the bell.
 #[derive(Debug)]
 pub struct Doorbell {
     socket: UdpSocket,
-}
-
-impl Bell {
-    /// A bell at each of these addresses. An address that cannot be used is left out: its listener
-    /// then finds its work by looking.
-    pub fn to(listeners: &[SocketAddr]) -> Self {
-        let socket_to = |listener: &SocketAddr| {
-            let local: SocketAddr = if listener.is_ipv4() {
-                (Ipv4Addr::UNSPECIFIED, 0).into()
-            } else {
-                (Ipv6Addr::UNSPECIFIED, 0).into()
-            };
-            let socket = StdUdpSocket::bind(local).and_then(|socket| {
-                socket.set_nonblocking(true)?;
-                Ok(socket)
-            });
-            match socket {
-                Ok(socket) => Some((socket, *listener)),
-                Err(error) => {
-                    tracing::warn!(%listener, %error, "cannot ring this doorbell");
-                    None
-                }
-            }
-        };
-        Self {
-            sockets: Arc::new(listeners.iter().filter_map(socket_to).collect()),
-        }
-    }
-
-    /// Rings. Never blocks, never fails.
-    pub fn ring(&self) {
-        for (socket, listener) in self.sockets.iter() {
-            // Not connected, so that an absent listener's ICMP answer does not come back as an error.
-            let _ = socket.send_to(&[0], listener);
-        }
-    }
 }
 
 impl Doorbell {
@@ -81,9 +46,23 @@ impl Doorbell {
     /// last call are one. Cancel safe.
     pub async fn rung(&self, at_most: Duration) -> bool {
         let mut datagram = [0_u8; 8];
-        let rung = tokio::time::timeout(at_most, self.socket.recv_from(&mut datagram)).await;
-        while self.socket.try_recv_from(&mut datagram).is_ok() {}
-        rung.is_ok()
+        match timeout(at_most, self.socket.recv_from(&mut datagram)).await {
+            Ok(Ok(_)) => {
+                for _ in 0..RINGS_TAKEN_MAX {
+                    if self.socket.try_recv_from(&mut datagram).is_err() {
+                        break;
+                    }
+                }
+                true
+            }
+            Ok(Err(error)) => {
+                // A socket that fails at once would make its listener spin.
+                tracing::debug!(%error, "the doorbell is out of order");
+                sleep(at_most).await;
+                false
+            }
+            Err(_elapsed) => false,
+        }
     }
 }
 
@@ -95,7 +74,7 @@ mod tests {
         let doorbell = Doorbell::bind(([127, 0, 0, 1], 0).into())
             .await
             .expect("bound");
-        let bell = Bell::to(&[doorbell.address().expect("an address")]);
+        let bell = Bell::to([doorbell.address().expect("an address")]).expect("a bell");
         (bell, doorbell)
     }
 
@@ -114,6 +93,26 @@ mod tests {
         }
         assert!(doorbell.rung(Duration::from_secs(10)).await);
         assert!(!doorbell.rung(Duration::from_millis(20)).await);
+    }
+
+    #[tokio::test]
+    async fn a_listener_may_be_named() {
+        let doorbell = Doorbell::bind(([127, 0, 0, 1], 0).into())
+            .await
+            .expect("bound");
+        let port = doorbell.address().expect("an address").port();
+        let peer: Peer = format!("localhost:{port}").parse().expect("a peer");
+        let bell = Bell::to([peer]).expect("a bell");
+        // The name is looked up beside; until then rings are lost, as rings may be.
+        let heard = timeout(Duration::from_secs(10), async {
+            loop {
+                bell.ring();
+                if doorbell.rung(Duration::from_millis(20)).await {
+                    break;
+                }
+            }
+        });
+        heard.await.expect("heard");
     }
 
     #[tokio::test]

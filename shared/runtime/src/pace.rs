@@ -1,12 +1,13 @@
 //! The one background loop. A caretaker is a `step`; looping, resting, backing off after errors,
 //! saying so once, and stopping are written here.
 
-use std::fmt::Display;
+use std::error::Error;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use crate::shutdown::Shutdown;
+use crate::supervisor::Chain;
 
 /// What a step asks for before the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,7 @@ impl Backoff {
 }
 
 /// Repeats `step` until shutdown is requested. A step is never cut off: it ends, then the loop does.
-pub async fn run<E: Display>(
+pub async fn run<E: Error + 'static>(
     name: &'static str,
     shutdown: Shutdown,
     backoff: Backoff,
@@ -57,7 +58,7 @@ pub async fn run<E: Display>(
 
 /// Like [`run`]; a rest ends early when there is an alarm. `alarm` returns when it is rung or after the
 /// time it is given, and must be cancel safe: a doorbell, or [`notified`].
-pub async fn run_with_alarm<E: Display>(
+pub async fn run_with_alarm<E: Error + 'static>(
     name: &'static str,
     shutdown: Shutdown,
     backoff: Backoff,
@@ -85,7 +86,7 @@ pub async fn run_with_alarm<E: Display>(
             }
             Err(error) => {
                 failures = failures.saturating_add(1);
-                let error = error.to_string();
+                let error = Chain(&error).to_string();
                 if error != last_error {
                     tracing::warn!(task = name, failures, %error, "failed; backing off");
                     last_error = error;
@@ -116,6 +117,7 @@ pub fn chance() -> f64 {
 mod tests {
     use super::*;
     use std::cell::Cell;
+    use std::convert::Infallible;
 
     #[tokio::test(start_paused = true)]
     async fn steps_repeat_until_shutdown_and_rest_between() {
@@ -127,7 +129,7 @@ mod tests {
             if steps.get() == 4 {
                 trigger.request();
             }
-            Ok::<_, String>(Rest::For(Duration::from_secs(1)))
+            Ok::<_, Infallible>(Rest::For(Duration::from_secs(1)))
         })
         .await;
         assert_eq!(steps.get(), 4);
@@ -149,7 +151,7 @@ mod tests {
             if waits.len() == 6 {
                 trigger.request();
             }
-            Err::<Rest, _>("away")
+            Err::<Rest, _>(std::fmt::Error)
         })
         .await;
         for (wait, nominal) in waits.iter().zip([0.0, 1.0, 2.0, 4.0, 4.0, 4.0]) {
@@ -173,7 +175,7 @@ mod tests {
             if steps == 2 {
                 trigger.request();
             }
-            Ok::<_, String>(Rest::For(Duration::from_secs(3600)))
+            Ok::<_, Infallible>(Rest::For(Duration::from_secs(3600)))
         })
         .await;
         assert!(started.elapsed() < Duration::from_secs(1));

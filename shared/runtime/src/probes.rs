@@ -1,17 +1,35 @@
 //! `/healthz`, `/readyz` and `/metrics`, on a listener of their own, which customers never see.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use tokio::net::TcpListener;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tower::Service as _;
 
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
+
+/// A probe, a scraper and somebody curious, a few times over. More wait in the listener's queue.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a connection may take over its request's head.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a connection may last, whatever it does.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
+/// Pause after a failure to accept, which is mostly a lack of file descriptors.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// What must be true before a process can do its work. Cheap to clone.
 #[derive(Clone, Default)]
@@ -85,21 +103,60 @@ struct Shown {
 /// Serves the probes until shutdown is requested.
 ///
 /// # Errors
-/// The listener failed.
+/// None: once it serves, nothing ends it but the shutdown.
 pub async fn run(
     listener: TcpListener,
     readiness: Readiness,
     metrics: Metrics,
     shutdown: Shutdown,
-) -> std::io::Result<()> {
+) -> Result<(), Infallible> {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(render_metrics))
         .with_state(Shown { readiness, metrics });
-    axum::serve(listener, router)
-        .with_graceful_shutdown(async move { shutdown.requested().await })
-        .await
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        // Every arm may be dropped: a place is given back, and nothing is awaited behind an accept.
+        let (place, accepted) = tokio::select! {
+            () = shutdown.requested() => break,
+            Some(_) = connections.join_next() => continue,
+            both = async {
+                let place = Arc::clone(&places).acquire_owned().await;
+                (place, listener.accept().await)
+            } => both,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let router = router.clone();
+                // Ends with its connection, after CONNECTION_TIME_MAX, or with the set.
+                connections.spawn(async move {
+                    answer(stream, router).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a probe's connection");
+                sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+    // Answers take no time; a connection that is still open is idle or stuck.
+    connections.shutdown().await;
+    Ok(())
+}
+
+async fn answer(stream: TcpStream, router: Router) {
+    let service = service_fn(move |request| router.clone().call(request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    match timeout(CONNECTION_TIME_MAX, connection).await {
+        Ok(Ok(())) | Err(_) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a probe's connection failed"),
+    }
 }
 
 async fn ready(State(shown): State<Shown>) -> Response {

@@ -38,20 +38,22 @@ impl Trigger {
     }
 }
 
-/// Returns the name of the signal when the process is asked to stop (SIGTERM or SIGINT). From then on
-/// a second one ends the process at once, with the code a shell shows for it.
+/// From now on SIGTERM and SIGINT ask `trigger`'s listeners to stop; a second signal ends the process at
+/// once, with the code a shell shows for it.
 ///
 /// # Errors
 /// The handlers could not be installed.
-pub async fn stop_signal() -> std::io::Result<&'static str> {
+pub fn stop_on_signals(trigger: Trigger) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let name = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    };
-    // Ends with the process: it only waits for an impatient operator.
+    // Ends with the process: an operator may become impatient at any time.
     tokio::spawn(async move {
+        let signal = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal, "stopping");
+        trigger.request();
         let code = tokio::select! {
             _ = terminate.recv() => 143,
             _ = interrupt.recv() => 130,
@@ -59,7 +61,7 @@ pub async fn stop_signal() -> std::io::Result<&'static str> {
         tracing::warn!("asked to stop a second time: ending at once");
         std::process::exit(code);
     });
-    Ok(name)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -224,7 +224,10 @@ impl Store {
         inserted?;
         // Only the limit leaves nothing behind; an id that existed is found like a new one.
         let found = connection
-            .query_opt(ENDPOINT_OF, &[&endpoint.tenant_id.uuid(), &endpoint.id.uuid()])
+            .query_opt(
+                ENDPOINT_OF,
+                &[&endpoint.tenant_id.uuid(), &endpoint.id.uuid()],
+            )
             .await?;
         Ok(found.as_ref().map(record).ok_or(EndpointRefusal::TooMany))
     }

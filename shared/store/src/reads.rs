@@ -241,7 +241,9 @@ impl Store {
         tenant: TenantId,
         id: EventId,
     ) -> Result<Vec<(DeliveryState, i64)>, StoreError> {
-        let connection = self.reads("reading the states of an event's deliveries").await?;
+        let connection = self
+            .reads("reading the states of an event's deliveries")
+            .await?;
         let (from, to) = delivery_range(id);
         let rows = connection
             .query(STATES_OF_EVENT, &[&tenant.uuid(), &id.uuid(), &from, &to])

@@ -28,11 +28,7 @@ impl Store {
     ///
     /// # Errors
     /// PostgreSQL could not be asked, or refuses the name: 1 to [`TENANT_NAME_CHARS_MAX`] characters.
-    pub async fn create_tenant(
-        &self,
-        name: &str,
-        first_key: &NewApiKey,
-    ) -> Result<(), StoreError> {
+    pub async fn create_tenant(&self, name: &str, first_key: &NewApiKey) -> Result<(), StoreError> {
         const DOING: &str = "creating a tenant";
         let mut connection = self.durable(DOING).await?;
         let transaction = connection.client_mut().transaction().await.doing(DOING)?;

@@ -22,11 +22,7 @@ struct Item<'a> {
 }
 
 impl<'a> Items<'a> {
-    pub(super) fn split(
-        text: &'a str,
-        format: Format,
-        events_max: usize,
-    ) -> Result<Self, Problem> {
+    pub(super) fn split(text: &'a str, format: Format, events_max: usize) -> Result<Self, Problem> {
         match format {
             Format::Json => {
                 let mut deserializer = serde_json::Deserializer::from_str(text);
@@ -134,7 +130,9 @@ mod tests {
     use super::*;
 
     fn fields_of(text: &str, format: Format) -> Result<usize, Problem> {
-        Items::split(text, format, 3)?.drafts(100).map(|drafts| drafts.len())
+        Items::split(text, format, 3)?
+            .drafts(100)
+            .map(|drafts| drafts.len())
     }
 
     #[test]
@@ -165,7 +163,11 @@ mod tests {
         assert_eq!(code, Some(Code::BodyNotJson));
         assert!(text.contains("Line 3"), "{text}");
         for four in ["[1,1,1,1]", "1\n1\n1\n1"] {
-            let format = if four.starts_with('[') { Format::Json } else { Format::Lines };
+            let format = if four.starts_with('[') {
+                Format::Json
+            } else {
+                Format::Lines
+            };
             let (code, text) = refused(four, format);
             assert_eq!(code, Some(Code::Invalid));
             assert!(text.contains("more than 3 events"), "{text}");

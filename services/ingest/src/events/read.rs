@@ -96,7 +96,11 @@ fn event_id(text: &str) -> Result<EventId, Problem> {
 /// outweighs any success. An event that nobody wanted stays RECEIVED.
 fn status_of(states: &[(DeliveryState, i64)]) -> DeliveryState {
     use DeliveryState as S;
-    let has = |state| states.iter().any(|(known, count)| *known == state && *count > 0);
+    let has = |state| {
+        states
+            .iter()
+            .any(|(known, count)| *known == state && *count > 0)
+    };
     let under_way = has(S::Dispatching) || has(S::RetryScheduled);
     let finished = has(S::Delivered) || has(S::DeadLettered);
     if has(S::Dispatching) || (has(S::Received) && (under_way || finished)) {

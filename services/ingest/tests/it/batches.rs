@@ -38,7 +38,11 @@ async fn an_array_is_stored_whole_with_a_result_for_each_event() {
     assert_eq!(body["results"][1]["deliveries"], 0);
     let id = body["results"][0]["id"].as_str().expect("an id");
     tenant.get(&format!("/v1/events/{id}")).await.expect(200);
-    assert_eq!(api.metric("zyven_ingest_batch_events_count"), 1.0, "one statement");
+    assert_eq!(
+        api.metric("zyven_ingest_batch_events_count"),
+        1.0,
+        "one statement"
+    );
 
     let again = tenant.post("/v1/events/batch", &batch).await.expect(202);
     assert_eq!(statuses(&again), [202, 200], "only the second has a key");
@@ -49,12 +53,16 @@ async fn an_array_is_stored_whole_with_a_result_for_each_event() {
 async fn lines_keep_each_payloads_bytes() {
     let api = Api::start().await;
     let tenant = api.tenant().await;
-    let text = "{\"type\":\"a\",\"payload\":{ \"x\" : 1.0 }}\r\n\n{\"payload\":  [ ] ,\"type\":\"a\"}";
+    let text =
+        "{\"type\":\"a\",\"payload\":{ \"x\" : 1.0 }}\r\n\n{\"payload\":  [ ] ,\"type\":\"a\"}";
     let answer = lines(&tenant, text).await.expect(202);
     assert_eq!(statuses(&answer), [202, 202]);
     let client = api.database.client().await;
     let rows = client
-        .query("SELECT convert_from(payload, 'UTF8') FROM zyven.events ORDER BY id", &[])
+        .query(
+            "SELECT convert_from(payload, 'UTF8') FROM zyven.events ORDER BY id",
+            &[],
+        )
         .await
         .expect("rows");
     let payloads: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
@@ -66,14 +74,26 @@ async fn a_used_key_is_the_one_items_own_conflict() {
     let api = Api::start().await;
     let tenant = api.tenant().await;
     let event = |n: u32, key: &str| json!({ "type": "a", "payload": n, "idempotency_key": key });
-    tenant.publish_with_key(r#"{"type": "a", "payload": 1}"#, "k").await.expect(202);
-    let batch = json!([event(2, "k"), event(3, "new"), event(1, "k"), event(4, "new")]);
+    tenant
+        .publish_with_key(r#"{"type": "a", "payload": 1}"#, "k")
+        .await
+        .expect(202);
+    let batch = json!([
+        event(2, "k"),
+        event(3, "new"),
+        event(1, "k"),
+        event(4, "new")
+    ]);
     let answer = tenant.post("/v1/events/batch", &batch).await.expect(207);
     let mut found = statuses(&answer);
     assert_eq!(found.remove(0), 409);
     assert_eq!(found.remove(1), 200);
     found.sort_unstable();
-    assert_eq!(found, [202, 409], "two bodies under one new key: one is first");
+    assert_eq!(
+        found,
+        [202, 409],
+        "two bodies under one new key: one is first"
+    );
     assert_eq!(answer.json()["conflicts"], 2);
     assert_eq!(answer.json()["results"][0]["code"], "idempotency_conflict");
     assert_eq!(api.count("SELECT count(*) FROM zyven.events").await, 2);
@@ -110,16 +130,25 @@ async fn a_batch_has_limits_of_its_own() {
     .await;
     let tenant = api.tenant().await;
     let events = |count: usize| Value::Array(vec![json!({ "type": "a", "payload": 1 }); count]);
-    let answer = tenant.post("/v1/events/batch", &events(1000)).await.expect(202);
+    let answer = tenant
+        .post("/v1/events/batch", &events(1000))
+        .await
+        .expect(202);
     assert_eq!(answer.json()["accepted"], 1000);
     let answer = tenant.post("/v1/events/batch", &events(1001)).await;
     assert_eq!(answer.expect_problem(422, "invalid").fields(), ["body"]);
     let big = json!([{ "type": "a", "payload": "x".repeat(1000) }]);
     let answer = tenant.post("/v1/events/batch", &big).await;
-    assert_eq!(answer.expect_problem(422, "invalid").fields(), ["[0].payload"]);
+    assert_eq!(
+        answer.expect_problem(422, "invalid").fields(),
+        ["[0].payload"]
+    );
     let answer = lines(&tenant, &" ".repeat(102_401)).await;
     answer.expect_problem(413, "body_too_large");
-    let answer = tenant.post("/v1/events/batch", &json!([])).await.expect(202);
+    let answer = tenant
+        .post("/v1/events/batch", &json!([]))
+        .await
+        .expect(202);
     assert_eq!(answer.json()["accepted"], 0);
 }
 

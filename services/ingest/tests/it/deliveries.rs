@@ -31,7 +31,11 @@ async fn settle(api: &Api, event: &str, settlement: impl Fn() -> Settlement) {
     let sql = "SELECT seq FROM zyven.outbox WHERE event_id = zyven.untyped_id('evt', $1)";
     let rows = client.query(sql, &[&event]).await.expect("rows");
     let seqs: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
-    let claim = api.store.claim(&seqs, TOKEN, Duration::from_secs(60)).await.expect("a claim");
+    let claim = api
+        .store
+        .claim(&seqs, TOKEN, Duration::from_secs(60))
+        .await
+        .expect("a claim");
     let items: Vec<SettleItem> = claim
         .claimed
         .iter()
@@ -69,14 +73,20 @@ fn retried() -> Settlement {
 }
 
 async fn only_delivery(tenant: &Tenant<'_>, event: &str) -> Value {
-    let page = tenant.get(&format!("/v1/events/{event}/deliveries")).await.expect(200).json();
+    let page = tenant
+        .get(&format!("/v1/events/{event}/deliveries"))
+        .await
+        .expect(200)
+        .json();
     assert_eq!(page["data"].as_array().map(Vec::len), Some(1), "{page}");
     page["data"][0].clone()
 }
 
 fn ids(page: &Value) -> Vec<String> {
     let data = page["data"].as_array().expect("data");
-    data.iter().map(|d| d["event"].as_str().expect("an id").to_owned()).collect()
+    data.iter()
+        .map(|d| d["event"].as_str().expect("an id").to_owned())
+        .collect()
 }
 
 #[tokio::test]
@@ -93,7 +103,10 @@ async fn an_event_and_its_delivery_are_seen_in_all_five_states() {
     };
     let event = tenant.publish("a").await;
     check(&event, "RECEIVED").await;
-    api.store.record_watermark(1_000).await.expect("a watermark");
+    api.store
+        .record_watermark(1_000)
+        .await
+        .expect("a watermark");
     check(&event, "DISPATCHING").await;
     settle(&api, &event, retried).await;
     let waiting = check(&event, "RETRY_SCHEDULED").await;
@@ -101,7 +114,10 @@ async fn an_event_and_its_delivery_are_seen_in_all_five_states() {
     let other = tenant.publish("a").await;
     settle(&api, &other, delivered).await;
     let done = check(&other, "DELIVERED").await;
-    assert_eq!((&done["attempts"], &done["http_status"]), (&json!(1), &json!(200)));
+    assert_eq!(
+        (&done["attempts"], &done["http_status"]),
+        (&json!(1), &json!(200))
+    );
     let third = tenant.publish("a").await;
     settle(&api, &third, dead).await;
     let given_up = check(&third, "DEAD_LETTERED").await;
@@ -114,14 +130,25 @@ async fn attempts_are_shown_with_what_the_endpoint_said() {
     let tenant = api.tenant().await;
     tenant.endpoint(&json!({})).await;
     let event = tenant.publish("a").await;
-    settle(&api, &event, || Settlement::Retry { record: record(503), retry_in: Duration::ZERO }).await;
+    settle(&api, &event, || Settlement::Retry {
+        record: record(503),
+        retry_in: Duration::ZERO,
+    })
+    .await;
     settle(&api, &event, delivered).await;
     let delivery = only_delivery(&tenant, &event).await;
     let id = delivery["id"].as_str().expect("an id");
-    let attempts = tenant.get(&format!("/v1/deliveries/{id}/attempts")).await.expect(200).json();
+    let attempts = tenant
+        .get(&format!("/v1/deliveries/{id}/attempts"))
+        .await
+        .expect(200)
+        .json();
     let attempts = attempts["data"].as_array().expect("data").clone();
     assert_eq!(attempts.len(), 2);
-    assert_eq!((&attempts[0]["number"], &attempts[0]["http_status"]), (&json!(1), &json!(503)));
+    assert_eq!(
+        (&attempts[0]["number"], &attempts[0]["http_status"]),
+        (&json!(1), &json!(503))
+    );
     assert_eq!(attempts[0]["status_after"], "RETRY_SCHEDULED");
     assert_eq!(attempts[1]["status_after"], "DELIVERED");
     assert_eq!(attempts[1]["total_us"], 900);
@@ -157,7 +184,10 @@ async fn deliveries_are_listed_newest_first_filtered_and_in_pages() {
     stranger.publish("a").await;
 
     let list = async |query: &str| {
-        let page = tenant.get(&format!("/v1/deliveries{query}")).await.expect(200);
+        let page = tenant
+            .get(&format!("/v1/deliveries{query}"))
+            .await
+            .expect(200);
         ids(&page.json())
     };
     let newest_first = |wanted: &[usize]| -> Vec<String> {
@@ -166,12 +196,26 @@ async fn deliveries_are_listed_newest_first_filtered_and_in_pages() {
     assert_eq!(list("").await, newest_first(&[4, 3, 2, 1, 0]));
     assert_eq!(list("?status=DELIVERED").await, newest_first(&[0]));
     assert_eq!(list("?status=RECEIVED").await, newest_first(&[4, 3]));
-    assert_eq!(list("?status=DEAD_LETTERED,RETRY_SCHEDULED").await, newest_first(&[2, 1]));
+    assert_eq!(
+        list("?status=DEAD_LETTERED,RETRY_SCHEDULED").await,
+        newest_first(&[2, 1])
+    );
     assert_eq!(list("?event_type=b").await, newest_first(&[3, 1]));
-    assert_eq!(list(&format!("?endpoint={first}")).await, newest_first(&[4, 2, 0]));
-    assert_eq!(list(&format!("?endpoint={second}&status=RECEIVED")).await, newest_first(&[3]));
+    assert_eq!(
+        list(&format!("?endpoint={first}")).await,
+        newest_first(&[4, 2, 0])
+    );
+    assert_eq!(
+        list(&format!("?endpoint={second}&status=RECEIVED")).await,
+        newest_first(&[3])
+    );
     assert_eq!(list("?since=2100-01-01T00:00:00Z").await, newest_first(&[]));
-    assert_eq!(list("?since=2020-01-01T00:00:00%2B02:00&event_type=b").await.len(), 2);
+    assert_eq!(
+        list("?since=2020-01-01T00:00:00%2B02:00&event_type=b")
+            .await
+            .len(),
+        2
+    );
 
     let mut seen = Vec::new();
     let mut path = "/v1/deliveries?limit=2".to_owned();
@@ -185,7 +229,9 @@ async fn deliveries_are_listed_newest_first_filtered_and_in_pages() {
     }
     assert_eq!(seen, newest_first(&[4, 3, 2, 1, 0]));
 
-    let refused = tenant.get("/v1/deliveries?status=DONE&endpoint=x&event_type=a+b&since=now").await;
+    let refused = tenant
+        .get("/v1/deliveries?status=DONE&endpoint=x&event_type=a+b&since=now")
+        .await;
     assert_eq!(
         refused.expect_problem(422, "invalid").fields(),
         ["status", "endpoint", "event_type", "since"]
@@ -205,10 +251,16 @@ async fn a_dead_letter_is_replayed_with_its_reason_on_record() {
     let refused = tenant.post(&path, &json!({ "reason": "  " })).await;
     assert_eq!(refused.expect_problem(422, "invalid").fields(), ["reason"]);
 
-    let answer = tenant.post(&path, &json!({ "reason": "receiver fixed" })).await.expect(202);
+    let answer = tenant
+        .post(&path, &json!({ "reason": "receiver fixed" }))
+        .await
+        .expect(202);
     assert_eq!(answer.text_of("status"), "RECEIVED");
     let replayed = only_delivery(&tenant, &event).await;
-    assert_eq!((&replayed["id"], &replayed["generation"]), (&json!(id), &json!(2)));
+    assert_eq!(
+        (&replayed["id"], &replayed["generation"]),
+        (&json!(id), &json!(2))
+    );
 
     let client = api.database.client().await;
     let row = client
@@ -216,7 +268,10 @@ async fn a_dead_letter_is_replayed_with_its_reason_on_record() {
         .await
         .expect("one replay");
     let keys = tenant.get("/v1/api-keys").await.json();
-    assert_eq!(row.get::<_, String>(0), keys["data"][0]["id"].as_str().expect("an id"));
+    assert_eq!(
+        row.get::<_, String>(0),
+        keys["data"][0]["id"].as_str().expect("an id")
+    );
     assert_eq!(row.get::<_, String>(1), "receiver fixed");
 
     let again = tenant.post(&path, &json!({ "reason": "again" })).await;

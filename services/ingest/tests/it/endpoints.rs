@@ -11,7 +11,10 @@ async fn an_endpoint_is_made_read_changed_and_deleted() {
     let api = Api::start().await;
     let tenant = api.tenant().await;
     let made = tenant
-        .post("/v1/endpoints", &json!({ "url": "HTTPS://Example.com:443/Hook?a=1" }))
+        .post(
+            "/v1/endpoints",
+            &json!({ "url": "HTTPS://Example.com:443/Hook?a=1" }),
+        )
         .await
         .expect(201);
     let id = made.text_of("id");
@@ -38,12 +41,18 @@ async fn an_endpoint_is_made_read_changed_and_deleted() {
         }
     }
     assert_eq!(changed["channels"], json!(["a", "b"]));
-    let changed = tenant.patch(&path, &json!({ "description": "" })).await.expect(200);
+    let changed = tenant
+        .patch(&path, &json!({ "description": "" }))
+        .await
+        .expect(200);
     assert_eq!(changed.json()["attempts_max"], 3, "what is not said stays");
 
     tenant.delete(&path).await.expect(204);
     tenant.get(&path).await.expect_problem(404, "not_found");
-    tenant.patch(&path, &json!({})).await.expect_problem(404, "not_found");
+    tenant
+        .patch(&path, &json!({}))
+        .await
+        .expect_problem(404, "not_found");
     tenant.delete(&path).await.expect_problem(404, "not_found");
     let listed = tenant.get("/v1/endpoints").await.expect(200);
     assert_eq!(listed.json()["data"], json!([]));
@@ -61,28 +70,52 @@ async fn an_endpoints_members_are_checked() {
         (json!({ "url": "http://localhost/" }), &["url"]),
         (json!({ "url": "https://user@example.com" }), &["url"]),
         (json!({ "url": url, "event_types": [] }), &["event_types"]),
-        (json!({ "url": url, "event_types": ["a", "b*"] }), &["event_types[1]"]),
+        (
+            json!({ "url": url, "event_types": ["a", "b*"] }),
+            &["event_types[1]"],
+        ),
         (json!({ "url": url, "channels": "a" }), &["channels"]),
-        (json!({ "url": url, "attempts_max": 0, "timeout_ms": 30_001 }), &["attempts_max", "timeout_ms"]),
-        (json!({ "url": url, "retry_base_ms": 2000, "retry_cap_ms": 1000 }), &["retry_cap_ms"]),
+        (
+            json!({ "url": url, "attempts_max": 0, "timeout_ms": 30_001 }),
+            &["attempts_max", "timeout_ms"],
+        ),
+        (
+            json!({ "url": url, "retry_base_ms": 2000, "retry_cap_ms": 1000 }),
+            &["retry_cap_ms"],
+        ),
         (json!({ "url": url, "secret": "whsec_short" }), &["secret"]),
-        (json!({ "url": url, "description": "x".repeat(501), "id": "mine" }), &["description", "id"]),
+        (
+            json!({ "url": url, "description": "x".repeat(501), "id": "mine" }),
+            &["description", "id"],
+        ),
     ] {
         let answer = tenant.post("/v1/endpoints", &body).await;
-        assert_eq!(answer.expect_problem(422, "invalid").fields(), fields, "{body}");
+        assert_eq!(
+            answer.expect_problem(422, "invalid").fields(),
+            fields,
+            "{body}"
+        );
     }
     let id = tenant.endpoint(&json!({})).await;
     let answer = tenant
-        .patch(&format!("/v1/endpoints/{id}"), &json!({ "retry_cap_ms": 4999 }))
+        .patch(
+            &format!("/v1/endpoints/{id}"),
+            &json!({ "retry_cap_ms": 4999 }),
+        )
         .await;
-    assert_eq!(answer.expect_problem(422, "invalid").fields(), ["retry_cap_ms"]);
+    assert_eq!(
+        answer.expect_problem(422, "invalid").fields(),
+        ["retry_cap_ms"]
+    );
 }
 
 #[tokio::test]
 async fn names_that_the_proxy_may_reach_may_be_registered() {
     let api = Api::with(&[("ZYVEN_EGRESS_ALLOW_NAMES", "localhost")]).await;
     let tenant = api.tenant().await;
-    tenant.endpoint(&json!({ "url": "http://localhost:47090/" })).await;
+    tenant
+        .endpoint(&json!({ "url": "http://localhost:47090/" }))
+        .await;
 }
 
 #[tokio::test]
@@ -110,14 +143,24 @@ async fn a_rotated_secret_stays_valid_for_its_overlap() {
         found[0].secrets.len()
     };
     assert_eq!(secrets().await, 2);
-    tenant.post(&rotate, &json!({ "overlap_s": 0 })).await.expect(200);
-    assert_eq!(secrets().await, 2, "the one without overlap ended at once, the first goes on");
+    tenant
+        .post(&rotate, &json!({ "overlap_s": 0 }))
+        .await
+        .expect(200);
+    assert_eq!(
+        secrets().await,
+        2,
+        "the one without overlap ended at once, the first goes on"
+    );
     for _ in 0..10 {
         tenant.push(&rotate).await.expect(200);
     }
     assert_eq!(secrets().await, 5, "a limit on signatures");
     let refused = tenant.post(&rotate, &json!({ "overlap_s": 604_801 })).await;
-    assert_eq!(refused.expect_problem(422, "invalid").fields(), ["overlap_s"]);
+    assert_eq!(
+        refused.expect_problem(422, "invalid").fields(),
+        ["overlap_s"]
+    );
 }
 
 #[tokio::test]
@@ -125,7 +168,9 @@ async fn secrets_are_stored_sealed() {
     let api = Api::start().await;
     let tenant = api.tenant().await;
     let given = [7_u8; 32];
-    let text = SigningSecret::from_bytes(given.to_vec()).expect("a secret").expose();
+    let text = SigningSecret::from_bytes(given.to_vec())
+        .expect("a secret")
+        .expose();
     tenant.endpoint(&json!({ "secret": text })).await;
     let client = api.database.client().await;
     let row = client
@@ -140,9 +185,14 @@ async fn secrets_are_stored_sealed() {
 async fn a_test_goes_to_its_endpoint_alone_whatever_that_subscribes_to() {
     let api = Api::start().await;
     let tenant = api.tenant().await;
-    let id = tenant.endpoint(&json!({ "event_types": ["invoice.*"], "channels": ["x"] })).await;
+    let id = tenant
+        .endpoint(&json!({ "event_types": ["invoice.*"], "channels": ["x"] }))
+        .await;
     tenant.endpoint(&json!({})).await;
-    let sent = tenant.push(&format!("/v1/endpoints/{id}/test")).await.expect(202);
+    let sent = tenant
+        .push(&format!("/v1/endpoints/{id}/test"))
+        .await
+        .expect(202);
     let event: EventId = sent.text_of("event").parse().expect("an event id");
     let endpoint: EndpointId = id.parse().expect("an endpoint id");
     assert_eq!(
@@ -154,10 +204,16 @@ async fn a_test_goes_to_its_endpoint_alone_whatever_that_subscribes_to() {
     assert_eq!(read.text_of("type"), "zyven.test");
     assert_eq!(read.json()["payload"]["endpoint"], json!(id));
 
-    tenant.push(&format!("/v1/endpoints/{id}/disable")).await.expect(200);
+    tenant
+        .push(&format!("/v1/endpoints/{id}/disable"))
+        .await
+        .expect(200);
     let refused = tenant.push(&format!("/v1/endpoints/{id}/test")).await;
     refused.expect_problem(409, "endpoint_disabled");
-    tenant.delete(&format!("/v1/endpoints/{id}")).await.expect(204);
+    tenant
+        .delete(&format!("/v1/endpoints/{id}"))
+        .await
+        .expect(204);
     let refused = tenant.push(&format!("/v1/endpoints/{id}/test")).await;
     refused.expect_problem(404, "not_found");
     assert_eq!(api.count("SELECT count(*) FROM zyven.events").await, 1);

@@ -17,7 +17,11 @@ async fn a_key_is_shown_once_and_works_until_it_is_revoked() {
     let id = made.text_of("id");
     assert_eq!(made.json()["scopes"], json!(["publish", "read"]));
     assert_eq!(made.text_of("name"), "deploy");
-    let other = Tenant { api: &api, id: tenant.id, key: made.text_of("key") };
+    let other = Tenant {
+        api: &api,
+        id: tenant.id,
+        key: made.text_of("key"),
+    };
     other.publish("a").await;
 
     let listed = tenant.get("/v1/api-keys").await.expect(200);
@@ -25,14 +29,20 @@ async fn a_key_is_shown_once_and_works_until_it_is_revoked() {
     assert!(!listed.text.contains(&other.key), "never again");
     assert!(!listed.text.contains("secret"), "{}", listed.text);
 
-    tenant.delete(&format!("/v1/api-keys/{id}")).await.expect(204);
+    tenant
+        .delete(&format!("/v1/api-keys/{id}"))
+        .await
+        .expect(204);
     let revoked = Instant::now();
     wait_until("the key is refused", SOON, async || {
         other.get("/v1/deliveries").await.status == 401
     })
     .await;
     assert!(revoked.elapsed() < zyven_ingest::REVOCATION_MAX + std::time::Duration::from_secs(1));
-    tenant.delete(&format!("/v1/api-keys/{id}")).await.expect(204);
+    tenant
+        .delete(&format!("/v1/api-keys/{id}"))
+        .await
+        .expect(204);
     let listed = tenant.get("/v1/api-keys").await.json();
     assert!(listed["data"][1]["revoked_at"].is_string(), "{listed}");
 }
@@ -44,7 +54,11 @@ async fn a_key_ends_at_its_expiry() {
     let soon = chrono::Utc::now() + chrono::TimeDelta::milliseconds(1500);
     let body = json!({ "name": "short", "scopes": ["read"], "expires_at": soon });
     let made = tenant.post("/v1/api-keys", &body).await.expect(201);
-    let other = Tenant { api: &api, id: tenant.id, key: made.text_of("key") };
+    let other = Tenant {
+        api: &api,
+        id: tenant.id,
+        key: made.text_of("key"),
+    };
     other.get("/v1/endpoints").await.expect(200);
     wait_until("the key has expired", SOON, async || {
         other.get("/v1/endpoints").await.status == 401
@@ -76,14 +90,21 @@ async fn a_keys_members_are_checked() {
     for (body, fields) in [
         (json!({}), &["name", "scopes"][..]),
         (json!({ "name": " ", "scopes": [] }), &["name", "scopes"]),
-        (json!({ "name": "n", "scopes": ["read", "admin"] }), &["scopes[1]"]),
+        (
+            json!({ "name": "n", "scopes": ["read", "admin"] }),
+            &["scopes[1]"],
+        ),
         (
             json!({ "name": "n", "scopes": ["read"], "expires_at": "2001-01-01T00:00:00Z" }),
             &["expires_at"],
         ),
     ] {
         let answer = tenant.post("/v1/api-keys", &body).await;
-        assert_eq!(answer.expect_problem(422, "invalid").fields(), fields, "{body}");
+        assert_eq!(
+            answer.expect_problem(422, "invalid").fields(),
+            fields,
+            "{body}"
+        );
     }
 }
 

@@ -13,13 +13,22 @@ async fn a_body_may_be_as_large_as_the_limit_and_not_a_byte_more() {
     let tenant = api.tenant().await;
     let of_size = |bytes: usize| {
         let frame = r#"{"type":"a","payload":""}"#.len();
-        format!(r#"{{"type":"a","payload":"{}"}}"#, "x".repeat(bytes - frame))
+        format!(
+            r#"{{"type":"a","payload":"{}"}}"#,
+            "x".repeat(bytes - frame)
+        )
     };
     tenant.publish_text(&of_size(2000)).await.expect(202);
-    tenant.publish_text(&of_size(2001)).await.expect_problem(413, "body_too_large");
+    tenant
+        .publish_text(&of_size(2001))
+        .await
+        .expect_problem(413, "body_too_large");
     // So large that the client is still sending when the answer is clear.
     let huge = "x".repeat(8_000_000);
-    tenant.publish_text(&huge).await.expect_problem(413, "body_too_large");
+    tenant
+        .publish_text(&huge)
+        .await
+        .expect_problem(413, "body_too_large");
 
     // Without a length, the limit is met on the way.
     for (bytes, status) in [(2000, 202), (2001, 413)] {
@@ -29,7 +38,9 @@ async fn a_body_may_be_as_large_as_the_limit_and_not_a_byte_more() {
             .map(|piece| Ok(String::from_utf8_lossy(piece).into_owned()))
             .collect();
         let body = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
-        Answer::of(tenant.publishing("").body(body)).await.expect(status);
+        Answer::of(tenant.publishing("").body(body))
+            .await
+            .expect(status);
     }
 }
 
@@ -38,7 +49,12 @@ async fn only_plain_json_is_taken() {
     let api = Api::start().await;
     let tenant = api.tenant().await;
     let text = r#"{"type": "a", "payload": 1}"#;
-    for kind in ["text/plain", "application/x-ndjson", "application/json; charset=latin1", ""] {
+    for kind in [
+        "text/plain",
+        "application/x-ndjson",
+        "application/json; charset=latin1",
+        "",
+    ] {
         let request = tenant
             .request(reqwest::Method::POST, "/v1/events")
             .header("content-type", kind)
@@ -46,7 +62,9 @@ async fn only_plain_json_is_taken() {
         let answer = Answer::of(request).await;
         answer.expect_problem(415, "content_type_unsupported");
     }
-    let request = tenant.request(reqwest::Method::POST, "/v1/events").body(text);
+    let request = tenant
+        .request(reqwest::Method::POST, "/v1/events")
+        .body(text);
     let answer = Answer::of(request).await;
     answer.expect_problem(415, "content_type_unsupported");
     for encoding in ["gzip", "br", "identity, gzip"] {
@@ -54,7 +72,9 @@ async fn only_plain_json_is_taken() {
         let answer = Answer::of(request).await;
         answer.expect_problem(415, "content_encoding_unsupported");
     }
-    let request = tenant.publishing(text).header("content-encoding", "identity");
+    let request = tenant
+        .publishing(text)
+        .header("content-encoding", "identity");
     Answer::of(request).await.expect(202);
 }
 
@@ -85,7 +105,10 @@ async fn a_body_that_does_not_come_is_408() {
 #[tokio::test]
 async fn heads_are_bounded() {
     let api = Api::start().await;
-    let long = format!("GET /v1/events HTTP/1.1\r\nhost: x\r\nx-a: {}\r\n\r\n", "x".repeat(40_000));
+    let long = format!(
+        "GET /v1/events HTTP/1.1\r\nhost: x\r\nx-a: {}\r\n\r\n",
+        "x".repeat(40_000)
+    );
     let answer = exchange_raw(api.address, long.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     let many: String = (0..101).map(|n| format!("x-{n}: 1\r\n")).collect();
@@ -93,7 +116,10 @@ async fn heads_are_bounded() {
     let answer = exchange_raw(api.address, many.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     let answer = exchange_raw(api.address, b"\x16\x03\x01 nonsense\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 400 ") || answer.is_empty(), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 400 ") || answer.is_empty(),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -110,7 +136,10 @@ async fn a_connection_too_many_is_told_so() {
     assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
     assert!(refused.contains("retry-after: 1\r\n"), "{refused}");
     let (head, body) = refused.split_once("\r\n\r\n").expect("a body");
-    assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{refused}");
+    assert!(
+        head.contains(&format!("content-length: {}\r\n", body.len())),
+        "{refused}"
+    );
     let problem: serde_json::Value = serde_json::from_str(body).expect("JSON");
     assert_eq!(problem["code"], "overloaded");
 
@@ -135,7 +164,11 @@ async fn one_connection_carries_many_requests_and_pipelines() {
     );
     let last = one.replace("host: x\r\n", "host: x\r\nconnection: close\r\n");
     let answers = exchange_raw(api.address, format!("{one}{one}{last}").as_bytes()).await;
-    assert_eq!(answers.matches("HTTP/1.1 202 Accepted").count(), 3, "{answers}");
+    assert_eq!(
+        answers.matches("HTTP/1.1 202 Accepted").count(),
+        3,
+        "{answers}"
+    );
 }
 
 #[tokio::test]
@@ -159,7 +192,10 @@ async fn bodies_in_memory_are_bounded() {
     })
     .await;
     let text = r#"{"type": "a", "payload": 1}"#;
-    let refused = tenant.publish_text(text).await.expect_problem(503, "overloaded");
+    let refused = tenant
+        .publish_text(text)
+        .await
+        .expect_problem(503, "overloaded");
     assert_eq!(refused.header("retry-after"), Some("1"));
     drop(slow);
     zyven_testkit::wait_until("there is room again", Duration::from_secs(20), async || {

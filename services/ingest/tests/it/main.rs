@@ -6,6 +6,7 @@ mod deliveries;
 mod endpoints;
 mod keys;
 mod limits;
+mod measurement;
 mod outages;
 mod publishing;
 mod routing;

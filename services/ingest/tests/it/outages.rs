@@ -25,7 +25,9 @@ async fn while_postgres_is_stopped_publishers_are_asked_to_come_again() {
         let refused = tenant.get(path).await.expect_problem(503, "unavailable");
         assert_eq!(refused.header("retry-after"), Some("1"));
     }
-    let batch = tenant.post("/v1/events/batch", &json!([{ "type": "a", "payload": 1 }])).await;
+    let batch = tenant
+        .post("/v1/events/batch", &json!([{ "type": "a", "payload": 1 }]))
+        .await;
     batch.expect_problem(503, "unavailable");
     wait_until("it says that it is not ready", SOON, async || {
         api.readiness.missing().contains_key("ingest")
@@ -35,10 +37,17 @@ async fn while_postgres_is_stopped_publishers_are_asked_to_come_again() {
     server.restart().await;
     wait_until("it works again by itself", SOON, async || {
         let answer = tenant.publish_with_key(EVENT, "k").await;
-        if answer.status.is_success() { Ok(()) } else { Err(answer.text) }
+        if answer.status.is_success() {
+            Ok(())
+        } else {
+            Err(answer.text)
+        }
     })
     .await;
-    wait_until("it says so", SOON, async || api.readiness.missing().is_empty()).await;
+    wait_until("it says so", SOON, async || {
+        api.readiness.missing().is_empty()
+    })
+    .await;
     assert_eq!(api.count("SELECT count(*) FROM zyven.events").await, 2);
 }
 
@@ -90,7 +99,11 @@ async fn a_commit_whose_answer_was_lost_is_recognised() {
     };
     let (answer, ()) = tokio::join!(publishing, healing);
     assert_eq!(answer.expect(202).json()["deliveries"], 1);
-    assert_eq!(api.count("SELECT count(*) FROM zyven.events").await, 2, "without any key");
+    assert_eq!(
+        api.count("SELECT count(*) FROM zyven.events").await,
+        2,
+        "without any key"
+    );
     assert_eq!(api.count("SELECT count(*) FROM zyven.outbox").await, 2);
 }
 
@@ -152,7 +165,11 @@ async fn a_publisher_that_hangs_up_takes_nothing_back() {
     let tenant = api.tenant().await;
     tenant.publish("a").await;
     network.pause();
-    let impatient = tenant.publishing(EVENT).timeout(Duration::from_millis(100)).send().await;
+    let impatient = tenant
+        .publishing(EVENT)
+        .timeout(Duration::from_millis(100))
+        .send()
+        .await;
     assert!(impatient.is_err());
     network.heal();
     wait_until("the event is stored", SOON, async || {

@@ -47,7 +47,11 @@ async fn a_repeated_key_finds_the_first_event_and_another_body_a_conflict() {
     let api = Api::start().await;
     let tenant = api.tenant().await;
     let first = r#"{"type": "a", "payload": {"n": 1}}"#;
-    let id = tenant.publish_with_key(first, "k-1").await.expect(202).text_of("id");
+    let id = tenant
+        .publish_with_key(first, "k-1")
+        .await
+        .expect(202)
+        .text_of("id");
 
     let again = tenant.publish_with_key(first, "k-1").await.expect(200);
     assert_eq!(again.text_of("id"), id);
@@ -55,7 +59,11 @@ async fn a_repeated_key_finds_the_first_event_and_another_body_a_conflict() {
     // The envelope may be written differently; the event is the same.
     let same = r#"{ "payload": {"n": 1}, "type": "a" }"#;
     assert_eq!(
-        tenant.publish_with_key(same, "k-1").await.expect(200).text_of("id"),
+        tenant
+            .publish_with_key(same, "k-1")
+            .await
+            .expect(200)
+            .text_of("id"),
         id
     );
     for other in [
@@ -124,7 +132,10 @@ async fn every_broken_rule_is_named_with_its_field() {
             r#"{"type": "a", "payload": 1, "source": "a b", "traceparent": "x"}"#,
             &["source", "traceparent"],
         ),
-        (r#"{"type": "a", "payload": {"a": 1, "a": 2}}"#, &["payload"]),
+        (
+            r#"{"type": "a", "payload": {"a": 1, "a": 2}}"#,
+            &["payload"],
+        ),
         (r#"{"type": "a", "payload": "\ud800"}"#, &["payload"]),
         (r#"{"type": "a", "payload": "\u0000"}"#, &["payload"]),
         (r#"{"type": "a", "payload": 1e400}"#, &["payload"]),
@@ -132,7 +143,10 @@ async fn every_broken_rule_is_named_with_its_field() {
         ("[]", &["body"]),
         ("null", &["body"]),
     ] {
-        let answer = tenant.publish_text(text).await.expect_problem(422, "invalid");
+        let answer = tenant
+            .publish_text(text)
+            .await
+            .expect_problem(422, "invalid");
         assert_eq!(answer.fields(), fields, "{text}: {answer:?}");
     }
     let deep = format!(
@@ -189,7 +203,11 @@ async fn a_trace_is_taken_from_the_member_or_else_the_header() {
         }
         let id = Answer::of(request).await.expect(202).text_of("id");
         let event = tenant.get(&format!("/v1/events/{id}")).await.expect(200);
-        assert_eq!(event.json()["traceparent"], json!(stored), "{text} {header:?}");
+        assert_eq!(
+            event.json()["traceparent"],
+            json!(stored),
+            "{text} {header:?}"
+        );
     }
 }
 
@@ -202,7 +220,10 @@ async fn a_request_id_comes_back() {
         .header("x-request-id", "mine-1");
     let answer = Answer::of(request).await.expect(202);
     assert_eq!(answer.header("x-request-id"), Some("mine-1"));
-    let answer = tenant.get("/v1/nowhere").await.expect_problem(404, "not_found");
+    let answer = tenant
+        .get("/v1/nowhere")
+        .await
+        .expect_problem(404, "not_found");
     assert_eq!(answer.header("x-request-id").map(str::len), Some(32));
 }
 

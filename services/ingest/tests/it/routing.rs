@@ -31,13 +31,19 @@ async fn patterns_and_channels_decide() {
         (r#"{"type": "invoice.paid", "payload": 1}"#, 3),
         (r#"{"type": "invoice.void", "payload": 1}"#, 2),
         (r#"{"type": "invoice", "payload": 1}"#, 2),
-        (r#"{"type": "invoice.paid", "payload": 1, "channels": ["berlin", "x"]}"#, 4),
+        (
+            r#"{"type": "invoice.paid", "payload": 1, "channels": ["berlin", "x"]}"#,
+            4,
+        ),
         (r#"{"type": "order.new.item", "payload": 1}"#, 3),
     ] {
         assert_eq!(deliveries(&tenant, event).await, expected, "{event}");
     }
     let stranger = api.tenant().await;
-    assert_eq!(deliveries(&stranger, r#"{"type": "invoice.paid", "payload": 1}"#).await, 0);
+    assert_eq!(
+        deliveries(&stranger, r#"{"type": "invoice.paid", "payload": 1}"#).await,
+        0
+    );
 }
 
 #[tokio::test]
@@ -51,9 +57,15 @@ async fn a_change_of_endpoints_counts_from_its_answer_on() {
         let id = tenant.endpoint(&json!({ "event_types": ["a"] })).await;
         let path = format!("/v1/endpoints/{id}");
         assert_eq!(deliveries(&tenant, event).await, 1, "created");
-        tenant.patch(&path, &json!({ "event_types": ["b"] })).await.expect(200);
+        tenant
+            .patch(&path, &json!({ "event_types": ["b"] }))
+            .await
+            .expect(200);
         assert_eq!(deliveries(&tenant, event).await, 0, "changed away");
-        tenant.patch(&path, &json!({ "event_types": ["*"] })).await.expect(200);
+        tenant
+            .patch(&path, &json!({ "event_types": ["*"] }))
+            .await
+            .expect(200);
         assert_eq!(deliveries(&tenant, event).await, 1, "changed back");
         tenant.push(&format!("{path}/disable")).await.expect(200);
         assert_eq!(deliveries(&tenant, event).await, 0, "disabled");
@@ -79,7 +91,10 @@ async fn a_change_counts_for_publishers_under_way_as_well() {
         for _ in 0..10 {
             let id = tenant.endpoint(&json!({})).await;
             assert_eq!(deliveries(&tenant, event).await, 1, "after creation");
-            tenant.delete(&format!("/v1/endpoints/{id}")).await.expect(204);
+            tenant
+                .delete(&format!("/v1/endpoints/{id}"))
+                .await
+                .expect(204);
             assert_eq!(deliveries(&tenant, event).await, 0, "after deletion");
         }
     };

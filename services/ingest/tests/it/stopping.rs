@@ -34,7 +34,10 @@ async fn requests_in_flight_are_finished_and_new_ones_are_not_begun() {
     let (answer, ()) = tokio::join!(publishing, stopping);
     assert_eq!(answer.expect(202).header("connection"), Some("close"));
     assert_eq!(api.count("SELECT count(*) FROM zyven.outbox").await, 2);
-    wait_until("the service has ended", SOON, async || api.running.is_finished()).await;
+    wait_until("the service has ended", SOON, async || {
+        api.running.is_finished()
+    })
+    .await;
     drop(idle);
 }
 
@@ -48,11 +51,16 @@ async fn a_client_that_never_finishes_does_not_hold_up_the_stop() {
          content-type: application/json\r\ncontent-length: 100\r\n\r\n",
         tenant.key
     );
-    tokio::io::AsyncWriteExt::write_all(&mut slow, head.as_bytes()).await.expect("sent");
+    tokio::io::AsyncWriteExt::write_all(&mut slow, head.as_bytes())
+        .await
+        .expect("sent");
     wait_until("the request has begun", SOON, async || {
         api.metric("zyven_ingest_bodies_bytes") > 0.0
     })
     .await;
     api.trigger.request();
-    wait_until("the service has ended", SOON, async || api.running.is_finished()).await;
+    wait_until("the service has ended", SOON, async || {
+        api.running.is_finished()
+    })
+    .await;
 }

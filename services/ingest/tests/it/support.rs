@@ -22,7 +22,7 @@ use zyven_testkit::TestDatabase;
 /// Longest a test waits for anything that should happen soon.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-const MASTER_KEYS: &str = "test:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+pub(crate) const MASTER_KEYS: &str = "test:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 pub(crate) struct Api {
     pub(crate) address: SocketAddr,
@@ -77,7 +77,9 @@ impl Api {
         let (trigger, shutdown) = Shutdown::new();
         let config = config.expect("no mistakes");
         let running = tokio::spawn(async move {
-            let Ok(()) = zyven_ingest::run(listener, config, deps, shutdown).await;
+            zyven_ingest::run(listener, config, deps, shutdown)
+                .await
+                .expect("it serves");
         });
         Self {
             address,
@@ -96,7 +98,10 @@ impl Api {
         let id = TenantId::new();
         let (key, row) =
             zyven_ingest::new_api_key(id, "first", Scopes::all(), None).expect("random bytes");
-        self.store.create_tenant("test", &row).await.expect("a tenant");
+        self.store
+            .create_tenant("test", &row)
+            .await
+            .expect("a tenant");
         Tenant {
             api: self,
             id,
@@ -259,14 +264,20 @@ impl Tenant<'_> {
         for (name, value) in members.as_object().expect("an object") {
             body[name] = value.clone();
         }
-        self.post("/v1/endpoints", &body).await.expect(201).text_of("id")
+        self.post("/v1/endpoints", &body)
+            .await
+            .expect(201)
+            .text_of("id")
     }
 
     /// Another key of this tenant.
     pub(crate) async fn key_with(&self, scopes: &[Scope]) -> String {
         let names: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
         let body = serde_json::json!({ "name": "another", "scopes": names });
-        self.post("/v1/api-keys", &body).await.expect(201).text_of("key")
+        self.post("/v1/api-keys", &body)
+            .await
+            .expect(201)
+            .text_of("key")
     }
 }
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use zyven_relay::{HandOver, Sweep};
 use zyven_runtime::metrics::Metrics;
+use zyven_testkit::wait_until;
 
-use crate::stage::{NEVER, Stage, metric};
+use crate::stage::{NEVER, PATIENCE, Stage, metric};
 
 #[tokio::test]
 async fn a_flushed_redis_delays_events_but_loses_none() {
@@ -107,4 +108,36 @@ async fn two_sweeps_that_both_believe_to_lead_agree_on_an_epoch() {
     }
     assert!(epoch.is_some());
     assert_eq!(stage.queue.epoch().await.unwrap(), epoch);
+}
+
+#[tokio::test]
+async fn a_walk_reads_each_row_once_with_plans_made_for_an_empty_table_too() {
+    let stage = Stage::new().await;
+    stage
+        .sql
+        .batch_execute(
+            "ALTER TABLE zyven.outbox SET (autovacuum_enabled = off); ANALYZE zyven.outbox",
+        )
+        .await
+        .unwrap();
+    let metrics = Metrics::default();
+    let term = stage.term(&metrics);
+    let mut sweep = Sweep::new(term.clone(), NEVER);
+    sweep.rebuild().await.unwrap(); // plans are made here
+    stage.fill_outbox(10_000).await;
+    sweep.rebuild().await.unwrap();
+
+    // A session reports what it has read when it ends.
+    let Stage { sql, store, .. } = stage;
+    drop((sweep, term, store));
+    wait_until("the store's sessions have ended", PATIENCE, async || {
+        let others = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND application_name = 'zyven'";
+        let left: i64 = sql.query_one(others, &[]).await.unwrap().get(0);
+        if left == 0 { Ok(()) } else { Err(left) }
+    })
+    .await;
+    let read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'outbox_pkey'";
+    let read: i64 = sql.query_one(read, &[]).await.unwrap().get(0);
+    assert!((10_000..15_000).contains(&read), "{read}");
 }

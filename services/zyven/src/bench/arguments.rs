@@ -14,24 +14,24 @@ use super::template::PAYLOAD_BYTES_MIN;
 /// Batches larger than this are refused by the API.
 const BATCH_EVENTS_MAX: usize = 1_000;
 
-/// Measure a running stack: rates, latencies, CPU time, losses.
-///
-/// Publishes events through the API and receives them itself, at endpoints made for the run and
-/// deleted afterwards. Fails if anything acknowledged is missing or arrives altered.
-///
-/// Without an API key it makes one, for a tenant of its own; this takes ZYVEN_DATABASE_URL. With a key,
-/// endpoints of its tenant that subscribe to everything get the events as well.
-///
-/// The egress proxy must be allowed to reach the receiver (ZYVEN_EGRESS_ALLOW_CIDRS).
-///
-/// Examples:
-///
-///   zyven bench                                     32 connections for 10 s
-///   zyven bench --scenario open --rate 400          400 events/s at fixed times
-///   zyven bench --fan-out 5 --fail-first 10%        five endpoints, each failing some first attempts
-///   zyven bench --suite --rounds 3 --json out.json  everything, three times in turn
+/// Shown at the end of the help.
+const HELP: &str = "\
+Publishes events through the API and receives them itself, at endpoints made for the run and deleted
+afterwards. Fails if anything acknowledged is missing or arrives altered.
+
+Without an API key it makes one, for a tenant of its own; this takes ZYVEN_DATABASE_URL. With a key,
+endpoints of its tenant that subscribe to everything get the events as well. The egress proxy must be
+allowed to reach the receiver (ZYVEN_EGRESS_ALLOW_CIDRS).
+
+Examples:
+  zyven bench                                     32 connections for 10 s
+  zyven bench --scenario open --rate 400          400 events/s at fixed times
+  zyven bench --fan-out 5 --fail-first 10%        five endpoints, each failing some first attempts
+  zyven bench --suite --rounds 3 --json out.json  everything, three times in turn";
+
+/// See [`HELP`].
 #[derive(clap::Args, Debug, Clone)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = HELP)]
 pub(crate) struct Args {
     /// URL of the API; by default ZYVEN_API_URL, or where ingest listens
     #[arg(long, value_name = "URL")]

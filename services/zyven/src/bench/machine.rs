@@ -1,11 +1,12 @@
 //! Where something was measured: without it, no figure means anything.
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use serde::Serialize;
 
-use super::processes::Stack;
+use super::processes::{Member, Stack};
 
 /// Facts about the machine and the program.
 #[derive(Debug, Clone, Serialize)]
@@ -39,25 +40,8 @@ impl Machine {
             }),
             kernel: text("/proc/sys/kernel/osrelease").map(|release| release.trim().to_owned()),
             zyven: format!("{}{build}", env!("CARGO_PKG_VERSION")),
-            commit: first_line(
-                "git",
-                &[
-                    "describe",
-                    "--always",
-                    "--dirty",
-                    "--abbrev=12",
-                    "--exclude=*",
-                ],
-            ),
-            servers: stack
-                .members
-                .iter()
-                .filter(|member| ["postgres", "redis"].contains(&member.name.as_str()))
-                .filter_map(|member| {
-                    let program = fs::read_link(format!("/proc/{}/exe", member.pid)).ok()?;
-                    first_line(program.to_str()?, &["--version"])
-                })
-                .collect(),
+            commit: commit(),
+            servers: stack.members.iter().filter_map(server_version).collect(),
         }
     }
 
@@ -90,16 +74,36 @@ fn value_of(info: &str, name: &str) -> Option<String> {
         .map(|(_, value)| value.trim().to_owned())
 }
 
+fn commit() -> Option<String> {
+    let describe = [
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+        "--exclude=*",
+    ];
+    first_line(Command::new("git").args(describe))
+}
+
+fn server_version(member: &Member) -> Option<String> {
+    // Redis is one program under several names, and behaves by the name it is called.
+    let called = match member.name.as_str() {
+        "postgres" => "postgres",
+        "redis" => "redis-server",
+        _ => return None,
+    };
+    let program = fs::read_link(format!("/proc/{}/exe", member.pid)).ok()?;
+    let line = first_line(Command::new(program).arg0(called).arg("--version"))?;
+    // Redis goes on about how it was built.
+    Some(line.split(" sha=").next()?.to_owned())
+}
+
 /// The first line a program prints, if it succeeds.
-fn first_line(program: &str, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(arguments).output().ok()?;
-    let line = String::from_utf8(output.stdout)
-        .ok()?
-        .lines()
-        .next()?
-        .trim()
-        .to_owned();
-    (output.status.success() && !line.is_empty()).then_some(line)
+fn first_line(command: &mut Command) -> Option<String> {
+    let output = command.output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let line = text.lines().next()?.trim();
+    (output.status.success() && !line.is_empty()).then(|| line.to_owned())
 }
 
 #[cfg(test)]

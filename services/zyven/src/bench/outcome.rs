@@ -33,6 +33,8 @@ pub(super) struct Cost {
     pub(super) stack_cpu_s: Option<f64>,
     /// Generator and receiver.
     pub(super) bench_cpu_s: Option<f64>,
+    /// Everything else on the machine.
+    pub(super) other_cpu_s: Option<f64>,
     pub(super) members: Vec<MemberCost>,
 }
 
@@ -62,6 +64,8 @@ pub(super) struct Figures {
     pub(super) bench_cpu_s_per_1000_events: Option<f64>,
     /// Cores the stack kept busy.
     pub(super) stack_cores: Option<f64>,
+    /// Cores that neither the stack nor generator and receiver kept busy, but somebody else.
+    pub(super) other_cores: Option<f64>,
     pub(super) sending_s: f64,
     pub(super) draining_s: f64,
     pub(super) is_drained: bool,
@@ -90,8 +94,10 @@ impl Outcome {
         let counts = accounts.counts;
         let processed = counts.acknowledged + self.dead_acknowledged;
         let per_1000 = |cpu_s: Option<f64>| ratio(cpu_s? * 1_000.0, as_f64(processed));
+        let cores = |cpu_s: Option<f64>| ratio(cpu_s?, self.cost.wall.as_secs_f64());
+        let sent = (counts.sent > 0).then(|| as_f64(counts.acknowledged));
         Figures {
-            events_per_s: ratio(as_f64(counts.acknowledged), self.sending.as_secs_f64()),
+            events_per_s: sent.and_then(|sent| ratio(sent, self.sending.as_secs_f64())),
             deliveries_per_s: ratio(
                 as_f64(counts.arrived),
                 accounts.first_arrival_last_at.as_secs_f64(),
@@ -102,10 +108,8 @@ impl Outcome {
             lag: self.passed.lag.percentiles(),
             cpu_s_per_1000_events: per_1000(self.cost.stack_cpu_s),
             bench_cpu_s_per_1000_events: per_1000(self.cost.bench_cpu_s),
-            stack_cores: self
-                .cost
-                .stack_cpu_s
-                .and_then(|cpu_s| ratio(cpu_s, self.cost.wall.as_secs_f64())),
+            stack_cores: cores(self.cost.stack_cpu_s),
+            other_cores: cores(self.cost.other_cpu_s),
             sending_s: self.sending.as_secs_f64(),
             draining_s: self.draining.as_secs_f64(),
             is_drained: self.is_drained,
@@ -165,6 +169,7 @@ impl Cost {
         self.wall += other.wall;
         self.stack_cpu_s = sum(self.stack_cpu_s, other.stack_cpu_s);
         self.bench_cpu_s = sum(self.bench_cpu_s, other.bench_cpu_s);
+        self.other_cpu_s = sum(self.other_cpu_s, other.other_cpu_s);
         for (member, more) in self.members.iter_mut().zip(&other.members) {
             member.cpu_s = sum(member.cpu_s, more.cpu_s);
             member.memory_bytes_max = member.memory_bytes_max.max(more.memory_bytes_max);
@@ -230,6 +235,7 @@ pub(super) fn example(name: &str) -> Outcome {
             wall: Duration::from_secs(5),
             stack_cpu_s: Some(0.5),
             bench_cpu_s: Some(0.1),
+            other_cpu_s: Some(0.0),
             members: vec![MemberCost {
                 name: "relay".to_owned(),
                 cpu_s: Some(0.5),
@@ -287,6 +293,7 @@ mod tests {
         outcome.passed.accounts.first_arrival_last_at = Duration::ZERO;
         let figures = outcome.figures();
         assert_eq!(figures.cpu_s_per_1000_events, None);
+        assert_eq!(figures.events_per_s, None);
         assert_eq!(figures.deliveries_per_s, None);
         assert_eq!(figures.stack_cores, Some(0.1));
     }

@@ -191,6 +191,8 @@ fn of_suite(name: &str, args: &Args) -> Plan {
 }
 
 fn plain(name: &str, load: Load, args: &Args) -> Plan {
+    // Nothing is sent when idle, so no number of events ends it.
+    let events = args.events.filter(|_| load != Load::Idle);
     Plan {
         name: name.to_owned(),
         load,
@@ -199,9 +201,7 @@ fn plain(name: &str, load: Load, args: &Args) -> Plan {
         dead_rate: None,
         batch_events: None,
         payload_bytes: args.payload_bytes,
-        length: args
-            .events
-            .map_or(Length::For(args.duration), Length::Events),
+        length: events.map_or(Length::For(args.duration), Length::Events),
         warm_up: args.warm_up,
         idempotency_keys: args.idempotency_keys == Switch::On,
     }

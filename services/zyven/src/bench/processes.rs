@@ -146,6 +146,14 @@ impl Sample {
     }
 }
 
+/// CPU time that everything on this machine has used since it was started, in seconds.
+pub(super) fn machine_cpu_s() -> Option<f64> {
+    let busy = parse_busy(&fs::read_to_string("/proc/stat").ok()?)?;
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52 ticks")]
+    let seconds = busy as f64 / units().ticks_per_s as f64;
+    Some(seconds)
+}
+
 /// Looks at memory once a second, on a thread of its own, until it is stopped or dropped.
 pub(super) struct MemoryWatch {
     stop: mpsc::Sender<()>,
@@ -302,6 +310,23 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
+/// The first line, see proc(5): user, nice, system, idle, waiting for a disk, interrupts, and further
+/// ones that are busy in all but name. Guests are part of user and nice already.
+fn parse_busy(text: &str) -> Option<u64> {
+    const COUNTED: usize = 8;
+    const IDLE: std::ops::RangeInclusive<usize> = 3..=4;
+    let ticks = text
+        .lines()
+        .next()?
+        .strip_prefix("cpu ")?
+        .split_whitespace();
+    let ticks = ticks.take(COUNTED).enumerate();
+    ticks
+        .filter(|(field, _)| !IDLE.contains(field))
+        .map(|(_, ticks)| ticks.parse::<u64>().ok())
+        .sum()
+}
+
 /// Pages that are resident, and how many of these are shared.
 fn parse_statm(text: &str) -> Option<(u64, u64)> {
     let mut fields = text.split_whitespace().skip(1).map(str::parse);
@@ -388,6 +413,13 @@ mod tests {
         assert_eq!(after.since(&before), [Some(2.5), None]);
         assert_eq!(after.total_since(&before), None);
         assert_eq!(sample(&[]).total_since(&sample(&[])), None);
+    }
+
+    #[test]
+    fn a_machine_is_busy_when_it_is_not_idle_or_waiting() {
+        let text = "cpu  10 20 30 9000 500 4 5 6 7 7\ncpu0 1 2 3\n";
+        assert_eq!(parse_busy(text), Some(10 + 20 + 30 + 4 + 5 + 6));
+        assert_eq!(parse_busy("intr 1\n"), None);
     }
 
     #[test]

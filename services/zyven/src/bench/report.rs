@@ -13,6 +13,9 @@ use super::plan::Plan;
 const DEAD: &str = "open-100-dead";
 const ALONE: &str = "open-100";
 
+/// Other programs that use more disturb what is measured.
+const OTHER_CORES_QUIET: f64 = 0.1;
+
 /// Everything, as JSON shows it.
 #[derive(Serialize)]
 pub(super) struct Report<'a> {
@@ -55,7 +58,7 @@ impl<'a> Report<'a> {
         let mut rows = vec![HEADINGS.map(str::to_owned)];
         rows.extend(self.results.iter().map(Entry::row));
         let mut text = aligned(&rows);
-        text.push_str("\nLatencies in ms as p50 / p90 / p99 / max, from the moment a request should be sent. CPU: whole stack, without this program.\n");
+        text.push_str("\nLatencies: p50 / p90 / p99 / max, from the moment a request should be sent. CPU: whole stack, without this program.\n");
         if let Some(ratio) = self.dead_to_alone_p99 {
             let _ = writeln!(
                 text,
@@ -97,8 +100,8 @@ const HEADINGS: [&str; 11] = [
     "scenario",
     "events/s",
     "deliveries/s",
-    "ack",
-    "arrival",
+    "ack ms",
+    "arrival ms",
     "CPU-s/1,000",
     "cores",
     "bench CPU-s/1,000",
@@ -141,6 +144,15 @@ impl<'a> Entry<'a> {
         let mut remark = |line: String| {
             let _ = writeln!(text, "{}: {line}", self.plan.name);
         };
+        if let Some(cores) = self
+            .figures
+            .other_cores
+            .filter(|cores| *cores > OTHER_CORES_QUIET)
+        {
+            remark(format!(
+                "other programs kept {cores:.2} cores busy meanwhile"
+            ));
+        }
         if self.figures.refused > 0 {
             remark(format!(
                 "{} events were turned away (429 or 5xx)",

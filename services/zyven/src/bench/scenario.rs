@@ -10,7 +10,7 @@ use super::api::Api;
 use super::outcome::{Cost, MemberCost, Outcome};
 use super::phase::Phase;
 use super::plan::{Length, Load, Plan, Share};
-use super::processes::{MemoryWatch, Sample, Stack};
+use super::processes::{MemoryWatch, Sample, Stack, machine_cpu_s};
 use super::receiver::{Receiver, Route};
 use super::template::{Tag, Template};
 use super::{Args, Error};
@@ -40,9 +40,10 @@ pub(super) struct Bench {
     drain_limit: Duration,
 }
 
-/// CPU time of the stack and of this process at one moment.
+/// CPU time of the machine, the stack and this process at one moment.
 struct Moment {
     at: Instant,
+    machine_s: Option<f64>,
     stack: Sample,
     this_process: Sample,
 }
@@ -221,6 +222,7 @@ impl Bench {
     fn moment(&self) -> Moment {
         Moment {
             at: Instant::now(),
+            machine_s: machine_cpu_s(),
             stack: self.stack.sample(),
             this_process: self.this_process.sample(),
         }
@@ -229,10 +231,18 @@ impl Bench {
     fn cost(&self, before: &Moment, after: &Moment, memory_bytes_max: &[u64]) -> Cost {
         let members = self.stack.members.iter();
         let used = after.stack.since(&before.stack).into_iter();
+        let stack_cpu_s = after.stack.total_since(&before.stack);
+        let bench_cpu_s = after.this_process.total_since(&before.this_process);
+        let other_cpu_s = || {
+            let machine_s = after.machine_s? - before.machine_s?;
+            // Ticks are counted by different clocks, so that nothing may come out as less.
+            Some((machine_s - stack_cpu_s? - bench_cpu_s?).max(0.0))
+        };
         Cost {
             wall: after.at.duration_since(before.at),
-            stack_cpu_s: after.stack.total_since(&before.stack),
-            bench_cpu_s: after.this_process.total_since(&before.this_process),
+            stack_cpu_s,
+            bench_cpu_s,
+            other_cpu_s: other_cpu_s(),
             members: members
                 .zip(used)
                 .zip(memory_bytes_max)

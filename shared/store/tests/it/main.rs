@@ -2,9 +2,12 @@
 
 mod accepting;
 mod claiming;
+mod endpoints;
 mod fixture;
+mod keys;
 mod maintaining;
 mod plans;
+mod reads;
 mod replaying;
 mod settling;
 mod twins;

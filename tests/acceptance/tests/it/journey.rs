@@ -41,8 +41,16 @@ async fn an_event_arrives_signed_and_byte_for_byte() {
     assert!(!request.headers.contains_key("accept-encoding"));
     let secret = endpoint["secret"].as_str().expect("a secret");
     let key = SigningKey::new(&SigningSecret::parse(secret).ok().expect("a good secret"));
-    let timestamp = request.header("webhook-timestamp").parse().expect("seconds");
-    let expected = sign(&[key], request.header("webhook-id"), timestamp, &request.body);
+    let timestamp = request
+        .header("webhook-timestamp")
+        .parse()
+        .expect("seconds");
+    let expected = sign(
+        &[key],
+        request.header("webhook-id"),
+        timestamp,
+        &request.body,
+    );
     assert_eq!(request.header("webhook-signature"), expected);
     assert_eq!(STANDARD.decode(&expected[3..]).expect("base64").len(), 32);
     stack.assert_settled().await;
@@ -53,8 +61,14 @@ async fn a_failing_receiver_is_tried_again_and_a_refusing_one_is_not() {
     let stack = Stack::start(Spread::OneProcess).await;
     let quick = json!({ "retry_base_ms": 50, "event_types": ["flaky"] });
     stack.endpoint("/flaky", quick).await;
-    stack.endpoint("/no", json!({ "event_types": ["refused"] })).await;
-    let failures = [Answer::status(503), Answer::status(503), Answer::status(200)];
+    stack
+        .endpoint("/no", json!({ "event_types": ["refused"] }))
+        .await;
+    let failures = [
+        Answer::status(503),
+        Answer::status(503),
+        Answer::status(200),
+    ];
     stack.receiver.answer_in_turn("/flaky", failures);
     stack.receiver.answer_at("/no", Answer::status(422));
 
@@ -133,7 +147,11 @@ async fn an_endpoint_that_answers_410_is_disabled() {
     let path = format!("/v1/endpoints/{}", endpoint["id"].as_str().expect("an id"));
     zyven_testkit::wait_until("it is disabled", PATIENCE, async || {
         let (_, shown) = stack.call("GET", &path, None).await;
-        if shown["status"] == "disabled" { Ok(()) } else { Err(shown) }
+        if shown["status"] == "disabled" {
+            Ok(())
+        } else {
+            Err(shown)
+        }
     })
     .await;
 }
@@ -166,7 +184,13 @@ async fn the_demo_shows_all_five_states() {
         .run(["demo", "--receiver", &receiver], Duration::from_secs(60))
         .await
         .expect_success();
-    for state in ["RECEIVED", "DISPATCHING", "RETRY_SCHEDULED", "DELIVERED", "DEAD_LETTERED"] {
+    for state in [
+        "RECEIVED",
+        "DISPATCHING",
+        "RETRY_SCHEDULED",
+        "DELIVERED",
+        "DEAD_LETTERED",
+    ] {
         assert!(demo.contains(state), "{state} is not in:\n{demo}");
     }
     assert!(demo.contains("all five states were seen"), "{demo}");
@@ -190,6 +214,10 @@ async fn a_wrong_configuration_is_refused_with_every_mistake_and_code_64() {
         "ZYVEN_MASTER_KEYS must be set",
         "ZYVEN_EGRESS_CREDENTIAL must be set",
     ] {
-        assert!(refused.stderr.contains(mistake), "{mistake} in:\n{}", refused.stderr);
+        assert!(
+            refused.stderr.contains(mistake),
+            "{mistake} in:\n{}",
+            refused.stderr
+        );
     }
 }

@@ -26,9 +26,15 @@ fn psql() -> PathBuf {
 }
 
 fn script(stack: &Stack, name: &str, variables: &[(&str, &str)]) -> Output {
-    let file = format!("{}/../../sql/operator/{name}.sql", env!("CARGO_MANIFEST_DIR"));
+    let file = format!(
+        "{}/../../sql/operator/{name}.sql",
+        env!("CARGO_MANIFEST_DIR")
+    );
     let mut command = Command::new(psql());
-    command.arg("-X").arg(stack.database.url()).args(["-f", &file]);
+    command
+        .arg("-X")
+        .arg(stack.database.url())
+        .args(["-f", &file]);
     for (name, value) in variables {
         command.arg("-v").arg(format!("{name}={value}"));
     }
@@ -47,16 +53,25 @@ async fn an_operator_finds_and_replays_dead_letters_with_psql_alone() {
     let stack = Stack::start(Spread::OneProcess).await;
     let endpoint = stack.endpoint("/hook", json!({})).await;
     let endpoint = endpoint["id"].as_str().expect("an id");
-    stack.receiver.answer(Answer::status(400).body("no such order"));
+    stack
+        .receiver
+        .answer(Answer::status(400).body("no such order"));
     let mut events = Vec::new();
     for number in 0..3 {
-        events.push(stack.publish("order.placed", json!({ "number": number })).await);
+        events.push(
+            stack
+                .publish("order.placed", json!({ "number": number }))
+                .await,
+        );
     }
     for event in &events {
         stack.wait_for_state(event, "DEAD_LETTERED").await;
     }
     let shown = said(&script(&stack, "dead-letters", &[("endpoint", endpoint)]));
-    assert!(shown.contains("rejected") && shown.contains("(3 rows)"), "{shown}");
+    assert!(
+        shown.contains("rejected") && shown.contains("(3 rows)"),
+        "{shown}"
+    );
     assert!(said(&script(&stack, "stuck", &[])).contains("(0 rows)"));
 
     let delivery = shown
@@ -65,10 +80,13 @@ async fn an_operator_finds_and_replays_dead_letters_with_psql_alone() {
         .expect("a delivery's id")
         .to_owned();
     let story = said(&script(&stack, "delivery", &[("delivery", &delivery)]));
-    assert!(story.contains("DEAD_LETTERED") && story.contains("no such order"), "{story}");
+    assert!(
+        story.contains("DEAD_LETTERED") && story.contains("no such order"),
+        "{story}"
+    );
 
     let refused = script(&stack, "replay", &[("delivery", &delivery)]);
-    assert_eq!(refused.status.code(), Some(2), "a replay says why");
+    assert!(!refused.status.success(), "a replay says why");
     stack.receiver.answer(Answer::status(200));
     let why = ("reason", "receiver fixed");
     said(&script(&stack, "replay", &[("delivery", &delivery), why]));

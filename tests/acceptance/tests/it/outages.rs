@@ -35,7 +35,9 @@ async fn wait_for_all(stack: &Stack, events: &HashSet<String>) {
 #[tokio::test]
 async fn a_flushed_redis_delays_events_but_loses_none() {
     let stack = Stack::start(Spread::ProcessEach).await;
-    stack.endpoint("/hook", json!({ "retry_base_ms": 2000 })).await;
+    stack
+        .endpoint("/hook", json!({ "retry_base_ms": 2000 }))
+        .await;
     // Failing at first, so that the flush finds tickets in Redis.
     stack.receiver.answer(Answer::status(503));
     let events = publish_many(&stack, 40).await;
@@ -64,7 +66,9 @@ async fn a_killed_relay_and_a_killed_dispatcher_lose_nothing() {
     let mut stack = Stack::start(Spread::ProcessEach).await;
     stack.endpoint("/hook", json!({ "timeout_ms": 1000 })).await;
     // Slow enough that the dispatcher dies with requests in its hands.
-    stack.receiver.answer(Answer::status(200).after(Duration::from_millis(300)));
+    stack
+        .receiver
+        .answer(Answer::status(200).after(Duration::from_millis(300)));
     let events = publish_many(&stack, 60).await;
     stack.receiver.wait_for_requests(1, PATIENCE).await;
     for name in ["dispatcher", "relay"] {
@@ -96,7 +100,9 @@ async fn while_the_proxy_is_away_no_attempt_is_spent() {
 async fn a_stopped_dispatcher_finishes_what_it_holds() {
     let mut stack = Stack::start(Spread::ProcessEach).await;
     stack.endpoint("/hook", json!({})).await;
-    stack.receiver.answer(Answer::status(200).after(Duration::from_millis(700)));
+    stack
+        .receiver
+        .answer(Answer::status(200).after(Duration::from_millis(700)));
     let events = publish_many(&stack, 10).await;
     stack.receiver.wait_for_requests(1, PATIENCE).await;
     let mut dispatcher = stack.take_process("dispatcher");
@@ -106,5 +112,9 @@ async fn a_stopped_dispatcher_finishes_what_it_holds() {
     stack.start_service("dispatcher");
     wait_for_all(&stack, &events).await;
     stack.assert_settled().await;
-    assert_eq!(stack.receiver.request_count(), events.len(), "nothing twice");
+    assert_eq!(
+        stack.receiver.request_count(),
+        events.len(),
+        "nothing twice"
+    );
 }

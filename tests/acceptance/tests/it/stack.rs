@@ -121,7 +121,10 @@ impl Stack {
 
     /// The process that runs `name`.
     pub(crate) fn process(&mut self, name: &str) -> &mut Running {
-        let found = self.processes.iter_mut().rfind(|(service, _)| *service == name);
+        let found = self
+            .processes
+            .iter_mut()
+            .rfind(|(service, _)| *service == name);
         &mut found.expect("a service of this stack").1
     }
 
@@ -187,7 +190,11 @@ impl Stack {
         let description = format!("{event} is {state}");
         wait_until(&description, PATIENCE, async || {
             let delivery = self.delivery(event).await;
-            if delivery.0 == state { Ok(()) } else { Err(delivery) }
+            if delivery.0 == state {
+                Ok(())
+            } else {
+                Err(delivery)
+            }
         })
         .await;
     }
@@ -196,7 +203,9 @@ impl Stack {
     pub(crate) async fn assert_settled(&self) {
         let sql = self.database.client().await;
         wait_until("the outbox is empty", PATIENCE, async || {
-            let row = sql.query_one("SELECT count(*) FROM zyven.outbox", &[]).await;
+            let row = sql
+                .query_one("SELECT count(*) FROM zyven.outbox", &[])
+                .await;
             let rows: i64 = row.expect("a count").get(0);
             if rows == 0 { Ok(()) } else { Err(rows) }
         })
