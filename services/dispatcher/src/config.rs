@@ -82,8 +82,8 @@ impl Config {
         );
         let idle_connections_per_origin_max = source.number(
             "ZYVEN_DISPATCHER_IDLE_CONNECTIONS_PER_ORIGIN_MAX",
-            "idle connections one dispatcher keeps open to one scheme, host and port",
-            Some("64"),
+            "idle connections one dispatcher keeps open to one scheme, host and port; all dispatchers together within ZYVEN_EGRESS_TUNNELS_PER_HOST_MAX",
+            Some("256"),
             0..=100_000,
         );
         let idle_time_max = source.duration(

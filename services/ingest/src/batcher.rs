@@ -1,6 +1,10 @@
-//! Natural micro-batches: events wait in one bounded queue, and whichever writer comes back from the
-//! database takes everything that is waiting. No timer: under light load an event is alone and leaves
-//! at once, under heavy load a batch grows while the one before it is being committed.
+//! Natural micro-batches: events wait in one bounded queue, and the writer that comes back from the
+//! database takes everything that is waiting. Under light load an event is alone and leaves at once,
+//! under heavy load a batch grows while the one before it is being committed.
+//!
+//! A small batch costs several times as much per event as a big one, so a second writer does not run
+//! after every event that comes while the first is busy: it waits until a good batch is there, or
+//! until the first is so late that something must be wrong with it.
 //!
 //! An event in the queue is stored even if its publisher has hung up, because nobody can tell whether
 //! it has. One whose deadline passed while it waited is not: its publisher was told to come again.
@@ -11,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zyven_runtime::doorbell::Bell;
 use zyven_runtime::pace::Backoff;
 use zyven_runtime::supervisor::Chain;
@@ -26,6 +30,12 @@ const BACKOFF: Backoff = Backoff {
     min: Duration::from_millis(25),
     max: Duration::from_secs(1),
 };
+
+/// Events that are worth another writer while one is busy: the cost per event hardly falls beyond.
+const GOOD_BATCH_EVENTS: usize = FLUSH_EVENTS_MAX / 2;
+/// An event that has waited this long is worth another writer, too: a commit takes a few milliseconds
+/// unless a connection hangs.
+const STALLED: Duration = Duration::from_millis(20);
 
 /// Why events were not stored, as far as their publisher needs to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +53,7 @@ type Verdict = Result<Vec<Accepted>, Refusal>;
 /// The events of one request.
 struct Job {
     events: Vec<NewEvent>,
+    arrived_at: Instant,
     deadline: Instant,
     reply: oneshot::Sender<Verdict>,
     /// Given back when the bytes are gone.
@@ -59,7 +70,7 @@ pub(crate) struct Batcher {
 struct Queue {
     // Held to push or to take, never across an await.
     jobs: Mutex<Waiting>,
-    /// Told of every job; a permit is kept if no writer is listening.
+    /// Told when a writer should have a look; a permit is kept if none is listening.
     arrived: Notify,
     /// Events waiting, for the gauge.
     events: AtomicUsize,
@@ -70,7 +81,17 @@ struct Queue {
 struct Waiting {
     jobs: VecDeque<Job>,
     events: usize,
+    /// Writers that are storing something.
+    busy: usize,
     closed: bool,
+}
+
+/// What a writer finds when it looks.
+enum Look {
+    Take(Vec<Job>),
+    /// Nothing for it at present; if given, it should look again after this time.
+    Wait(Option<Duration>),
+    End,
 }
 
 impl Batcher {
@@ -89,15 +110,17 @@ impl Batcher {
     /// Stores `events` in one transaction, together with others' that wait at the same time, and
     /// returns what became of each. Dropping the future takes nothing back.
     pub(crate) async fn store(&self, events: Vec<NewEvent>, share: Share) -> Verdict {
-        let deadline = Instant::now() + self.deadline;
+        let arrived_at = Instant::now();
+        let deadline = arrived_at + self.deadline;
         let (reply, verdict) = oneshot::channel();
         self.queue.push(Job {
             events,
+            arrived_at,
             deadline,
             reply,
             share,
         })?;
-        match tokio::time::timeout_at(deadline, verdict).await {
+        match timeout_at(deadline, verdict).await {
             Ok(Ok(verdict)) => verdict,
             // The writers were cut off at the end of their grace time, or are still at it.
             Ok(Err(_)) | Err(_) => Err(Refusal::Unavailable),
@@ -127,40 +150,74 @@ impl Queue {
         if waiting.closed || waiting.events + job.events.len() > self.events_max {
             return Err(Refusal::Overloaded);
         }
+        // Each of these is one condition under which a writer acts; anything else would wake one in
+        // vain. The first job in line starts the time after which it is stalled.
+        let is_news = waiting.busy == 0 || waiting.jobs.is_empty();
         waiting.events += job.events.len();
         self.events.store(waiting.events, Ordering::Relaxed);
         waiting.jobs.push_back(job);
+        let is_good_batch = waiting.events >= GOOD_BATCH_EVENTS;
         drop(waiting);
-        self.arrived.notify_one();
+        if is_news || is_good_batch {
+            self.arrived.notify_one();
+        }
         Ok(())
     }
 
-    /// As many jobs as make one batch, at least one; `None` once closed and empty.
+    /// As many jobs as make one batch, at least one; `None` once closed and empty. Whoever took jobs
+    /// calls [`Queue::stored`] when done with them.
     async fn take(&self) -> Option<Vec<Job>> {
         loop {
             let arrived = self.arrived.notified();
-            {
-                let mut waiting = self.lock();
-                let jobs = waiting.take_batch(Instant::now());
-                self.events.store(waiting.events, Ordering::Relaxed);
-                if !jobs.is_empty() {
-                    if !waiting.jobs.is_empty() {
-                        // More than one batch is waiting: another writer need not wait for a bell.
+            let look = self.lock().look(Instant::now());
+            match look {
+                Look::Take(jobs) => {
+                    let left = self.lock().events;
+                    self.events.store(left, Ordering::Relaxed);
+                    if left > 0 {
+                        // Whether that is worth another writer, it finds out itself.
                         self.arrived.notify_one();
                     }
                     return Some(jobs);
                 }
-                if waiting.closed {
+                Look::Wait(None) => arrived.await,
+                Look::Wait(Some(at_most)) => {
+                    // Which of the two it was makes no difference to the next look.
+                    let _ = timeout(at_most, arrived).await;
+                }
+                Look::End => {
                     self.arrived.notify_one();
                     return None;
                 }
             }
-            arrived.await;
         }
+    }
+
+    fn stored(&self) {
+        self.lock().busy -= 1;
     }
 }
 
 impl Waiting {
+    fn look(&mut self, now: Instant) -> Look {
+        let Some(first) = self.jobs.front() else {
+            return if self.closed { Look::End } else { Look::Wait(None) };
+        };
+        let waited = now.saturating_duration_since(first.arrived_at);
+        let is_my_turn =
+            self.busy == 0 || self.events >= GOOD_BATCH_EVENTS || waited >= STALLED || self.closed;
+        if !is_my_turn {
+            return Look::Wait(Some(STALLED - waited));
+        }
+        let jobs = self.take_batch(now);
+        if jobs.is_empty() {
+            // All were past their deadline.
+            return Look::Wait(Some(Duration::ZERO));
+        }
+        self.busy += 1;
+        Look::Take(jobs)
+    }
+
     fn take_batch(&mut self, now: Instant) -> Vec<Job> {
         let mut batch: Vec<Job> = Vec::new();
         let (mut events, mut bytes) = (0, 0);
@@ -199,6 +256,7 @@ impl Writer {
     pub(crate) async fn run(self, batcher: Batcher) {
         while let Some(jobs) = batcher.queue.take().await {
             self.flush(jobs).await;
+            batcher.queue.stored();
         }
     }
 
@@ -278,6 +336,7 @@ struct Batch {
 
 struct Waiter {
     events: usize,
+    arrived_at: Instant,
     deadline: Instant,
     reply: oneshot::Sender<Verdict>,
     share: Share,
@@ -294,6 +353,7 @@ impl Batch {
             batch.deadline = batch.deadline.max(job.deadline);
             batch.waiters.push(Waiter {
                 events: job.events.len(),
+                arrived_at: job.arrived_at,
                 deadline: job.deadline,
                 reply: job.reply,
                 share: job.share,
@@ -311,6 +371,7 @@ impl Batch {
         let waiter = self.waiters.remove(0);
         Some(vec![Job {
             events: self.events.drain(..waiter.events).collect(),
+            arrived_at: waiter.arrived_at,
             deadline: waiter.deadline,
             reply: waiter.reply,
             share: waiter.share,
@@ -346,6 +407,7 @@ mod tests {
         };
         Job {
             events: (0..events).map(|_| event()).collect(),
+            arrived_at: Instant::now(),
             deadline,
             reply: oneshot::channel().0,
             share: Room::new(1).empty_share(),
@@ -367,10 +429,35 @@ mod tests {
         let mut taken = Vec::new();
         for _ in 0..4 {
             let jobs = batcher.queue.take().await.expect("jobs");
+            batcher.queue.stored();
             taken.push(jobs.iter().map(|job| job.events.len()).collect::<Vec<_>>());
         }
         assert_eq!(taken, [vec![1, 100, 27], vec![1], vec![500], vec![3]]);
         assert_eq!(batcher.waiting(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_writer_waits_for_a_good_batch_or_a_stalled_event() {
+        let batcher = batcher(1_000);
+        let push = |events| {
+            let later = Instant::now() + Duration::from_secs(10);
+            assert!(batcher.queue.push(job(events, later)).is_ok());
+        };
+        push(1);
+        let first = batcher.queue.take().await.expect("at once: nobody is busy");
+        assert_eq!(first.len(), 1);
+        push(1);
+        push(GOOD_BATCH_EVENTS - 2);
+        let started = Instant::now();
+        let stalled = batcher.queue.take().await.expect("what has waited long enough");
+        assert_eq!(stalled.len(), 2);
+        assert!(started.elapsed() >= STALLED);
+        push(1);
+        push(GOOD_BATCH_EVENTS - 1);
+        let started = Instant::now();
+        let good = batcher.queue.take().await.expect("a good batch");
+        assert_eq!(good.len(), 2);
+        assert!(started.elapsed() < STALLED);
     }
 
     #[tokio::test]

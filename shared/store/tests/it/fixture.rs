@@ -156,13 +156,6 @@ impl Fixture {
             .expect("leases");
     }
 
-    pub(crate) async fn make_everything_due(&self) {
-        self.sql
-            .execute("UPDATE zyven.outbox SET due_at = now()", &[])
-            .await
-            .expect("due times");
-    }
-
     pub(crate) async fn assert_invariants(&self) {
         let breaches = self.store.invariant_breaches().await.expect("a check");
         assert!(breaches.is_empty(), "{breaches:#?}");
