@@ -19,6 +19,7 @@
 //! Redirects, `Accept-Encoding`, cookies, HTTP/2, proxies from the environment, sockets to anything
 //! but the configured proxies.
 
+mod connection;
 mod failure;
 mod origin;
 mod proxies;
@@ -36,20 +37,20 @@ use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::Builder;
-use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use zyven_domain::retry::FailureKind;
 use zyven_domain::target::EndpointUrl;
 
+use connection::Connection;
 pub(crate) use failure::{Failure, error_class};
 pub(crate) use origin::Origin;
-use origin::{Connection, IdleLimits, OriginKey};
+use origin::{IdleLimits, OriginKey};
 use proxies::Proxies;
 pub(crate) use proxies::Reachability;
 pub use proxies::{ParseProxyAddressError, ProxyAddress};
 pub use tls::TlsError;
-use wire::{Stream, Wire};
+use wire::Stream;
 
 /// The largest head of an answer. Proxies in front of endpoints allow 8 to 32 KiB.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -57,10 +58,6 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// How much of it is kept.
 const BODY_BYTES_KEPT: usize = 1024;
-/// A connection is idle within microseconds of its last byte, unless the endpoint answered before it
-/// had read the request. Then it is not worth the wait.
-const SETTLE_TIME_MAX: Duration = Duration::from_millis(5);
-
 /// How the client is set up.
 pub(crate) struct ClientConfig<'a> {
     /// Where tunnels can be had; at least one.
@@ -199,7 +196,7 @@ impl Client {
         observed: &mut Observed,
     ) -> Result<(), Failure> {
         let began = Instant::now();
-        if let Some(connection) = origin.take_idle() {
+        if let Some(connection) = take_alive(origin).await {
             let sent = send(connection, origin, request(), began, deadline, observed).await;
             match sent {
                 Ok(()) => return Ok(()),
@@ -224,24 +221,18 @@ impl Client {
                 tls::secure(&self.tls, name.clone(), tunnel).await?,
             )),
         };
-        let (wire, heard) = Wire::new(stream);
-        let (sender, connection) = self
-            .http
-            .handshake(TokioIo::new(wire))
+        Connection::open(&self.http, stream)
             .await
-            .map_err(|error| Failure::from_hyper(&error))?;
-        // Ends when the other side closes, or is aborted with its `Connection`.
-        let driver = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::trace!(%error, "a connection ended");
-            }
-        });
-        Ok(Connection {
-            sender,
-            heard,
-            driver: driver.abort_handle(),
-            idle_since: Instant::now(),
-        })
+            .map_err(|error| Failure::from_hyper(&error))
+    }
+}
+
+async fn take_alive(origin: &Origin) -> Option<Connection> {
+    loop {
+        let mut connection = origin.take_idle()?;
+        if connection.is_reusable().await {
+            return Some(connection);
+        }
     }
 }
 
@@ -254,7 +245,6 @@ async fn send(
     deadline: Instant,
     observed: &mut Observed,
 ) -> Result<(), Lost> {
-    connection.heard.forget();
     // A process that was stopped and goes on does not notice that its timer has rung before it has
     // sent; and behind the deadline somebody else may hold the lease.
     if Instant::now() >= deadline {
@@ -263,12 +253,12 @@ async fn send(
         )));
     }
     observed.stage = Stage::Waiting;
-    let answer = match connection.sender.try_send_request(request).await {
+    let answer = match connection.ask(request).await {
         Ok(answer) => answer,
         Err(mut error) => {
             let was_unsent = error.take_message().is_some();
             let failure = Failure::from_hyper(error.error());
-            return Err(if was_unsent || !connection.heard.anything() {
+            return Err(if was_unsent || !connection.has_heard_anything() {
                 Lost::Dead(failure)
             } else {
                 Lost::Failed(failure)
@@ -286,13 +276,14 @@ async fn send(
     }
     observed.status = Some(head.status.as_u16());
     observed.headers = head.headers;
-    let remainder = read(body, &mut observed.body_start)
+    let remainder = connection
+        .drive(read(body, &mut observed.body_start))
         .await
         .map_err(|error| Lost::Failed(Failure::from_hyper(&error)))?;
     observed.complete = Some(began.elapsed());
-    match remainder {
-        Remainder::Nothing => reuse(connection, origin).await,
-        Remainder::Something => {}
+    let nothing_left = matches!(remainder, Remainder::Nothing);
+    if nothing_left && connection.is_reusable().await {
+        origin.keep(connection);
     }
     Ok(())
 }
@@ -329,15 +320,4 @@ fn keep_start(kept: &mut Bytes, mut data: Bytes) {
         both.extend_from_slice(&data);
         *kept = both.freeze();
     }
-}
-
-/// Gives the connection back once its task has seen that nothing follows the answer.
-async fn reuse(mut connection: Connection, origin: &Origin) {
-    if !connection.sender.is_ready() {
-        let ready = timeout(SETTLE_TIME_MAX, connection.sender.ready()).await;
-        if !matches!(ready, Ok(Ok(()))) {
-            return;
-        }
-    }
-    origin.keep(connection);
 }

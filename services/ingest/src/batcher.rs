@@ -201,7 +201,11 @@ impl Queue {
 impl Waiting {
     fn look(&mut self, now: Instant) -> Look {
         let Some(first) = self.jobs.front() else {
-            return if self.closed { Look::End } else { Look::Wait(None) };
+            return if self.closed {
+                Look::End
+            } else {
+                Look::Wait(None)
+            };
         };
         let waited = now.saturating_duration_since(first.arrived_at);
         let is_my_turn =
@@ -436,28 +440,34 @@ mod tests {
         assert_eq!(batcher.waiting(), 0);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_second_writer_waits_for_a_good_batch_or_a_stalled_event() {
-        let batcher = batcher(1_000);
-        let push = |events| {
-            let later = Instant::now() + Duration::from_secs(10);
-            assert!(batcher.queue.push(job(events, later)).is_ok());
+    #[test]
+    fn a_second_writer_waits_for_a_good_batch_or_a_stalled_event() {
+        let now = Instant::now();
+        let waiting = |busy: usize, events: usize| {
+            let mut waiting = Waiting {
+                busy,
+                ..Waiting::default()
+            };
+            waiting.events = events;
+            waiting.jobs.extend((0..events).map(|_| Job {
+                arrived_at: now,
+                ..job(1, now + Duration::from_secs(10))
+            }));
+            waiting
         };
-        push(1);
-        let first = batcher.queue.take().await.expect("at once: nobody is busy");
-        assert_eq!(first.len(), 1);
-        push(1);
-        push(GOOD_BATCH_EVENTS - 2);
-        let started = Instant::now();
-        let stalled = batcher.queue.take().await.expect("what has waited long enough");
-        assert_eq!(stalled.len(), 2);
-        assert!(started.elapsed() >= STALLED);
-        push(1);
-        push(GOOD_BATCH_EVENTS - 1);
-        let started = Instant::now();
-        let good = batcher.queue.take().await.expect("a good batch");
-        assert_eq!(good.len(), 2);
-        assert!(started.elapsed() < STALLED);
+        let taken = |busy, events, waited| match waiting(busy, events).look(now + waited) {
+            Look::Take(jobs) => Ok(jobs.len()),
+            Look::Wait(at_most) => Err(at_most),
+            Look::End => panic!("nobody has closed it"),
+        };
+        let moment = Duration::from_millis(1);
+        assert_eq!(taken(0, 1, Duration::ZERO), Ok(1), "nobody is busy");
+        assert_eq!(taken(1, 1, moment), Err(Some(STALLED - moment)));
+        let few = GOOD_BATCH_EVENTS - 1;
+        assert_eq!(taken(1, few, moment), Err(Some(STALLED - moment)));
+        assert_eq!(taken(1, few + 1, moment), Ok(few + 1), "a good batch");
+        assert_eq!(taken(1, 1, STALLED), Ok(1), "the other one is late");
+        assert_eq!(taken(1, 0, moment), Err(None));
     }
 
     #[tokio::test]

@@ -69,6 +69,9 @@ use exchange::Exchange;
 use server::ConnectionLimits;
 use statistics::Statistics;
 
+/// What is left of the grace time for storing the queue, at least. Part of what a supervisor must grant
+/// on top of the grace time.
+const LAST_FLUSH_MAX: Duration = Duration::from_secs(1);
 /// How often the database is asked for a sign of life.
 const HEALTH_EVERY: Duration = Duration::from_secs(2);
 
@@ -85,7 +88,8 @@ pub struct Deps {
 }
 
 /// Serves the API on `listener` until shutdown is requested: then takes no more connections, finishes
-/// the requests that have begun, and stores what is queued, all within [`Deadlines::grace`].
+/// the requests that have begun, and stores what is queued, all within [`Deadlines::grace`] and at most a
+/// second more.
 ///
 /// # Errors
 /// There is no socket to be had for the relays' doorbells. Once it serves, nothing ends it but the
@@ -119,12 +123,12 @@ pub async fn run(
     let exchange = Arc::new(Exchange::new(Arc::clone(&app)));
     let serving = server::serve(listener, exchange, limits, &app.statistics, &shutdown);
     let watching = watch(store, condition, shutdown.clone());
-    tokio::join!(serving, watching);
+    let (deadline, ()) = tokio::join!(serving, watching);
 
     // Nobody can add to the queue any more. What is in it belongs to clients that have been cut off
     // or have gone; it is stored all the same, if it can be soon.
     app.batcher.close();
-    let deadline = Instant::now() + limits.grace;
+    let deadline = deadline.max(Instant::now() + LAST_FLUSH_MAX);
     let emptied = async { while writers.join_next().await.is_some() {} };
     if timeout_at(deadline, emptied).await.is_err() {
         tracing::warn!(

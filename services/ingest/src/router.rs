@@ -18,66 +18,33 @@ use crate::{api_keys, body, deliveries, endpoints, events};
 /// The path of the one route that the exchange answers itself.
 pub(crate) const PUBLISH: &str = "/v1/events";
 
-/// Every other route. Limits on bodies stand in [`crate::config::Limits`].
+/// Every other route, and the paths that requests are counted under. Limits on bodies stand in
+/// [`crate::config::Limits`].
+#[rustfmt::skip] // A table: one route per line.
 pub(crate) fn router(app: &Arc<App>) -> (Router, Vec<&'static str>) {
     use MethodFilter as M;
     use Scope::{Manage, Publish, Read, Replay};
     Routes::new(app)
-        .add(M::POST, "/v1/events/batch", Publish, events::publish_batch)
-        .add(M::GET, "/v1/events/{id}", Read, events::event)
-        .add(
-            M::GET,
-            "/v1/events/{id}/deliveries",
-            Read,
-            events::event_deliveries,
-        )
-        .add(M::GET, "/v1/deliveries", Read, deliveries::list)
-        .add(M::GET, "/v1/deliveries/{id}", Read, deliveries::delivery)
-        .add(
-            M::GET,
-            "/v1/deliveries/{id}/attempts",
-            Read,
-            deliveries::attempts,
-        )
-        .add(
-            M::POST,
-            "/v1/deliveries/{id}/replay",
-            Replay,
-            deliveries::replay,
-        )
-        .add(M::GET, "/v1/endpoints", Read, endpoints::list)
-        .add(M::POST, "/v1/endpoints", Manage, endpoints::create)
-        .add(M::GET, "/v1/endpoints/{id}", Read, endpoints::endpoint)
-        .add(M::PATCH, "/v1/endpoints/{id}", Manage, endpoints::change)
-        .add(M::DELETE, "/v1/endpoints/{id}", Manage, endpoints::delete)
-        .add(
-            M::POST,
-            "/v1/endpoints/{id}/enable",
-            Manage,
-            endpoints::enable,
-        )
-        .add(
-            M::POST,
-            "/v1/endpoints/{id}/disable",
-            Manage,
-            endpoints::disable,
-        )
-        .add(M::POST, "/v1/endpoints/{id}/test", Manage, endpoints::test)
-        .add(
-            M::GET,
-            "/v1/endpoints/{id}/secret",
-            Manage,
-            endpoints::secret,
-        )
-        .add(
-            M::POST,
-            "/v1/endpoints/{id}/rotate-secret",
-            Manage,
-            endpoints::rotate_secret,
-        )
-        .add(M::GET, "/v1/api-keys", Manage, api_keys::list)
-        .add(M::POST, "/v1/api-keys", Manage, api_keys::create)
-        .add(M::DELETE, "/v1/api-keys/{id}", Manage, api_keys::revoke)
+        .add(M::POST,   "/v1/events/batch",                 Publish, events::publish_batch)
+        .add(M::GET,    "/v1/events/{id}",                  Read,    events::event)
+        .add(M::GET,    "/v1/events/{id}/deliveries",       Read,    events::event_deliveries)
+        .add(M::GET,    "/v1/deliveries",                   Read,    deliveries::list)
+        .add(M::GET,    "/v1/deliveries/{id}",              Read,    deliveries::delivery)
+        .add(M::GET,    "/v1/deliveries/{id}/attempts",     Read,    deliveries::attempts)
+        .add(M::POST,   "/v1/deliveries/{id}/replay",       Replay,  deliveries::replay)
+        .add(M::GET,    "/v1/endpoints",                    Read,    endpoints::list)
+        .add(M::POST,   "/v1/endpoints",                    Manage,  endpoints::create)
+        .add(M::GET,    "/v1/endpoints/{id}",               Read,    endpoints::endpoint)
+        .add(M::PATCH,  "/v1/endpoints/{id}",               Manage,  endpoints::change)
+        .add(M::DELETE, "/v1/endpoints/{id}",               Manage,  endpoints::delete)
+        .add(M::POST,   "/v1/endpoints/{id}/enable",        Manage,  endpoints::enable)
+        .add(M::POST,   "/v1/endpoints/{id}/disable",       Manage,  endpoints::disable)
+        .add(M::POST,   "/v1/endpoints/{id}/test",          Manage,  endpoints::test)
+        .add(M::GET,    "/v1/endpoints/{id}/secret",        Manage,  endpoints::secret)
+        .add(M::POST,   "/v1/endpoints/{id}/rotate-secret", Manage,  endpoints::rotate_secret)
+        .add(M::GET,    "/v1/api-keys",                     Manage,  api_keys::list)
+        .add(M::POST,   "/v1/api-keys",                     Manage,  api_keys::create)
+        .add(M::DELETE, "/v1/api-keys/{id}",                Manage,  api_keys::revoke)
         .finish()
 }
 

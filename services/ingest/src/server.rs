@@ -33,14 +33,14 @@ const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     \"status\":503,\"detail\":\"There are too many connections.\",\"code\":\"overloaded\"}";
 
 /// Serves connections until shutdown is requested; returns when all have ended, or at the end of the
-/// grace time, which cuts those that are left.
+/// grace time, which cuts those that are left. Returns when that end is.
 pub(crate) async fn serve(
     listener: TcpListener,
     exchange: Arc<Exchange>,
     limits: ConnectionLimits,
     statistics: &Statistics,
     shutdown: &Shutdown,
-) {
+) -> Instant {
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let mut connections = JoinSet::new();
     loop {
@@ -81,6 +81,7 @@ pub(crate) async fn serve(
         );
         connections.shutdown().await;
     }
+    deadline
 }
 
 /// How many connections, and how long they may take.

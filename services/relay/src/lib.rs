@@ -33,7 +33,6 @@ mod statistics;
 mod sweep;
 mod term;
 
-use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -203,7 +202,7 @@ impl Relay {
         pace::run_with_alarm("relay sweep", ended, BACKOFF, listen, async move || {
             let step = sweep.step().await;
             match &step {
-                Err(error) => self.queue_is_filled.not_ready(Chain(error).to_string()),
+                Err(error) => self.queue_is_filled.not_ready(error.to_string()),
                 Ok(_) if sweep.is_rebuilding() => self
                     .queue_is_filled
                     .not_ready("Redis was emptied and is being filled again"),
@@ -247,7 +246,7 @@ impl Relay {
                 // else may lead, and pointless after.
                 Err(_) if Instant::now() < leads_until => {}
                 Err(error) => {
-                    tracing::warn!(error = %Chain(&error), "the lead has run out");
+                    tracing::warn!(%error, "the lead has run out");
                     break;
                 }
             }
@@ -257,7 +256,7 @@ impl Relay {
 
     fn reported<T>(&self, outcome: Result<T, RelayError>) -> Result<T, RelayError> {
         if let Err(error) = &outcome {
-            self.hand_over_works.not_ready(Chain(error).to_string());
+            self.hand_over_works.not_ready(error.to_string());
         }
         outcome
     }
@@ -265,21 +264,14 @@ impl Relay {
 
 impl fmt::Display for RelayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let error: &dyn Error = match self {
-            Self::Store(error) => error,
-            Self::Queue(error) => error,
-        };
-        write!(f, "{error}")?;
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
+        match self {
+            Self::Store(error) => Chain(error).fmt(f),
+            Self::Queue(error) => Chain(error).fmt(f),
         }
-        Ok(())
     }
 }
 
-impl Error for RelayError {}
+impl std::error::Error for RelayError {}
 
 impl From<StoreError> for RelayError {
     fn from(error: StoreError) -> Self {

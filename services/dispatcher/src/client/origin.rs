@@ -4,15 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::client::conn::http1::SendRequest;
 use rustls::pki_types::ServerName;
-use tokio::task::AbortHandle;
-use tokio::time::Instant;
 use zyven_domain::target::{EndpointUrl, Host, Scheme};
 
-use super::wire::Heard;
+use super::connection::Connection;
 
 /// What an origin is told apart by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,23 +45,6 @@ pub(super) struct IdleLimits {
     pub(super) in_all: AtomicUsize,
 }
 
-/// A connection with nothing under way. Closes when dropped.
-pub(super) struct Connection {
-    pub(super) sender: SendRequest<Full<Bytes>>,
-    pub(super) heard: Heard,
-    /// The task that moves its bytes.
-    pub(super) driver: AbortHandle,
-    pub(super) idle_since: Instant,
-}
-
-impl Drop for Connection {
-    /// Dropping the sender only asks the task to end, and one that cannot get rid of its bytes would
-    /// linger for as long as the other side likes.
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
 impl Origin {
     pub(super) fn new(url: &EndpointUrl, limits: Arc<IdleLimits>) -> Self {
         let server_name = match (url.scheme(), url.host()) {
@@ -84,14 +62,12 @@ impl Origin {
         }
     }
 
-    /// The youngest idle connection that still looks alive.
+    /// The youngest idle connection, if it is young enough. Whether it is still alive is to be seen.
     pub(super) fn take_idle(&self) -> Option<Connection> {
         let mut idle = self.idle();
         while let Some(connection) = idle.pop() {
             self.limits.in_all.fetch_sub(1, Ordering::Relaxed);
-            let is_young = connection.idle_since.elapsed() < self.limits.age_max;
-            // Not ready means closed by the other side, or something unexpected arrived on it.
-            if is_young && connection.sender.is_ready() {
+            if connection.idle_time() < self.limits.age_max {
                 return Some(connection);
             }
         }
@@ -100,7 +76,7 @@ impl Origin {
 
     /// Keeps a connection for the next request, unless there are enough.
     pub(super) fn keep(&self, mut connection: Connection) {
-        connection.idle_since = Instant::now();
+        connection.rest();
         let mut idle = self.idle();
         if idle.len() >= self.limits.per_origin_max {
             return;
@@ -116,8 +92,8 @@ impl Origin {
     pub(super) fn sweep(&self) {
         let mut idle = self.idle();
         let before = idle.len();
-        idle.retain(|connection| {
-            !connection.sender.is_closed() && connection.idle_since.elapsed() < self.limits.age_max
+        idle.retain_mut(|connection| {
+            connection.idle_time() < self.limits.age_max && connection.look_alive()
         });
         let closed = before - idle.len();
         self.limits.in_all.fetch_sub(closed, Ordering::Relaxed);

@@ -81,12 +81,13 @@ async fn accepting_in_a_closed_loop() {
     for writers in ["1", "2"] {
         for connections in [1, 32, 128] {
             let database = server.database().await;
-            measure(&database, writers, connections).await;
+            println!("{}", measure(&database, writers, connections).await);
         }
     }
 }
 
-async fn measure(database: &TestDatabase, writers: &str, connections: usize) {
+/// One line of the table.
+async fn measure(database: &TestDatabase, writers: &str, connections: usize) -> String {
     let tenant = TenantId::new();
     let (key, row) =
         zyven_ingest::new_api_key(tenant, "k", Scopes::all(), None).expect("random bytes");
@@ -149,14 +150,14 @@ async fn measure(database: &TestDatabase, writers: &str, connections: usize) {
     child::end(&mut api);
     latencies.sort_unstable();
     let percentile = |p: usize| latencies[latencies.len() * p / 100].as_secs_f64() * 1e3;
-    println!(
+    format!(
         "{writers:>7} {connections:>11} {:>9.0}  {:>6.2} / {:>5.2}  {:>18.4}  {:>17.4}",
         events / elapsed.as_secs_f64(),
         percentile(50),
         percentile(99),
         cpu.0 / events * 1e3,
         cpu.1 / events * 1e3,
-    );
+    )
 }
 
 async fn publish(
