@@ -66,7 +66,7 @@ impl Config {
         let in_flight_max = source.number(
             "ZYVEN_DISPATCHER_IN_FLIGHT_MAX",
             "deliveries one dispatcher works on at the same time",
-            Some("512"),
+            Some("2048"),
             1..=100_000,
         );
         let grace = source.duration(

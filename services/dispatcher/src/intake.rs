@@ -141,10 +141,12 @@ impl Intake {
             Some(look_at) => look_at.saturating_duration_since(now),
             None => Duration::ZERO,
         };
-        let (rest, listens) = match self.workshop.client.reachability() {
-            Reachability::Closed(rest) => (rest.max(look_in), false),
-            Reachability::Open | Reachability::Doubtful => (look_in, self.free() > 0),
+        let (rest, is_closed) = match self.workshop.client.reachability() {
+            Reachability::Closed(rest) => (rest.max(look_in), true),
+            Reachability::Open | Reachability::Doubtful => (look_in, false),
         };
+        // Without room for a ticket only a settlement helps.
+        let listens = !is_closed && self.tickets_wanted() > 0;
         if rest.is_zero() && listens {
             return;
         }
@@ -157,8 +159,7 @@ impl Intake {
             }
             () = self.shutdown.requested() => {}
             _ = self.doorbell.wait(rest), if listens => {}
-            // Without a free place only a settlement helps.
-            () = sleep(rest), if !listens && self.free() > 0 => {}
+            () = sleep(rest), if is_closed => {}
         }
     }
 

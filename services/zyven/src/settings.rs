@@ -52,8 +52,8 @@ pub(crate) fn queue(source: &mut Source) -> Option<QueueConfig> {
     );
     let lane_in_flight_max = source.number(
         "ZYVEN_LANE_IN_FLIGHT_MAX",
-        "requests to one endpoint at the same time, over all dispatchers; the same for every process",
-        Some("64"),
+        "deliveries to one endpoint in hand at the same time, from claim to record, over all dispatchers; the same for every process",
+        Some("256"),
         1..=10_000,
     );
     Some(QueueConfig {

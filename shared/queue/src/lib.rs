@@ -90,7 +90,7 @@ impl Default for QueueConfig {
             url: "redis://127.0.0.1:6379".to_owned(),
             pool_size: 4,
             shards: 1,
-            lane_in_flight_max: 64,
+            lane_in_flight_max: 256,
         }
     }
 }

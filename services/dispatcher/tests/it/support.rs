@@ -80,6 +80,7 @@ impl Stage {
             tokio::join!(TestDatabase::new(), TestRedis::start(), Proxy::start());
         let queue = Queue::connect(&QueueConfig {
             url: redis.url(),
+            lane_in_flight_max: 64,
             ..QueueConfig::default()
         })
         .unwrap();
