@@ -65,6 +65,9 @@ impl Api {
             pool_size: 8,
         })
         .expect("a store");
+        // The health check's connection, made in advance: if a short test ended amid its handshake,
+        // PostgreSQL could not drop the database until it gives up on the handshake, a minute later.
+        store.health().await.expect("a database");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let deps = Deps {
