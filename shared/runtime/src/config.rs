@@ -406,7 +406,7 @@ fn nearest<'a>(name: &str, known: &BTreeSet<&'a str>) -> Option<&'a str> {
         .iter()
         .map(|candidate| (distance(name, candidate), *candidate))
         .min()
-        .filter(|(edits, _)| *edits <= 4)
+        .filter(|(edits, candidate)| edits * 4 <= candidate.len())
         .map(|(_, candidate)| candidate)
 }
 

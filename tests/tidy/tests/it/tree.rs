@@ -25,7 +25,8 @@ pub(crate) fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
                 .and_then(|name| name.to_str())
                 .unwrap_or("");
             if path.is_dir() {
-                if !matches!(name, "target" | "node_modules") && !name.starts_with('.') {
+                let is_build_output = path == root().join("target");
+                if !is_build_output && name != "node_modules" && !name.starts_with('.') {
                     folders.push(path);
                 }
             } else if path.extension().is_some_and(|e| e == extension) {
