@@ -64,7 +64,7 @@ CREATE TABLE zyven.outbox (
 COMMENT ON COLUMN zyven.outbox.seq IS 'the ticket: what Redis holds';
 COMMENT ON COLUMN zyven.outbox.enqueued_at IS 'when this generation began; its age counts from here';
 COMMENT ON COLUMN zyven.outbox.lease_token IS 'random; 0 means not leased. Whoever records a failure must hold it';
--- One unfinished delivery per (event, endpoint). Store::deliveries, zyven.drop_expired_partitions.
+-- One unfinished delivery per (event, endpoint). Store::delivery, zyven.drop_expired_partitions.
 CREATE UNIQUE INDEX delivery_is_unfinished_once ON zyven.outbox (delivery_id);
 
 CREATE FUNCTION zyven.refuse_move() RETURNS trigger
@@ -130,7 +130,7 @@ CREATE TABLE zyven.finished_deliveries (
     CONSTRAINT dead_letter_has_a_reason CHECK ((state = 'DEAD_LETTERED') = (reason IS NOT NULL))
 ) PARTITION BY RANGE (delivery_id);
 COMMENT ON COLUMN zyven.finished_deliveries.response_body IS 'first KiB of the answer';
--- Store::deliveries, by endpoint
+-- Store::deliveries_of, by endpoint
 CREATE INDEX finished_deliveries_of_endpoint ON zyven.finished_deliveries (endpoint_id, delivery_id);
 
 -- Insert-only: every unsuccessful attempt. zyven.attempt_log shows all attempts alike.
@@ -184,7 +184,7 @@ CREATE TABLE zyven.dead_letter_records (
     CONSTRAINT replayed_by_a_replay CHECK ((replayed_at IS NULL) = (replay_id IS NULL))
 );
 COMMENT ON COLUMN zyven.dead_letter_records.resolved_at IS 'a 2xx arrived after Zyven had given up';
--- zyven.dead_letters, zyven.replay_dead_letters, Store::dead_letters
+-- zyven.dead_letters, zyven.replay_dead_letters
 CREATE INDEX dead_letters_open_by_tenant ON zyven.dead_letter_records (tenant_id, dead_at)
     WHERE replayed_at IS NULL AND resolved_at IS NULL;
 CREATE INDEX dead_letters_open_by_endpoint ON zyven.dead_letter_records (endpoint_id, dead_at)
@@ -305,11 +305,13 @@ CREATE FUNCTION zyven.drop_expired_partitions(retention interval) RETURNS text[]
                 EXECUTE format('DROP TABLE IF EXISTS zyven.%I', name);
                 dropped := dropped || name;
             END LOOP;
+            -- One day per transaction: its locks stop all traffic, so they must not wait for another day's.
+            EXIT;
         END LOOP;
         RETURN dropped;
     END
     $$;
-COMMENT ON FUNCTION zyven.drop_expired_partitions(interval) IS 'drops the partitions of days older than the retention, except where an unfinished delivery needs them';
+COMMENT ON FUNCTION zyven.drop_expired_partitions(interval) IS 'drops the partitions of the oldest day beyond the retention that no unfinished delivery needs; to be repeated until it returns nothing';
 
 CREATE FUNCTION zyven.expire_dead_letters(retention interval, rows_max integer DEFAULT 1000) RETURNS bigint
     LANGUAGE sql

@@ -171,12 +171,14 @@ CREATE FUNCTION zyven.replay_into_outbox(deliveries uuid[], replay bigint, rate_
               FROM marked
             ON CONFLICT (id) DO NOTHING
         ), queued AS (
-            INSERT INTO zyven.outbox (delivery_id, event_id, endpoint_id, tenant_id, generation, due_at)
-            SELECT delivery_id, event_id, endpoint_id, tenant_id, generation + 1,
-                   now() + CASE WHEN rate_per_s IS NULL THEN interval '0'
-                                ELSE make_interval(secs => (row_number() OVER (ORDER BY dead_at) - 1) / rate_per_s::float8)
-                           END
-              FROM marked
+            -- Age counts from when its turn comes, or a slow replay would die of old age.
+            INSERT INTO zyven.outbox (delivery_id, event_id, endpoint_id, tenant_id, generation, enqueued_at, due_at)
+            SELECT delivery_id, event_id, endpoint_id, tenant_id, generation + 1, turn, turn
+              FROM (SELECT m.*,
+                           now() + CASE WHEN rate_per_s IS NULL THEN interval '0'
+                                        ELSE make_interval(secs => (row_number() OVER (ORDER BY dead_at) - 1) / rate_per_s::float8)
+                                   END AS turn
+                      FROM marked m) AS in_turn
             RETURNING 1
         )
         SELECT count(*) INTO replayed FROM queued;
@@ -268,6 +270,8 @@ CREATE FUNCTION zyven.replay_dead_letters(
                 cardinality(chosen))
         RETURNING zyven.replays.id INTO replay_id;
         deliveries := zyven.replay_into_outbox(chosen, replay_id, rate_per_s);
+        -- Somebody else may have replayed some of them meanwhile.
+        UPDATE zyven.replays SET deliveries = replay_dead_letters.deliveries WHERE id = replay_id;
         note := CASE WHEN rate_per_s IS NULL THEN 'all due at once'
                      ELSE format('spread over %s s', round(deliveries / rate_per_s, 1)) END;
         RETURN NEXT;

@@ -197,7 +197,7 @@ mod tests {
         let config = Config::read(&mut source).expect("a configuration");
         assert_eq!(source.finish(), Ok(()));
         assert_eq!(config.proxies.len(), 2);
-        assert_eq!(config.in_flight_max, 512);
+        assert_eq!(config.in_flight_max, 2048);
         assert!(config.stop_time_max() > config.grace);
     }
 }

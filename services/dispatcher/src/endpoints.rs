@@ -100,12 +100,10 @@ impl Endpoints {
             .unwrap_or(RetryPolicy::default().timeout))
     }
 
-    /// What may be done for an endpoint that has just been refreshed.
-    pub(crate) fn get(&self, id: EndpointId) -> Endpoint {
-        match self.entries.get(&id) {
-            Some(entry) => entry.ready.clone(),
-            None => Endpoint::Closed(DeadLetterReason::EndpointDeleted),
-        }
+    /// What may be done for an endpoint; `None` if it was not asked about. That happens when a ticket
+    /// named another endpoint than the row it led to, which says nothing about this one.
+    pub(crate) fn get(&self, id: EndpointId) -> Option<Endpoint> {
+        self.entries.get(&id).map(|entry| entry.ready.clone())
     }
 
     /// The longest timeout met recently: a guess at what the next tickets will need, before it is

@@ -235,8 +235,16 @@ impl Intake {
             record: None,
             reason,
         };
-        let settlement = match (self.endpoints.get(delivery.endpoint_id), &delivery.payload) {
-            (Endpoint::Open(destination), Some(payload)) => {
+        let settlement = match (&delivery.payload, self.endpoints.get(delivery.endpoint_id)) {
+            (None, _) => {
+                tracing::error!(
+                    event.id = %delivery.event_id,
+                    delivery.id = %delivery.delivery_id,
+                    "the payload of an unfinished delivery is no longer stored"
+                );
+                dead(DeadLetterReason::PayloadMissing)
+            }
+            (Some(payload), Some(Endpoint::Open(destination))) => {
                 let attempt = Attempt {
                     payload: payload.clone(),
                     delivery,
@@ -245,18 +253,14 @@ impl Intake {
                 };
                 return self.spawn(attempt);
             }
-            (Endpoint::Closed(reason), _) => dead(reason),
-            (Endpoint::Sealed, _) => Settlement::Release {
+            (Some(_), Some(Endpoint::Closed(reason))) => dead(reason),
+            (Some(_), Some(Endpoint::Sealed)) => Settlement::Release {
                 due_in: SEALED_WAIT,
             },
-            (Endpoint::Open(_), None) => {
-                tracing::error!(
-                    event.id = %delivery.event_id,
-                    delivery.id = %delivery.delivery_id,
-                    "the payload of an unfinished delivery is no longer stored"
-                );
-                dead(DeadLetterReason::PayloadMissing)
-            }
+            // Its ticket goes into its own lane, and the next claim asks about its endpoint.
+            (Some(_), None) => Settlement::Release {
+                due_in: Duration::ZERO,
+            },
         };
         let verdict = match &settlement {
             Settlement::DeadLetter { reason, .. } => reason.as_str(),

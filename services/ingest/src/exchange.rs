@@ -16,6 +16,7 @@ use uuid::Uuid;
 use zyven_domain::id::{EventId, TenantId};
 
 use crate::app::App;
+use crate::body;
 use crate::events;
 use crate::problem::{Code, Problem};
 use crate::router::{self, PUBLISH};
@@ -105,6 +106,13 @@ impl Exchange {
     }
 
     async fn route(&self, request: Request<Incoming>) -> (Sent, Trail) {
+        // No route and no id needs an escape, and what one may decode to is nobody's text.
+        if request.uri().path().contains('%') {
+            let (head, body) = request.into_parts();
+            body::drain(&head.headers, Body::new(body)).await;
+            let answer = Problem::not_found("route").into_answer();
+            return (answer.map(Either::Left), Trail::on(NO_ROUTE));
+        }
         let Ok(mut response) = self.router.clone().oneshot(request.map(Body::new)).await;
         let trail = response.extensions_mut().remove();
         (

@@ -59,6 +59,10 @@ impl Maintenance {
         if made > 0 || !dropped.is_empty() {
             tracing::info!(made, ?dropped, "partitions");
         }
+        if !dropped.is_empty() {
+            // A day at a time; there may be more.
+            return Ok(Rest::None);
+        }
         // A schedule may lie in the past altogether; then once was enough.
         let next = self.config.maintenance.after(&now).next();
         self.due_at = next.unwrap_or(DateTime::<Utc>::MAX_UTC);

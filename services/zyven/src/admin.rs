@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use zyven_domain::api_key::{ApiKey, Scopes};
 use zyven_domain::event::Pattern;
-use zyven_domain::id::{ApiKeyId, EndpointId, TenantId};
+use zyven_domain::id::{EndpointId, TenantId};
 use zyven_domain::retry::RetryPolicy;
 use zyven_domain::secret_box::{KeyRing, NONCE_BYTES};
 use zyven_domain::target::EndpointUrl;
@@ -204,29 +204,23 @@ pub(crate) async fn add_key(
     Ok(key)
 }
 
+/// A fresh key with all scopes.
 fn new_key(
     tenant: TenantId,
     name: &str,
     expires_at: Option<DateTime<Utc>>,
 ) -> Result<(ApiKey, NewApiKey), Failure> {
-    let key = ApiKey::from_random(random()?, random()?);
-    let row = NewApiKey {
-        id: ApiKeyId::new(),
-        tenant_id: tenant,
-        public_id: key.public_id(),
-        secret_hash: key.secret_hash(),
-        name: name.to_owned(),
-        scopes: Scopes::all(),
-        expires_at,
-    };
-    Ok((key, row))
+    zyven_ingest::new_api_key(tenant, name, Scopes::all(), expires_at).map_err(no_random_bytes)
 }
 
 fn random<const BYTES: usize>() -> Result<[u8; BYTES], Failure> {
     let mut bytes = [0; BYTES];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Failure::Plain(format!("the system gives no random bytes: {error}")))?;
+    getrandom::fill(&mut bytes).map_err(no_random_bytes)?;
     Ok(bytes)
+}
+
+fn no_random_bytes(error: getrandom::Error) -> Failure {
+    Failure::Plain(format!("the system gives no random bytes: {error}"))
 }
 
 /// The store, from settings alone.

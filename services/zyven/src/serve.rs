@@ -9,11 +9,12 @@ use zyven_queue::{Queue, QueueConfig};
 use zyven_runtime::config::Source;
 use zyven_runtime::doorbell::Doorbell;
 use zyven_runtime::metrics::{self, Metrics};
+use zyven_runtime::pace::{self, Backoff, Rest};
 use zyven_runtime::probes::{self, Readiness};
 use zyven_runtime::shutdown::Shutdown;
 use zyven_runtime::supervisor::{Ended, Supervisor, Threads};
 use zyven_runtime::{shutdown, telemetry};
-use zyven_store::{Store, StoreConfig};
+use zyven_store::{Store, StoreConfig, StoreError};
 
 use crate::{Failure, settings};
 
@@ -35,6 +36,12 @@ impl Service {
 const RELAY_GRACE: Duration = Duration::from_secs(10);
 /// Probes have nothing to finish.
 const PROBES_GRACE: Duration = Duration::from_secs(1);
+/// How often a schema that fits is looked at again: somebody may restore an old database.
+const SCHEMA_SEEN_REST: Duration = Duration::from_secs(60);
+/// How often a missing migration is looked for.
+const SCHEMA_MISSING_REST: Duration = Duration::from_secs(1);
+/// Open files that the default limits of all services in one process may come to.
+const OPEN_FILES_WANTED: u64 = 16_384;
 /// What a service may take on top of its own grace time before it is cut off.
 const MARGIN: Duration = Duration::from_secs(2);
 
@@ -108,11 +115,15 @@ pub(crate) async fn run(services: &[Service]) -> Result<(), Failure> {
         readiness: Readiness::default(),
     };
     metrics::observe_process(&parts.metrics);
+    raise_open_files_limit();
 
     let (trigger, shutdown) = Shutdown::new();
     shutdown::stop_on_signals(trigger).map_err(Failure::other)?;
     let mut supervisor = Supervisor::default();
     let probes_listener = bind("probes", plan.probe_listen)?;
+    if parts.store.is_some() {
+        start_schema_watch(&mut supervisor, &parts)?;
+    }
     if let Some(config) = plan.ingest {
         start_ingest(&mut supervisor, config, &parts)?;
     }
@@ -241,6 +252,44 @@ fn start_egress(
         Ok(())
     });
     Ok(())
+}
+
+/// The process is ready only on the schema it was built for. A newer one is well: migrations only ever
+/// expand what older versions use.
+fn start_schema_watch(supervisor: &mut Supervisor, parts: &Parts) -> Result<(), Failure> {
+    let store = parts.store()?;
+    let condition = parts.readiness.condition("schema");
+    let run = |shutdown: Shutdown| async move {
+        pace::run("schema watch", shutdown, Backoff::default(), async || {
+            let pending = store.pending_migrations().await?;
+            if pending.is_empty() {
+                condition.ready();
+                return Ok::<_, StoreError>(Rest::For(SCHEMA_SEEN_REST));
+            }
+            condition.not_ready(format!(
+                "run zyven migrate; missing: {}",
+                pending.join(", ")
+            ));
+            Ok(Rest::For(SCHEMA_MISSING_REST))
+        })
+        .await;
+        Ok(())
+    };
+    supervisor.start("schema watch", Threads::One, PROBES_GRACE, run);
+    Ok(())
+}
+
+/// Every delivery in hand takes a socket, and every tunnel two; the usual soft limit is 1,024.
+fn raise_open_files_limit() {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) if files < OPEN_FILES_WANTED => tracing::warn!(
+            files,
+            wanted = OPEN_FILES_WANTED,
+            "the limit of open files is low: connections beyond it wait"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+    }
 }
 
 fn start_probes(supervisor: &mut Supervisor, listener: StdListener, parts: &Parts) {

@@ -34,6 +34,8 @@ const INVARIANTS: [(&str, &str); 5] = [
         "SELECT d.delivery_id::text || ' generation ' || d.generation
            FROM zyven.dead_letter_records d
           WHERE d.replayed_at IS NOT NULL
+            -- Retention drops an event together with what became of it.
+            AND EXISTS (SELECT FROM zyven.events e WHERE e.id = d.event_id)
             AND NOT EXISTS (SELECT FROM zyven.outbox o
                              WHERE o.delivery_id = d.delivery_id AND o.generation > d.generation)
             AND NOT EXISTS (SELECT FROM zyven.finished_deliveries f
@@ -44,6 +46,8 @@ const INVARIANTS: [(&str, &str); 5] = [
         "SELECT f.delivery_id::text || ' generation ' || f.generation
            FROM zyven.finished_deliveries f
           WHERE f.state = 'DEAD_LETTERED'
+            -- Dead letters have a retention of their own, and the oldest go first.
+            AND f.finished_at >= coalesce((SELECT min(dead_at) FROM zyven.dead_letter_records), now() - interval '1 day')
             AND NOT EXISTS (SELECT FROM zyven.dead_letter_records d
                              WHERE d.delivery_id = f.delivery_id AND d.generation = f.generation)",
     ),
@@ -89,8 +93,8 @@ impl Store {
         Ok(row.get::<_, i32>(0).unsigned_abs())
     }
 
-    /// Drops the partitions of days older than `retention`, except where an unfinished delivery
-    /// still needs one. Returns their names.
+    /// Drops the partitions of the oldest day beyond `retention` that no unfinished delivery needs.
+    /// Returns their names; to be repeated until there are none.
     ///
     /// # Errors
     /// PostgreSQL could not be asked, or a long query holds a partition: try again later.

@@ -101,10 +101,13 @@ pub enum Settled {
     AlreadyFinished,
 }
 
+/// By number *and* delivery: a PostgreSQL that crashed or failed over may give a number out again, and
+/// a success must not finish whichever delivery has its number now.
 const DELIVER: &str = "
     WITH gone AS (
         DELETE FROM zyven.outbox
          WHERE seq = ANY ($1)
+           AND delivery_id = ANY ($10)
         RETURNING seq, delivery_id, generation, event_id, endpoint_id, tenant_id, enqueued_at
     )
     INSERT INTO zyven.finished_deliveries
@@ -115,9 +118,10 @@ const DELIVER: &str = "
            i.response_headers, i.response_body
       FROM gone g
       JOIN unnest($1::bigint[], $2::integer[], $3::timestamptz[], $4::smallint[], $5::integer[],
-                  $6::integer[], $7::integer[], $8::text[], $9::bytea[])
+                  $6::integer[], $7::integer[], $8::text[], $9::bytea[], $10::uuid[])
                AS i (seq, attempt, started_at, http_status, connect_us, first_byte_us, total_us,
-                     response_headers, response_body) ON i.seq = g.seq
+                     response_headers, response_body, delivery_id)
+        ON i.seq = g.seq AND i.delivery_id = g.delivery_id
     RETURNING seq";
 
 /// A success that arrived after Zyven had given up: the dead letter is resolved, unless it has been
@@ -150,7 +154,7 @@ const RETRY: &str = "
            AND o.seq = i.seq
            AND o.state = 'DISPATCHING'
            AND o.lease_token = i.lease_token
-        RETURNING o.seq, o.delivery_id, o.generation, o.event_id, o.endpoint_id, o.tenant_id
+        RETURNING o.seq, o.delivery_id, o.generation, o.event_id, o.endpoint_id, o.tenant_id, i.lease_token
     ), recorded AS (
         INSERT INTO zyven.attempts
                (delivery_id, generation, number, event_id, endpoint_id, tenant_id, state_after, started_at,
@@ -160,7 +164,7 @@ const RETRY: &str = "
                i.started_at, i.http_status, i.error, i.error_detail, i.connect_us, i.first_byte_us, i.total_us,
                i.response_headers, i.response_body
           FROM retried r
-          JOIN input i ON i.seq = r.seq
+          JOIN input i ON i.seq = r.seq AND i.lease_token = r.lease_token
         ON CONFLICT DO NOTHING
     )
     SELECT seq FROM retried";
@@ -181,7 +185,8 @@ const BURY: &str = "
            AND o.seq = i.seq
            AND o.state = 'DISPATCHING'
            AND o.lease_token = i.lease_token
-        RETURNING o.seq, o.delivery_id, o.generation, o.event_id, o.endpoint_id, o.tenant_id, o.enqueued_at
+        RETURNING o.seq, o.delivery_id, o.generation, o.event_id, o.endpoint_id, o.tenant_id, o.enqueued_at,
+                  i.lease_token
     ), finished AS (
         INSERT INTO zyven.finished_deliveries
                (delivery_id, generation, attempts, seq, event_id, endpoint_id, tenant_id, state, reason,
@@ -190,7 +195,7 @@ const BURY: &str = "
                g.seq, g.event_id, g.endpoint_id, g.tenant_id, 'DEAD_LETTERED', i.reason, g.enqueued_at,
                i.http_status
           FROM gone g
-          JOIN input i ON i.seq = g.seq
+          JOIN input i ON i.seq = g.seq AND i.lease_token = g.lease_token
     ), buried AS (
         INSERT INTO zyven.dead_letter_records
                (delivery_id, generation, event_id, endpoint_id, tenant_id, event_type, payload, channels, source,
@@ -199,7 +204,7 @@ const BURY: &str = "
                e.payload, e.channels, e.source, e.traceparent, coalesce(e.accepted_at, g.enqueued_at), i.reason,
                i.attempt - CASE WHEN i.started_at IS NULL THEN 1 ELSE 0 END, i.http_status, i.error
           FROM gone g
-          JOIN input i ON i.seq = g.seq
+          JOIN input i ON i.seq = g.seq AND i.lease_token = g.lease_token
           LEFT JOIN zyven.events e ON e.id = g.event_id
     ), recorded AS (
         INSERT INTO zyven.attempts
@@ -210,7 +215,7 @@ const BURY: &str = "
                i.started_at, i.http_status, i.error, i.error_detail, i.connect_us, i.first_byte_us, i.total_us,
                i.response_headers, i.response_body
           FROM gone g
-          JOIN input i ON i.seq = g.seq
+          JOIN input i ON i.seq = g.seq AND i.lease_token = g.lease_token
          WHERE i.started_at IS NOT NULL
         ON CONFLICT DO NOTHING
     )
@@ -303,6 +308,7 @@ async fn deliver(
     items: &[(&SettleItem, &AttemptRecord)],
 ) -> Result<Vec<i64>, StoreError> {
     let columns = Columns::of(items.iter().map(|(item, record)| (*item, Some(*record))));
+    let deliveries: Vec<Uuid> = items.iter().map(|(i, _)| i.delivery_id.uuid()).collect();
     seqs(
         connection,
         DELIVER,
@@ -316,6 +322,7 @@ async fn deliver(
             &columns.total_us,
             &columns.response_headers,
             &columns.response_body,
+            &deliveries,
         ],
     )
     .await

@@ -223,6 +223,12 @@ impl Proxies {
         let connecting = TcpStream::connect((host.as_str(), *port));
         let mut tunnel = match timeout(CONNECT_TIME_MAX, connecting).await {
             Ok(Ok(tunnel)) => tunnel,
+            Ok(Err(error)) if is_exhaustion(&error) => {
+                return Err(Refusal::Said {
+                    outcome: Outcome::Unsent,
+                    detail: format!("the dispatcher is out of resources: {error}"),
+                });
+            }
             Ok(Err(_)) => return Err(Refusal::Down("it refuses connections")),
             Err(_elapsed) => return Err(Refusal::Down("it does not accept connections")),
         };
@@ -327,6 +333,14 @@ fn refusal(status: u16, reason: Option<&str>, sentence: &str) -> Refusal {
         outcome,
         detail: sentence.to_owned(),
     }
+}
+
+/// Ours, not the proxy's: too many open files, ports or buffers.
+fn is_exhaustion(error: &std::io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL)
+    )
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ async fn a_410_disables_the_endpoint_and_what_follows_is_not_sent() {
         async || {
             let status = stage
                 .sql
-                .text("SELECT status::text || ': ' || disabled_reason FROM zyven.endpoints")
+                .text("SELECT concat_ws(': ', status, disabled_reason) FROM zyven.endpoints")
                 .await;
             status == "disabled: the endpoint answered 410 Gone"
         },

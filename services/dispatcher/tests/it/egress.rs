@@ -64,7 +64,7 @@ async fn while_no_proxy_answers_deliveries_wait_and_spend_no_attempt() {
     let _proxy = Proxy::start_at(address).await;
     let delivered = stage.wait_for(event, "DELIVERED").await;
     assert_eq!(delivered.attempts, 1);
-    assert!(dispatcher.is_ready());
+    wait_until("it says so", PATIENCE, async || dispatcher.is_ready()).await;
     dispatcher.stop().await;
 }
 

@@ -110,3 +110,31 @@ async fn without_a_secret_that_opens_nothing_is_sent_and_nothing_is_lost() {
     assert_eq!(stage.receiver.request_count(), 0);
     dispatcher.stop().await;
 }
+
+/// Redis suggests: a ticket may name an endpoint that never existed, for a row that is another's.
+#[tokio::test]
+async fn a_ticket_in_the_wrong_lane_costs_the_delivery_nothing() {
+    let stage = Stage::new().await;
+    stage.endpoint("/hook").await;
+    let event = stage.publish_silently("{}").await;
+    stage.offer_in_a_strange_lane().await;
+    let dispatcher = stage.start();
+    let delivery = stage.wait_for(event, "DELIVERED").await;
+    assert_eq!(delivery.attempts, 1);
+    dispatcher.stop().await;
+}
+
+#[tokio::test]
+async fn a_missing_payload_is_named_even_if_the_endpoint_is_closed_too() {
+    let stage = Stage::new().await;
+    stage.endpoint("/hook").await;
+    let event = stage.publish_silently("{}").await;
+    stage
+        .sql
+        .run("DELETE FROM zyven.events; UPDATE zyven.endpoints SET deleted_at = now()")
+        .await;
+    stage.offer().await;
+    let dispatcher = stage.start();
+    assert_eq!(stage.wait_for_dead(event).await, "payload_missing");
+    dispatcher.stop().await;
+}

@@ -188,6 +188,21 @@ impl Stage {
         let _ = self.queue.push(&tickets, &self.epoch).await.unwrap();
     }
 
+    /// A ticket for each outbox row, in a lane that is not its own.
+    pub(crate) async fn offer_in_a_strange_lane(&self) {
+        let strange = EndpointId::new();
+        let rows = self.sql.rows("SELECT seq FROM zyven.outbox").await;
+        let tickets: Vec<Ticket> = rows
+            .iter()
+            .map(|row| Ticket {
+                seq: row.get(0),
+                endpoint_id: strange,
+                due_in: Duration::ZERO,
+            })
+            .collect();
+        let _ = self.queue.push(&tickets, &self.epoch).await.unwrap();
+    }
+
     pub(crate) fn config(&self) -> Config {
         config(&[self.proxy.address])
     }

@@ -279,7 +279,15 @@ async fn authentication_comes_before_anything_that_is_in_the_body() {
 async fn unknown_routes_and_methods_say_so() {
     let api = Api::start().await;
     let tenant = api.tenant().await;
-    for path in ["/", "/v1", "/v1/event", "/v1/events/", "/v1/events/a/b"] {
+    let paths = [
+        "/",
+        "/v1",
+        "/v1/event",
+        "/v1/events/",
+        "/v1/events/a/b",
+        "/v1/events/%FF",
+    ];
+    for path in paths {
         tenant.get(path).await.expect_problem(404, "not_found");
     }
     let answer = tenant

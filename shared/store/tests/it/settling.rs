@@ -265,3 +265,31 @@ async fn a_mixed_batch_is_settled_item_by_item() {
         ]
     );
 }
+
+/// A PostgreSQL that crashed or failed over may give a sequence number out a second time.
+#[tokio::test]
+async fn a_success_never_finishes_another_delivery_that_got_its_number() {
+    let (fixture, _) = Fixture::with_endpoint().await;
+    let first = fixture.claimed().await;
+    fixture
+        .sql
+        .batch_execute(&format!(
+            "DELETE FROM zyven.outbox;
+             ALTER TABLE zyven.outbox ALTER COLUMN seq RESTART WITH {}",
+            first.seq
+        ))
+        .await
+        .expect("as after a crash");
+    let second = fixture.event("a", None);
+    assert_eq!(fixture.accepted(&second).await, [first.seq]);
+    let settled = fixture
+        .store
+        .settle(&[settling(&first, TOKEN, delivered())])
+        .await;
+    assert_eq!(settled.expect("an answer"), [Settled::AlreadyFinished]);
+    assert_eq!(
+        fixture.seqs(second.id).await,
+        [first.seq],
+        "still to be delivered"
+    );
+}
