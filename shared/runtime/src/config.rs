@@ -138,9 +138,7 @@ impl Source {
         T::Err: Display,
     {
         let text = self.text(name, meaning, default, false)?;
-        self.parse(name, &text, |text| {
-            text.parse().map_err(|error: T::Err| error.to_string())
-        })
+        self.parse(name, &text, from_text)
     }
 
     /// Like [`Source::value`], for what must never be shown: the mistake's text comes from the
@@ -155,9 +153,7 @@ impl Source {
         T::Err: Display,
     {
         let text = self.text(name, meaning, default, true)?;
-        self.parse(name, &text, |text| {
-            text.parse().map_err(|error: T::Err| error.to_string())
-        })
+        self.parse(name, &text, from_text)
     }
 
     /// A setting that may be absent: the outer `None` is a mistake, the inner one absence.
@@ -173,10 +169,7 @@ impl Source {
         if text.is_empty() {
             return Some(None);
         }
-        self.parse(name, &text, |text| {
-            text.parse().map_err(|error: T::Err| error.to_string())
-        })
-        .map(Some)
+        self.parse(name, &text, from_text).map(Some)
     }
 
     /// Values separated by commas; blanks around them do not count. Empty text is an empty list.
@@ -355,6 +348,13 @@ impl Source {
             }
         }
     }
+}
+
+fn from_text<T: FromStr>(text: &str) -> Result<T, String>
+where
+    T::Err: Display,
+{
+    text.parse().map_err(|error: T::Err| error.to_string())
 }
 
 /// Reads a length of time as settings are written, such as `15s`.

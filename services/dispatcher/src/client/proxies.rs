@@ -112,6 +112,8 @@ struct Proxy {
 enum Refusal {
     /// It is not there, stuck, talks nonsense, or does not know us.
     Down(&'static str),
+    /// It was not even asked: the fault is here, and says nothing about the proxy.
+    NotAsked(String),
     /// It answered, about the target or its own limits.
     Said { outcome: Outcome, detail: String },
 }
@@ -148,6 +150,11 @@ impl Proxies {
                     return Ok(tunnel);
                 }
                 Err(Refusal::Down(reason)) => self.mark_down(proxy, reason),
+                Err(Refusal::NotAsked(detail)) => {
+                    // Another proxy would need the same that is short.
+                    tracing::warn!(reason = %detail, "no connection could be opened");
+                    return Err(Failure::new(Outcome::Unsent, detail));
+                }
                 Err(Refusal::Said { outcome, detail }) => {
                     self.mark_up(proxy);
                     let failure = Failure::new(outcome, detail);
@@ -224,10 +231,9 @@ impl Proxies {
         let mut tunnel = match timeout(CONNECT_TIME_MAX, connecting).await {
             Ok(Ok(tunnel)) => tunnel,
             Ok(Err(error)) if is_exhaustion(&error) => {
-                return Err(Refusal::Said {
-                    outcome: Outcome::Unsent,
-                    detail: format!("the dispatcher is out of resources: {error}"),
-                });
+                return Err(Refusal::NotAsked(format!(
+                    "the dispatcher is out of resources: {error}"
+                )));
             }
             Ok(Err(_)) => return Err(Refusal::Down("it refuses connections")),
             Err(_elapsed) => return Err(Refusal::Down("it does not accept connections")),
@@ -345,6 +351,13 @@ fn is_exhaustion(error: &std::io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn being_out_of_files_or_ports_is_not_held_against_a_proxy() {
+        let is_ours = |code| super::is_exhaustion(&std::io::Error::from_raw_os_error(code));
+        assert!(is_ours(libc::EMFILE) && is_ours(libc::EADDRNOTAVAIL));
+        assert!(!is_ours(libc::ECONNREFUSED) && !is_ours(libc::EHOSTUNREACH));
+    }
+
     use super::*;
 
     #[test]
@@ -382,7 +395,7 @@ mod tests {
     fn only_a_proxy_that_gives_its_reason_is_believed() {
         let outcome = |status, reason| match refusal(status, reason, "") {
             Refusal::Said { outcome, .. } => Some(outcome),
-            Refusal::Down(_) => None,
+            Refusal::Down(_) | Refusal::NotAsked(_) => None,
         };
         let denied = Some(Outcome::Refused(RefusalReason::EgressDenied));
         let failed = |kind| Some(Outcome::Failed(kind));
