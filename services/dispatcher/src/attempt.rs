@@ -104,6 +104,7 @@ impl Attempt {
         Finished {
             item: settle_item(&self.delivery, self.lease, settlement),
             disable_endpoint: decision.disable_endpoint,
+            lane: decision.lane,
         }
     }
 

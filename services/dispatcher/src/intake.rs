@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
-use zyven_domain::retry::DeadLetterReason;
+use zyven_domain::retry::{DeadLetterReason, LaneSignal};
 use zyven_queue::{ClaimedTicket, Completion, Doorbell, Queue, QueueError};
 use zyven_runtime::pace::{Backoff, Rest};
 use zyven_runtime::shutdown::Shutdown;
@@ -279,6 +279,7 @@ impl Intake {
             Finished {
                 item: settle_item(&delivery, lease, settlement),
                 disable_endpoint: false,
+                lane: LaneSignal::Neutral,
             },
         );
     }
@@ -302,6 +303,7 @@ impl Intake {
                 _ = give_up.wait_for(|given_up| *given_up) => Finished {
                     item: released,
                     disable_endpoint: false,
+                    lane: LaneSignal::Neutral,
                 },
             };
             finish(&finished, outcome);

@@ -12,6 +12,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use zyven_domain::id::EndpointId;
+use zyven_domain::retry::LaneSignal;
 use zyven_queue::Completion;
 use zyven_runtime::pace::Backoff;
 use zyven_runtime::supervisor::Chain;
@@ -43,6 +44,9 @@ const GONE: &str = "the endpoint answered 410 Gone";
 pub(crate) struct Finished {
     pub(crate) item: SettleItem,
     pub(crate) disable_endpoint: bool,
+    /// What the endpoint's lane learns from it.
+    #[expect(dead_code, reason = "read by the queue's completions in the next step")]
+    pub(crate) lane: LaneSignal,
 }
 
 /// Records what comes in and passes on what Redis is to be told, a batch at a time. Each result that

@@ -170,6 +170,22 @@ pub struct Decision {
     pub verdict: Verdict,
     /// True if the endpoint asked never to be called again (410 Gone).
     pub disable_endpoint: bool,
+    /// What the endpoint's other deliveries are to learn from it.
+    pub lane: LaneSignal,
+}
+
+/// What an attempt says about its endpoint rather than about its delivery: whether it is well, and
+/// whether it wants to be left alone for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneSignal {
+    /// It took the delivery.
+    Succeeded,
+    /// It could not be reached, did not answer in time, or answered that it cannot serve anybody now.
+    Failed,
+    /// It is well, and asks for no requests at all for this long (429).
+    Throttled(Duration),
+    /// Nothing: it refused this one request, or was never asked.
+    Neutral,
 }
 
 /// Decides what follows `outcome`.
@@ -179,6 +195,8 @@ pub struct Decision {
 ///
 /// The wait is `base · 2^(attempt-1)`, at most `cap`, times `0.8 + 0.4 · jitter`. On 429 and 503 the
 /// endpoint's `Retry-After` is a floor, up to [`RetryPolicy::RETRY_AFTER_MAX`].
+///
+/// A status outside of 100 to 599 counts as a 5xx (RFC 9110, section 15).
 pub fn decide(
     outcome: &Outcome,
     attempt: u32,
@@ -194,6 +212,7 @@ pub fn decide(
             return Decision {
                 verdict: Verdict::DeadLetter(DeadLetterReason::Gone),
                 disable_endpoint: true,
+                lane: LaneSignal::Neutral,
             };
         }
         Outcome::Answered {
@@ -221,13 +240,39 @@ pub fn decide(
     Decision {
         verdict,
         disable_endpoint: false,
+        lane: lane_signal(outcome, policy),
+    }
+}
+
+/// What the endpoint's lane learns. A 4xx is about the one request, unless it is one of those with
+/// which servers say that they are in trouble.
+fn lane_signal(outcome: &Outcome, policy: &RetryPolicy) -> LaneSignal {
+    match outcome {
+        Outcome::Answered {
+            status: 200..=299, ..
+        } => LaneSignal::Succeeded,
+        Outcome::Answered {
+            status: 429,
+            retry_after,
+        } => {
+            let wait = retry_after.unwrap_or(policy.base);
+            LaneSignal::Throttled(wait.min(RetryPolicy::RETRY_AFTER_MAX))
+        }
+        Outcome::Answered {
+            status: 408 | 425, ..
+        } => LaneSignal::Failed,
+        Outcome::Answered {
+            status: 400..=499, ..
+        } => LaneSignal::Neutral,
+        Outcome::Answered { .. } | Outcome::TimedOut | Outcome::Failed(_) => LaneSignal::Failed,
+        Outcome::Refused(_) | Outcome::Unsent => LaneSignal::Neutral,
     }
 }
 
 /// Statuses that say "later" rather than "no". A redirect is neither followed nor retried at once,
 /// but it is the endpoint's configuration that is wrong, and that gets mended: it counts as a failure.
 const fn is_retryable(status: u16) -> bool {
-    matches!(status, 300..=399 | 408 | 425 | 429 | 500..=599)
+    !matches!(status, 400..=499) || matches!(status, 408 | 425 | 429)
 }
 
 fn retry(
@@ -306,8 +351,10 @@ mod tests {
             (500, retry),
             (503, retry),
             (599, retry),
-            (600, rejected),
-            (199, rejected),
+            // No such class exists, so the server is at fault.
+            (600, retry),
+            (999, retry),
+            (199, retry),
         ];
         for (status, expected) in expectations {
             assert_eq!(verdict(&answered(status), 1), expected, "{status}");
@@ -326,6 +373,82 @@ mod tests {
             );
             assert_eq!(decision.disable_endpoint, status == 410, "{status}");
         }
+    }
+
+    #[test]
+    fn the_lane_learns_whether_the_endpoint_is_well() {
+        use LaneSignal::{Failed, Neutral, Succeeded};
+        let lane = |outcome: &Outcome| {
+            let policy = RetryPolicy::default();
+            decide(outcome, 1, Duration::ZERO, &policy, MIDDLE).lane
+        };
+        let statuses = [
+            (200, Succeeded),
+            (299, Succeeded),
+            (300, Failed),
+            (304, Failed),
+            (399, Failed),
+            (400, Neutral),
+            (407, Neutral),
+            (408, Failed),
+            (409, Neutral),
+            (410, Neutral),
+            (424, Neutral),
+            (425, Failed),
+            (426, Neutral),
+            (499, Neutral),
+            (500, Failed),
+            (503, Failed),
+            (599, Failed),
+            (999, Failed),
+        ];
+        for (status, expected) in statuses {
+            assert_eq!(lane(&answered(status)), expected, "{status}");
+        }
+        assert_eq!(lane(&Outcome::TimedOut), Failed);
+        for kind in [
+            FailureKind::Dns,
+            FailureKind::Connect,
+            FailureKind::Tls,
+            FailureKind::Reset,
+            FailureKind::Protocol,
+        ] {
+            assert_eq!(lane(&Outcome::Failed(kind)), Failed, "{kind:?}");
+        }
+        for reason in [RefusalReason::EgressDenied, RefusalReason::InvalidUrl] {
+            assert_eq!(lane(&Outcome::Refused(reason)), Neutral, "{reason:?}");
+        }
+        assert_eq!(lane(&Outcome::Unsent), Neutral);
+    }
+
+    #[test]
+    fn a_429_throttles_the_lane_for_as_long_as_it_asks() {
+        let throttled = |retry_after: Option<u64>| {
+            let outcome = Outcome::Answered {
+                status: 429,
+                retry_after: retry_after.map(Duration::from_secs),
+            };
+            let policy = RetryPolicy::default();
+            match decide(&outcome, 1, Duration::ZERO, &policy, MIDDLE).lane {
+                LaneSignal::Throttled(wait) => wait.as_secs(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(throttled(None), 5);
+        assert_eq!(throttled(Some(0)), 0);
+        assert_eq!(throttled(Some(60)), 60);
+        assert_eq!(throttled(Some(86_400)), 86_400);
+        assert_eq!(throttled(Some(86_401)), 86_400);
+        // The last permitted attempt teaches the lane as well as the first.
+        let outcome = answered(429);
+        let last = decide(
+            &outcome,
+            12,
+            Duration::ZERO,
+            &RetryPolicy::default(),
+            MIDDLE,
+        );
+        assert_eq!(last.lane, LaneSignal::Throttled(Duration::from_secs(5)));
     }
 
     #[test]
