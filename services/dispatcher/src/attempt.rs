@@ -103,7 +103,9 @@ impl Attempt {
         };
         Finished {
             item: settle_item(&self.delivery, self.lease, settlement),
-            disable_endpoint: decision.disable_endpoint,
+            disable_endpoint: decision
+                .disable_endpoint
+                .then_some(self.destination.updated_at),
             lane: decision.lane,
         }
     }

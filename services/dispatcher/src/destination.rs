@@ -32,6 +32,8 @@ const HEADERS_EXPECTED: usize = 14;
 pub(crate) struct Destination {
     pub(crate) origin: Arc<Origin>,
     pub(crate) policy: RetryPolicy,
+    /// See [`zyven_store::EndpointForDelivery::updated_at`].
+    pub(crate) updated_at: DateTime<Utc>,
     /// For the log, which never shows a whole URL.
     pub(crate) host: String,
     path_and_query: Uri,
@@ -46,11 +48,13 @@ impl Destination {
         url: &EndpointUrl,
         origin: Arc<Origin>,
         policy: RetryPolicy,
+        updated_at: DateTime<Utc>,
         keys: Vec<SigningKey>,
     ) -> Option<Self> {
         Some(Self {
             origin,
             policy,
+            updated_at,
             host: url.host().to_string(),
             path_and_query: url.path_and_query().parse().ok()?,
             host_header: HeaderValue::from_str(url.host_header()).ok()?,

@@ -179,7 +179,8 @@ impl Endpoints {
             timeout: stored.policy.timeout.min(RetryPolicy::TIMEOUT_MAX),
             ..stored.policy.clone()
         };
-        match Destination::new(&url, self.client.origin(&url), policy, keys) {
+        let origin = self.client.origin(&url);
+        match Destination::new(&url, origin, policy, stored.updated_at, keys) {
             Some(destination) => Endpoint::Open(Arc::new(destination)),
             None => Endpoint::Closed(DeadLetterReason::InvalidUrl),
         }

@@ -278,7 +278,7 @@ impl Intake {
             &self.finished,
             Finished {
                 item: settle_item(&delivery, lease, settlement),
-                disable_endpoint: false,
+                disable_endpoint: None,
                 lane: LaneSignal::Neutral,
             },
         );
@@ -302,7 +302,7 @@ impl Intake {
                 outcome = attempt.make(&workshop.client, &workshop.statistics) => outcome,
                 _ = give_up.wait_for(|given_up| *given_up) => Finished {
                     item: released,
-                    disable_endpoint: false,
+                    disable_endpoint: None,
                     lane: LaneSignal::Neutral,
                 },
             };

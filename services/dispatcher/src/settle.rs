@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
@@ -43,7 +44,8 @@ const GONE: &str = "the endpoint answered 410 Gone";
 /// What an attempt led to.
 pub(crate) struct Finished {
     pub(crate) item: SettleItem,
-    pub(crate) disable_endpoint: bool,
+    /// Set if the endpoint is to be disabled: when what the attempt knew of it had last changed.
+    pub(crate) disable_endpoint: Option<DateTime<Utc>>,
     /// What the endpoint's lane learns from it.
     #[expect(dead_code, reason = "read by the queue's completions in the next step")]
     pub(crate) lane: LaneSignal,
@@ -82,11 +84,11 @@ pub(crate) async fn run(
 }
 
 async fn flush(store: &Store, statistics: &Statistics, batch: Vec<Finished>) -> Vec<Completion> {
-    let mut gone: Vec<EndpointId> = Vec::new();
+    let mut gone: Vec<(EndpointId, DateTime<Utc>)> = Vec::new();
     let mut items: Vec<SettleItem> = Vec::with_capacity(batch.len());
     for finished in batch {
-        if finished.disable_endpoint {
-            gone.push(finished.item.endpoint_id);
+        if let Some(seen) = finished.disable_endpoint {
+            gone.push((finished.item.endpoint_id, seen));
         }
         items.push(finished.item);
     }
@@ -94,8 +96,8 @@ async fn flush(store: &Store, statistics: &Statistics, batch: Vec<Finished>) -> 
     let completions = settle(store, statistics, &items).await;
     gone.sort_unstable();
     gone.dedup();
-    for endpoint_id in gone {
-        disable(store, endpoint_id).await;
+    for (endpoint_id, seen) in gone {
+        disable(store, endpoint_id, seen).await;
     }
     completions
 }
@@ -141,10 +143,10 @@ async fn settle_patiently(store: &Store, items: &[SettleItem]) -> Result<Vec<Set
 }
 
 /// Repeated like a settlement, but not for ever: the next delivery is told 410 again.
-async fn disable(store: &Store, endpoint_id: EndpointId) {
+async fn disable(store: &Store, endpoint_id: EndpointId, seen: DateTime<Utc>) {
     const TRIES_MAX: u32 = 5;
     for failures in 1..=TRIES_MAX {
-        match store.disable_endpoint(endpoint_id, GONE).await {
+        match store.disable_endpoint(endpoint_id, seen, GONE).await {
             Ok(is_news) => {
                 if is_news {
                     tracing::info!(endpoint.id = %endpoint_id, "disabled: it answered 410");

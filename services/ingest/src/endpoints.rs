@@ -4,6 +4,7 @@ mod form;
 mod secrets;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{Path, Request, State};
@@ -44,6 +45,9 @@ struct EndpointView<'a> {
     retry_base_ms: u128,
     retry_cap_ms: u128,
     attempts_max: u32,
+    /// Null: no schedule.
+    retry_schedule_ms: Option<Vec<u128>>,
+    retry_statuses: &'a [u16],
     age_max_ms: u128,
     timeout_ms: u128,
     created_at: DateTime<Utc>,
@@ -69,6 +73,15 @@ impl<'a> EndpointView<'a> {
             retry_base_ms: endpoint.policy.base.as_millis(),
             retry_cap_ms: endpoint.policy.cap.as_millis(),
             attempts_max: endpoint.policy.attempts_max,
+            retry_schedule_ms: (!endpoint.policy.schedule.is_empty()).then(|| {
+                endpoint
+                    .policy
+                    .schedule
+                    .iter()
+                    .map(Duration::as_millis)
+                    .collect()
+            }),
+            retry_statuses: &endpoint.policy.statuses,
             age_max_ms: endpoint.policy.age_max.as_millis(),
             timeout_ms: endpoint.policy.timeout.as_millis(),
             created_at: endpoint.created_at,

@@ -71,23 +71,8 @@ impl<'a> Members<'a> {
             self.mistake(name, "must be an array of strings");
             return None;
         };
-        if !count.contains(&texts.len()) {
-            let rule = format!("must have {} to {} items", count.start(), count.end());
-            self.mistake(name, rule);
-            return None;
-        }
-        let parsed: Vec<Option<T>> = texts
-            .iter()
-            .enumerate()
-            .map(|(index, Text(text))| match parse(text) {
-                Ok(value) => Some(value),
-                Err(rule) => {
-                    self.mistake(&format!("{name}[{index}]"), rule.to_string());
-                    None
-                }
-            })
-            .collect();
-        parsed.into_iter().collect()
+        let parsed = texts.iter().map(|Text(text)| parse(text));
+        self.items(name, count, parsed)
     }
 
     /// A whole number within bounds, both included.
@@ -108,6 +93,35 @@ impl<'a> Members<'a> {
                 self.mistake(name, rule);
                 None
             }
+        }
+    }
+
+    /// An array of whole numbers, each of which `parse` takes, with bounds on their number.
+    pub(crate) fn numbers<T, E: Display>(
+        &mut self,
+        name: &str,
+        count: std::ops::RangeInclusive<usize>,
+        parse: impl Fn(u64) -> Result<T, E>,
+    ) -> Option<Vec<T>> {
+        let raw = self.raw(name)?;
+        let Ok(numbers) = serde_json::from_str::<Vec<u64>>(raw.get()) else {
+            self.mistake(name, "must be an array of whole numbers");
+            return None;
+        };
+        self.items(name, count, numbers.into_iter().map(parse))
+    }
+
+    /// Whether the member is there and null, in which case it is used up.
+    pub(crate) fn take_null(&mut self, name: &str) -> bool {
+        let is_null = |(known, raw): &(Cow<'a, str>, &'a RawValue)| {
+            known == name && raw.get().trim() == "null"
+        };
+        match self.members.iter().position(is_null) {
+            Some(index) => {
+                self.members.swap_remove(index);
+                true
+            }
+            None => false,
         }
     }
 
@@ -147,6 +161,26 @@ impl<'a> Members<'a> {
         } else {
             Err(Problem::invalid(errors))
         }
+    }
+
+    /// The items of an array, or `None` after a mistake was recorded for each that is wrong.
+    fn items<T, E: Display>(
+        &mut self,
+        name: &str,
+        count: std::ops::RangeInclusive<usize>,
+        parsed: impl ExactSizeIterator<Item = Result<T, E>>,
+    ) -> Option<Vec<T>> {
+        if !count.contains(&parsed.len()) {
+            let rule = format!("must have {} to {} items", count.start(), count.end());
+            self.mistake(name, rule);
+            return None;
+        }
+        // Collected first: every mistake is wanted, not only the first one.
+        let items: Vec<Option<T>> = parsed
+            .enumerate()
+            .map(|(index, item)| self.parsed(&format!("{name}[{index}]"), item))
+            .collect();
+        items.into_iter().collect()
     }
 
     fn parsed<T, E: Display>(&mut self, name: &str, parsed: Result<T, E>) -> Option<T> {

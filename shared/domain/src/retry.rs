@@ -69,6 +69,11 @@ pub struct RetryPolicy {
     pub cap: Duration,
     /// Attempts in all, the first included.
     pub attempts_max: u32,
+    /// Waits before jitter, one after each failed attempt, in place of `base`, `cap` and
+    /// `attempts_max`: behind the last of them comes the last attempt. Empty: no schedule.
+    pub schedule: Vec<Duration>,
+    /// Statuses among 4xx that are retried besides those that always are.
+    pub statuses: Vec<u16>,
     /// A delivery older than this is not retried.
     pub age_max: Duration,
     /// Deadline of one attempt: connect, request, and the whole answer.
@@ -82,6 +87,49 @@ impl RetryPolicy {
     pub const TIMEOUT_MAX: Duration = Duration::from_secs(30);
     /// Wait before an attempt that could not leave Zyven is tried again.
     pub const UNSENT_WAIT: Duration = Duration::from_secs(1);
+    /// Most waits of a schedule.
+    pub const SCHEDULE_MAX: usize = 100;
+
+    /// Attempts in all, the first included.
+    pub fn attempts(&self) -> u32 {
+        match self.schedule.len() {
+            0 => self.attempts_max,
+            waits => u32::try_from(waits).unwrap_or(u32::MAX).saturating_add(1),
+        }
+    }
+
+    /// Whether a status may be among [`RetryPolicy::statuses`]: any 4xx but 410, which has a meaning of
+    /// its own.
+    pub const fn may_retry(status: u16) -> bool {
+        matches!(status, 400..=499) && status != 410
+    }
+
+    /// Statuses that say "later" rather than "no". A redirect is neither followed nor retried at once,
+    /// but it is the endpoint's configuration that is wrong, and that gets mended: it counts as a
+    /// failure. What is retried by default cannot be made final: a server in trouble does not choose
+    /// its status.
+    fn retries(&self, status: u16) -> bool {
+        match status {
+            408 | 425 | 429 => true,
+            400..=499 => Self::may_retry(status) && self.statuses.contains(&status),
+            _ => true,
+        }
+    }
+
+    /// The wait after the failed attempt with this number, counted from 1.
+    fn wait(&self, attempt: u32, jitter: f64) -> Duration {
+        let failures = attempt.saturating_sub(1);
+        let wait = match usize::try_from(failures).map(|index| self.schedule.get(index)) {
+            Ok(Some(wait)) => *wait,
+            // 2^31 times any base of a millisecond or more is past every cap; the clamp keeps the shift
+            // defined.
+            _ => self
+                .base
+                .saturating_mul(1 << failures.min(31))
+                .min(self.cap),
+        };
+        wait.mul_f64(0.8 + 0.4 * jitter.clamp(0.0, 1.0))
+    }
 }
 
 impl Default for RetryPolicy {
@@ -90,6 +138,8 @@ impl Default for RetryPolicy {
             base: Duration::from_secs(5),
             cap: Duration::from_secs(12 * 3600),
             attempts_max: 12,
+            schedule: Vec::new(),
+            statuses: Vec::new(),
             age_max: Duration::from_secs(96 * 3600),
             timeout: Duration::from_secs(15),
         }
@@ -193,8 +243,9 @@ pub enum LaneSignal {
 /// `attempt` counts from 1 and includes the one that just ended; `age` is the time since the event
 /// was accepted (for a replay: since the replay); `jitter` is uniform in `0.0..1.0`.
 ///
-/// The wait is `base · 2^(attempt-1)`, at most `cap`, times `0.8 + 0.4 · jitter`. On 429 and 503 the
-/// endpoint's `Retry-After` is a floor, up to [`RetryPolicy::RETRY_AFTER_MAX`].
+/// The wait is `base · 2^(attempt-1)`, at most `cap`, or what the schedule says; times `0.8 + 0.4 ·
+/// jitter` in both cases: deliveries that failed together should not come back together. On 429 and 503
+/// the endpoint's `Retry-After` is a floor, up to [`RetryPolicy::RETRY_AFTER_MAX`].
 ///
 /// A status outside of 100 to 599 counts as a 5xx (RFC 9110, section 15).
 pub fn decide(
@@ -218,7 +269,7 @@ pub fn decide(
         Outcome::Answered {
             status,
             retry_after,
-        } if is_retryable(*status) => {
+        } if policy.retries(*status) => {
             let floor = match status {
                 429 | 503 => retry_after.unwrap_or_default(),
                 _ => Duration::ZERO,
@@ -269,12 +320,6 @@ fn lane_signal(outcome: &Outcome, policy: &RetryPolicy) -> LaneSignal {
     }
 }
 
-/// Statuses that say "later" rather than "no". A redirect is neither followed nor retried at once,
-/// but it is the endpoint's configuration that is wrong, and that gets mended: it counts as a failure.
-const fn is_retryable(status: u16) -> bool {
-    !matches!(status, 400..=499) || matches!(status, 408 | 425 | 429)
-}
-
 fn retry(
     attempt: u32,
     age: Duration,
@@ -282,242 +327,17 @@ fn retry(
     jitter: f64,
     floor: Duration,
 ) -> Verdict {
-    if attempt >= policy.attempts_max {
+    if attempt >= policy.attempts() {
         return Verdict::DeadLetter(DeadLetterReason::AttemptsExhausted);
     }
-    let wait = backoff(attempt, policy, jitter).max(floor.min(RetryPolicy::RETRY_AFTER_MAX));
+    let wait = policy
+        .wait(attempt, jitter)
+        .max(floor.min(RetryPolicy::RETRY_AFTER_MAX));
     if age.saturating_add(wait) > policy.age_max {
         return Verdict::DeadLetter(DeadLetterReason::AgeExceeded);
     }
     Verdict::RetryIn(wait)
 }
 
-fn backoff(attempt: u32, policy: &RetryPolicy, jitter: f64) -> Duration {
-    // 2^31 times any base of a millisecond or more is past every cap; the clamp keeps the shift defined.
-    let doublings = attempt.saturating_sub(1).min(31);
-    let wait = policy.base.saturating_mul(1 << doublings).min(policy.cap);
-    wait.mul_f64(0.8 + 0.4 * jitter.clamp(0.0, 1.0))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIDDLE: f64 = 0.5;
-
-    fn answered(status: u16) -> Outcome {
-        Outcome::Answered {
-            status,
-            retry_after: None,
-        }
-    }
-
-    fn verdict(outcome: &Outcome, attempt: u32) -> Verdict {
-        decide(
-            outcome,
-            attempt,
-            Duration::ZERO,
-            &RetryPolicy::default(),
-            MIDDLE,
-        )
-        .verdict
-    }
-
-    #[test]
-    fn each_status_has_its_verdict() {
-        let retry = Verdict::RetryIn(Duration::from_secs(5));
-        let rejected = Verdict::DeadLetter(DeadLetterReason::Rejected);
-        let expectations = [
-            (200, Verdict::Delivered),
-            (204, Verdict::Delivered),
-            (299, Verdict::Delivered),
-            (300, retry),
-            (301, retry),
-            (399, retry),
-            (400, rejected),
-            (404, rejected),
-            (407, rejected),
-            (408, retry),
-            (409, rejected),
-            (410, Verdict::DeadLetter(DeadLetterReason::Gone)),
-            (411, rejected),
-            (424, rejected),
-            (425, retry),
-            (426, rejected),
-            (428, rejected),
-            (429, retry),
-            (430, rejected),
-            (499, rejected),
-            (500, retry),
-            (503, retry),
-            (599, retry),
-            // No such class exists, so the server is at fault.
-            (600, retry),
-            (999, retry),
-            (199, retry),
-        ];
-        for (status, expected) in expectations {
-            assert_eq!(verdict(&answered(status), 1), expected, "{status}");
-        }
-    }
-
-    #[test]
-    fn only_410_disables_the_endpoint() {
-        for status in 100..600 {
-            let decision = decide(
-                &answered(status),
-                1,
-                Duration::ZERO,
-                &RetryPolicy::default(),
-                MIDDLE,
-            );
-            assert_eq!(decision.disable_endpoint, status == 410, "{status}");
-        }
-    }
-
-    #[test]
-    fn the_lane_learns_whether_the_endpoint_is_well() {
-        use LaneSignal::{Failed, Neutral, Succeeded};
-        let lane = |outcome: &Outcome| {
-            let policy = RetryPolicy::default();
-            decide(outcome, 1, Duration::ZERO, &policy, MIDDLE).lane
-        };
-        let statuses = [
-            (200, Succeeded),
-            (299, Succeeded),
-            (300, Failed),
-            (304, Failed),
-            (399, Failed),
-            (400, Neutral),
-            (407, Neutral),
-            (408, Failed),
-            (409, Neutral),
-            (410, Neutral),
-            (424, Neutral),
-            (425, Failed),
-            (426, Neutral),
-            (499, Neutral),
-            (500, Failed),
-            (503, Failed),
-            (599, Failed),
-            (999, Failed),
-        ];
-        for (status, expected) in statuses {
-            assert_eq!(lane(&answered(status)), expected, "{status}");
-        }
-        assert_eq!(lane(&Outcome::TimedOut), Failed);
-        for kind in [
-            FailureKind::Dns,
-            FailureKind::Connect,
-            FailureKind::Tls,
-            FailureKind::Reset,
-            FailureKind::Protocol,
-        ] {
-            assert_eq!(lane(&Outcome::Failed(kind)), Failed, "{kind:?}");
-        }
-        for reason in [RefusalReason::EgressDenied, RefusalReason::InvalidUrl] {
-            assert_eq!(lane(&Outcome::Refused(reason)), Neutral, "{reason:?}");
-        }
-        assert_eq!(lane(&Outcome::Unsent), Neutral);
-    }
-
-    #[test]
-    fn a_429_throttles_the_lane_for_as_long_as_it_asks() {
-        let throttled = |retry_after: Option<u64>| {
-            let outcome = Outcome::Answered {
-                status: 429,
-                retry_after: retry_after.map(Duration::from_secs),
-            };
-            let policy = RetryPolicy::default();
-            match decide(&outcome, 1, Duration::ZERO, &policy, MIDDLE).lane {
-                LaneSignal::Throttled(wait) => wait.as_secs(),
-                other => panic!("{other:?}"),
-            }
-        };
-        assert_eq!(throttled(None), 5);
-        assert_eq!(throttled(Some(0)), 0);
-        assert_eq!(throttled(Some(60)), 60);
-        assert_eq!(throttled(Some(86_400)), 86_400);
-        assert_eq!(throttled(Some(86_401)), 86_400);
-        // The last permitted attempt teaches the lane as well as the first.
-        let outcome = answered(429);
-        let last = decide(
-            &outcome,
-            12,
-            Duration::ZERO,
-            &RetryPolicy::default(),
-            MIDDLE,
-        );
-        assert_eq!(last.lane, LaneSignal::Throttled(Duration::from_secs(5)));
-    }
-
-    #[test]
-    fn waits_double_up_to_the_cap() {
-        let waits = |attempt| match decide(
-            &Outcome::TimedOut,
-            attempt,
-            Duration::ZERO,
-            &RetryPolicy {
-                attempts_max: 100,
-                ..RetryPolicy::default()
-            },
-            MIDDLE,
-        )
-        .verdict
-        {
-            Verdict::RetryIn(wait) => wait.as_secs(),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(
-            [1, 2, 3, 13, 14, 15, 60].map(waits),
-            [5, 10, 20, 20_480, 40_960, 43_200, 43_200]
-        );
-    }
-
-    #[test]
-    fn jitter_spreads_a_wait_by_a_fifth_either_way() {
-        let wait = |jitter| backoff(1, &RetryPolicy::default(), jitter);
-        assert_eq!(wait(0.0), Duration::from_secs(4));
-        assert_eq!(wait(1.0), Duration::from_secs(6));
-    }
-
-    #[test]
-    fn the_last_attempt_and_the_age_limit_end_in_the_dead_letters() {
-        let policy = RetryPolicy::default();
-        let exhausted = Verdict::DeadLetter(DeadLetterReason::AttemptsExhausted);
-        assert_ne!(verdict(&answered(500), 11), exhausted);
-        assert_eq!(verdict(&answered(500), 12), exhausted);
-        let at_age = |age| decide(&answered(500), 1, age, &policy, MIDDLE).verdict;
-        let wait = Duration::from_secs(5);
-        assert_eq!(at_age(policy.age_max - wait), Verdict::RetryIn(wait));
-        assert_eq!(
-            at_age(policy.age_max - wait + Duration::from_millis(1)),
-            Verdict::DeadLetter(DeadLetterReason::AgeExceeded)
-        );
-    }
-
-    #[test]
-    fn retry_after_is_a_floor_with_a_ceiling() {
-        let wait = |status, seconds| {
-            let outcome = Outcome::Answered {
-                status,
-                retry_after: Some(Duration::from_secs(seconds)),
-            };
-            verdict(&outcome, 1)
-        };
-        let seconds = |count| Verdict::RetryIn(Duration::from_secs(count));
-        assert_eq!(wait(429, 1), seconds(5));
-        assert_eq!(wait(429, 60), seconds(60));
-        assert_eq!(wait(503, 60), seconds(60));
-        assert_eq!(wait(503, 999_999_999), seconds(86_400));
-        assert_eq!(wait(500, 60), seconds(5));
-    }
-
-    #[test]
-    fn what_never_left_zyven_spends_no_attempt() {
-        assert_eq!(
-            verdict(&Outcome::Unsent, 12),
-            Verdict::ReleaseFor(Duration::from_secs(1))
-        );
-    }
-}
+mod tests;

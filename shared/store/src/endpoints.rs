@@ -53,6 +53,10 @@ pub struct EndpointChange {
     pub retry_cap: Option<Duration>,
     /// See [`RetryPolicy::attempts_max`].
     pub attempts_max: Option<u32>,
+    /// See [`RetryPolicy::schedule`]; an empty one goes back to base, cap and attempts.
+    pub retry_schedule: Option<Vec<Duration>>,
+    /// See [`RetryPolicy::statuses`].
+    pub retry_statuses: Option<Vec<u16>>,
     /// See [`RetryPolicy::age_max`].
     pub age_max: Option<Duration>,
     /// See [`RetryPolicy::timeout`].
@@ -100,7 +104,7 @@ const RETRY_IS_SANE: &str = "endpoint_retry_is_sane";
 macro_rules! record_columns {
     () => {
         "id, url, description, event_types, channels, disabled_reason, retry_base_ms, retry_cap_ms,
-         attempts_max, age_max_ms, timeout_ms, created_at, updated_at"
+         attempts_max, age_max_ms, timeout_ms, created_at, updated_at, retry_schedule_ms, retry_statuses"
     };
 }
 
@@ -109,8 +113,9 @@ const INSERT: &str = "
     WITH added AS (
         INSERT INTO zyven.endpoints
                (id, tenant_id, url, description, event_types, channels,
-                retry_base_ms, retry_cap_ms, attempts_max, age_max_ms, timeout_ms)
-        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11
+                retry_base_ms, retry_cap_ms, attempts_max, age_max_ms, timeout_ms,
+                retry_schedule_ms, retry_statuses)
+        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $15, $16
          WHERE $14 > (SELECT count(*) FROM zyven.endpoints WHERE tenant_id = $2 AND deleted_at IS NULL)
         ON CONFLICT (id) DO NOTHING
         RETURNING id
@@ -147,6 +152,8 @@ const CHANGE: &str = concat!(
             attempts_max = coalesce($9, attempts_max),
             age_max_ms = coalesce($10, age_max_ms),
             timeout_ms = coalesce($11, timeout_ms),
+            retry_schedule_ms = coalesce($12, retry_schedule_ms),
+            retry_statuses = coalesce($13, retry_statuses),
             updated_at = now()
       WHERE tenant_id = $1
         AND id = $2
@@ -215,6 +222,8 @@ impl Store {
                     &endpoint.secret.id,
                     &endpoint.secret.envelope,
                     &i64::from(ENDPOINTS_PER_TENANT_MAX),
+                    &schedule_ms(&endpoint.policy.schedule),
+                    &smallints(&endpoint.policy.statuses),
                 ],
             )
             .await;
@@ -301,6 +310,8 @@ impl Store {
                     &change.attempts_max.map(integer),
                     &ms(change.age_max),
                     &change.timeout.map(|timeout| integer(timeout.as_millis())),
+                    &change.retry_schedule.as_deref().map(schedule_ms),
+                    &change.retry_statuses.as_deref().map(smallints),
                 ],
             )
             .await;
@@ -384,6 +395,34 @@ fn integer<T: TryInto<i32>>(value: T) -> i32 {
     value.try_into().unwrap_or(i32::MAX)
 }
 
+fn schedule_ms(schedule: &[Duration]) -> Vec<i64> {
+    schedule
+        .iter()
+        .map(|wait| bigint(wait.as_millis()))
+        .collect()
+}
+
+fn smallints(statuses: &[u16]) -> Vec<i16> {
+    let statuses = statuses.iter().copied();
+    statuses
+        .filter_map(|status| status.try_into().ok())
+        .collect()
+}
+
+/// The reverse of `retry_schedule_ms` and `retry_statuses` as they are stored.
+pub(crate) fn schedule(row: &Row, column: usize) -> Vec<Duration> {
+    let waits_ms: Vec<i64> = row.get(column);
+    let waits = waits_ms.into_iter();
+    waits
+        .map(|ms| Duration::from_millis(ms.unsigned_abs()))
+        .collect()
+}
+
+pub(crate) fn statuses(row: &Row, column: usize) -> Vec<u16> {
+    let statuses: Vec<i16> = row.get(column);
+    statuses.into_iter().map(i16::unsigned_abs).collect()
+}
+
 fn record(row: &Row) -> EndpointRecord {
     let ms = |column: usize| Duration::from_millis(row.get::<_, i64>(column).unsigned_abs());
     EndpointRecord {
@@ -397,6 +436,8 @@ fn record(row: &Row) -> EndpointRecord {
             base: ms(6),
             cap: ms(7),
             attempts_max: row.get::<_, i32>(8).unsigned_abs(),
+            schedule: schedule(row, 13),
+            statuses: statuses(row, 14),
             age_max: ms(9),
             timeout: Duration::from_millis(u64::from(row.get::<_, i32>(10).unsigned_abs())),
         },

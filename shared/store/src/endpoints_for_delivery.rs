@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio_postgres::Row;
 use uuid::Uuid;
 use zyven_domain::id::{EndpointId, TenantId};
 use zyven_domain::retry::RetryPolicy;
 
+use crate::endpoints::{schedule, statuses};
 use crate::{Store, StoreError};
 
 /// Whether an endpoint takes deliveries.
@@ -47,6 +49,8 @@ pub struct EndpointForDelivery {
     pub url: String,
     /// Whether they may.
     pub status: EndpointStatus,
+    /// When it last changed: tells one state of it from every other.
+    pub updated_at: DateTime<Utc>,
     /// How failures are repeated.
     pub policy: RetryPolicy,
     /// What requests are signed with: the current secret first, then those in their overlap.
@@ -61,16 +65,17 @@ const ENDPOINTS: &str = "
                   ORDER BY s.created_at DESC, s.id),
            ARRAY(SELECT s.envelope FROM zyven.endpoint_secrets s
                   WHERE s.endpoint_id = e.id AND (s.expires_at IS NULL OR s.expires_at > now())
-                  ORDER BY s.created_at DESC, s.id)
+                  ORDER BY s.created_at DESC, s.id),
+           e.retry_schedule_ms, e.retry_statuses, e.updated_at
       FROM zyven.endpoints e
      WHERE e.id = ANY ($1)";
 const DISABLE: &str = "
     UPDATE zyven.endpoints
        SET status = 'disabled',
-           disabled_reason = $2,
-           updated_at = now()
+           disabled_reason = $2
      WHERE id = $1
-       AND status = 'enabled'";
+       AND status = 'enabled'
+       AND updated_at = $3";
 
 impl Store {
     /// The endpoints `ids`, in no order; those that never existed are missing.
@@ -87,13 +92,22 @@ impl Store {
         Ok(rows.iter().map(endpoint).collect())
     }
 
-    /// Switches an endpoint off, for example because it answered 410. False if it was off already.
+    /// Switches an endpoint off, for example because it answered 410. False if it was off already, or
+    /// is no longer what it was when it had last changed at `seen`: what was learnt of an endpoint says
+    /// nothing about the one its owner has made of it since.
     ///
     /// # Errors
     /// PostgreSQL could not be asked.
-    pub async fn disable_endpoint(&self, id: EndpointId, reason: &str) -> Result<bool, StoreError> {
+    pub async fn disable_endpoint(
+        &self,
+        id: EndpointId,
+        seen: DateTime<Utc>,
+        reason: &str,
+    ) -> Result<bool, StoreError> {
         let connection = self.durable("disabling an endpoint").await?;
-        let touched = connection.execute(DISABLE, &[&id.uuid(), &reason]).await?;
+        let touched = connection
+            .execute(DISABLE, &[&id.uuid(), &reason, &seen])
+            .await?;
         Ok(touched > 0)
     }
 }
@@ -112,10 +126,13 @@ fn endpoint(row: &Row) -> EndpointForDelivery {
         tenant_id: TenantId::from_uuid(row.get(1)),
         url: row.get(2),
         status,
+        updated_at: row.get(14),
         policy: RetryPolicy {
             base: ms(5),
             cap: ms(6),
             attempts_max: row.get::<_, i32>(7).unsigned_abs(),
+            schedule: schedule(row, 12),
+            statuses: statuses(row, 13),
             age_max: ms(8),
             timeout: Duration::from_millis(u64::from(row.get::<_, i32>(9).unsigned_abs())),
         },

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use zyven_domain::id::EventId;
-use zyven_testkit::Answer;
+use zyven_testkit::{Answer, wait_until};
 
-use crate::support::{Stage, Terms};
+use crate::support::{PATIENCE, Stage, Terms};
+use crate::wire::WireServer;
 
 /// A receiver that always answers like this, and an endpoint for it.
 async fn stage_with(answer: Answer, terms: Terms) -> Stage {
@@ -83,17 +84,13 @@ async fn a_410_disables_the_endpoint_and_what_follows_is_not_sent() {
     let seq = stage.sql.number("SELECT min(seq) FROM zyven.outbox").await;
     stage.offer_up_to(seq).await;
     assert_eq!(stage.wait_for_dead(first).await, "gone");
-    zyven_testkit::wait_until(
-        "the endpoint is disabled",
-        crate::support::PATIENCE,
-        async || {
-            let status = stage
-                .sql
-                .text("SELECT concat_ws(': ', status, disabled_reason) FROM zyven.endpoints")
-                .await;
-            status == "disabled: the endpoint answered 410 Gone"
-        },
-    )
+    wait_until("the endpoint is disabled", PATIENCE, async || {
+        let status = stage
+            .sql
+            .text("SELECT concat_ws(': ', status, disabled_reason) FROM zyven.endpoints")
+            .await;
+        status == "disabled: the endpoint answered 410 Gone"
+    })
     .await;
     // What the cache knows is at most a second old.
     dispatcher.stop().await;
@@ -103,6 +100,50 @@ async fn a_410_disables_the_endpoint_and_what_follows_is_not_sent() {
     assert_eq!(stage.delivery(second).await.attempts, 0);
     assert_eq!(stage.receiver.request_count(), 1);
     dispatcher.stop().await;
+}
+
+#[tokio::test]
+async fn a_late_410_does_not_disable_an_endpoint_that_has_changed_meanwhile() {
+    let stage = Stage::new().await;
+    let (asked, mut question) = tokio::sync::mpsc::channel(1);
+    let (release, released) = tokio::sync::watch::channel(false);
+    let server = WireServer::start(move |mut caller| {
+        let (asked, mut released) = (asked.clone(), released.clone());
+        async move {
+            caller.read_request().await;
+            let _ = asked.try_send(());
+            let _ = released.wait_for(|released| *released).await;
+            caller
+                .say("HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n")
+                .await;
+        }
+    })
+    .await;
+    stage.endpoint_at(&server.url(), Terms::default()).await;
+    let dispatcher = stage.start();
+    let event = stage.publish("{}").await;
+    question.recv().await.unwrap();
+    let url = stage.receiver.url("/moved");
+    stage
+        .sql
+        .run(&format!("UPDATE zyven.endpoints SET url = '{url}'"))
+        .await;
+    // What is sent until the dispatcher knows better waits at the old one, too.
+    wait_until("the new URL is used", PATIENCE, async || {
+        stage.publish("{}").await;
+        !stage.receiver.requests_at("/moved").is_empty()
+    })
+    .await;
+    release.send(true).unwrap();
+    // The delivery itself was told that it is gone.
+    assert_eq!(stage.wait_for_dead(event).await, "gone");
+    // Stopping waits for all that follows from it.
+    dispatcher.stop().await;
+    let status = stage
+        .sql
+        .text("SELECT status::text FROM zyven.endpoints")
+        .await;
+    assert_eq!(status, "enabled");
 }
 
 #[tokio::test]

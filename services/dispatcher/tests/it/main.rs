@@ -6,6 +6,7 @@
 )]
 
 mod answers;
+mod answers_statuses;
 mod connections;
 mod egress;
 mod endpoints;
@@ -15,3 +16,4 @@ mod requests;
 mod stopping;
 mod support;
 mod tls;
+mod wire;

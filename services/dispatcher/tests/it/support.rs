@@ -76,8 +76,12 @@ impl Stage {
     }
 
     pub(crate) async fn with(receiver: Receiver) -> Stage {
-        let (database, redis, proxy) =
-            tokio::join!(TestDatabase::new(), TestRedis::start(), Proxy::start());
+        Stage::behind(Proxy::start().await, receiver).await
+    }
+
+    /// With a proxy of its own kind.
+    pub(crate) async fn behind(proxy: Proxy, receiver: Receiver) -> Stage {
+        let (database, redis) = tokio::join!(TestDatabase::new(), TestRedis::start());
         let queue = Queue::connect(&QueueConfig {
             url: redis.url(),
             lane_in_flight_max: 64,
@@ -328,10 +332,16 @@ impl Proxy {
     }
 
     pub(crate) async fn start_at(address: SocketAddr) -> Proxy {
-        let mut source = Source::from_pairs([
+        Proxy::start_with(address, &[]).await
+    }
+
+    /// With settings besides the usual ones.
+    pub(crate) async fn start_with(address: SocketAddr, settings: &[(&str, &str)]) -> Proxy {
+        let usual = [
             ("ZYVEN_EGRESS_CREDENTIAL", CREDENTIAL),
             ("ZYVEN_EGRESS_ALLOW_CIDRS", "127.0.0.0/8"),
-        ]);
+        ];
+        let mut source = Source::from_pairs(usual.iter().chain(settings).copied());
         let config = zyven_egress::Config::read(&mut source).unwrap();
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -13,11 +13,13 @@ use crate::fields::Members;
 /// Longest description, in characters.
 const DESCRIPTION_CHARS_MAX: usize = 500;
 
-// The same bounds stand in the constraint endpoint_retry_is_sane.
+// The same bounds stand in the constraints endpoint_retry_is_sane and endpoint_schedule_is_sane.
 const RETRY_BASE_MS: RangeInclusive<u64> = 1..=86_400_000;
 const RETRY_CAP_MS: RangeInclusive<u64> = 1..=604_800_000;
 const ATTEMPTS: RangeInclusive<u64> = 1..=100;
 const AGE_MS: RangeInclusive<u64> = 1_000..=2_592_000_000;
+/// As many as there are.
+const STATUSES_MAX: usize = 99;
 const TIMEOUT_MS: RangeInclusive<u64> = 100..=30_000;
 
 /// What a new endpoint is to be: its URL must be there, everything else has a default.
@@ -53,6 +55,8 @@ pub(super) fn change(members: &mut Members<'_>, names: &NamePolicy) -> EndpointC
         attempts_max: members
             .number("attempts_max", ATTEMPTS)
             .and_then(|attempts| u32::try_from(attempts).ok()),
+        retry_schedule: schedule(members, "retry_schedule_ms"),
+        retry_statuses: statuses(members, "retry_statuses"),
         age_max: ms(members, "age_max_ms", AGE_MS),
         timeout: ms(members, "timeout_ms", TIMEOUT_MS),
     }
@@ -65,6 +69,8 @@ pub(super) fn policy(change: &EndpointChange) -> RetryPolicy {
         base: change.retry_base.unwrap_or(usual.base),
         cap: change.retry_cap.unwrap_or(usual.cap),
         attempts_max: change.attempts_max.unwrap_or(usual.attempts_max),
+        schedule: change.retry_schedule.clone().unwrap_or_default(),
+        statuses: change.retry_statuses.clone().unwrap_or_default(),
         age_max: change.age_max.unwrap_or(usual.age_max),
         timeout: change.timeout.unwrap_or(usual.timeout),
     }
@@ -77,6 +83,39 @@ pub(super) fn everything() -> Vec<Pattern> {
 
 fn ms(members: &mut Members<'_>, name: &str, bounds: RangeInclusive<u64>) -> Option<Duration> {
     members.number(name, bounds).map(Duration::from_millis)
+}
+
+/// Null: no schedule. An empty one is refused, since it might be meant to say "never again", which is
+/// what `attempts_max` is for.
+fn schedule(members: &mut Members<'_>, name: &str) -> Option<Vec<Duration>> {
+    if members.take_null(name) {
+        return Some(Vec::new());
+    }
+    let waits = members.numbers(name, 1..=RetryPolicy::SCHEDULE_MAX, |ms| {
+        if RETRY_CAP_MS.contains(&ms) {
+            Ok(Duration::from_millis(ms))
+        } else {
+            let (from, to) = (RETRY_CAP_MS.start(), RETRY_CAP_MS.end());
+            Err(format!("must be a whole number from {from} to {to}"))
+        }
+    })?;
+    Some(waits)
+}
+
+/// Null: those that always are, and no others. In order, each one once.
+fn statuses(members: &mut Members<'_>, name: &str) -> Option<Vec<u16>> {
+    if members.take_null(name) {
+        return Some(Vec::new());
+    }
+    let mut statuses = members.numbers(name, 0..=STATUSES_MAX, |number| {
+        let status = u16::try_from(number).ok();
+        status
+            .filter(|status| RetryPolicy::may_retry(*status))
+            .ok_or("must be a status from 400 to 499, and not 410, which disables the endpoint")
+    })?;
+    statuses.sort_unstable();
+    statuses.dedup();
+    Some(statuses)
 }
 
 fn description(text: &str) -> Result<String, String> {

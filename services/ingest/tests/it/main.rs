@@ -9,6 +9,7 @@ mod limits;
 mod measurement;
 mod outages;
 mod publishing;
+mod response_rules;
 mod routing;
 mod stopping;
 mod support;

@@ -146,13 +146,9 @@ async fn a_remembered_route_is_never_used_after_the_endpoints_changed() {
     accept(1).await;
     fixture.endpoint(&["*"], &[]).await;
     accept(2).await;
-    assert!(
-        fixture
-            .store
-            .disable_endpoint(first, "test")
-            .await
-            .expect("disabled")
-    );
+    let seen = fixture.changed_at(first).await;
+    let disabled = fixture.store.disable_endpoint(first, seen, "test").await;
+    assert!(disabled.expect("asked"));
     accept(1).await;
 }
 

@@ -189,11 +189,81 @@ async fn an_event_for_one_endpoint_is_stored_once_and_only_for_its_owner() {
     foreign.tenant_id = TenantId::new();
     let refused = fixture.store.accept_for(&foreign, mine.id).await;
     assert_eq!(refused.expect("asked"), AcceptedFor::NotFound);
-    let disabled = fixture.store.disable_endpoint(mine.id, "test").await;
+    let seen = fixture.changed_at(mine.id).await;
+    let disabled = fixture.store.disable_endpoint(mine.id, seen, "test").await;
     assert!(disabled.expect("asked"));
     let event = fixture.event("zyven.test", None);
     let refused = fixture.store.accept_for(&event, mine.id).await;
     assert_eq!(refused.expect("asked"), AcceptedFor::Disabled);
     assert_eq!(fixture.count("SELECT count(*) FROM zyven.events").await, 1);
     fixture.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_is_disabled_only_as_it_was_seen() {
+    let fixture = Fixture::new().await;
+    let new = endpoint(fixture.tenant);
+    fixture
+        .store
+        .add_endpoint(&new)
+        .await
+        .expect("asked")
+        .expect("made");
+    let (store, id) = (&fixture.store, new.id);
+    let seen = fixture.changed_at(id).await;
+    let change = EndpointChange {
+        url: Some("https://example.com/moved".to_owned()),
+        ..EndpointChange::default()
+    };
+    let changed = store.change_endpoint(fixture.tenant, id, &change).await;
+    changed.expect("asked").expect("changed");
+    let disabled = store.disable_endpoint(id, seen, "too late").await;
+    assert!(!disabled.expect("asked"));
+
+    let seen = fixture.changed_at(id).await;
+    let disabled = store.disable_endpoint(id, seen, "gone").await;
+    assert!(disabled.expect("asked"));
+    let disabled = store.disable_endpoint(id, seen, "gone").await;
+    assert!(!disabled.expect("asked"), "it is already");
+
+    // Its owner takes it up again, while an attempt from before is still under way.
+    let enabled = store.enable_endpoint_of(fixture.tenant, id).await;
+    assert_eq!(
+        enabled.expect("asked").expect("found").disabled_reason,
+        None
+    );
+    let disabled = store.disable_endpoint(id, seen, "too late").await;
+    assert!(!disabled.expect("asked"));
+}
+
+#[tokio::test]
+async fn a_schedule_and_statuses_are_kept_and_read_alike_by_owners_and_dispatchers() {
+    let fixture = Fixture::new().await;
+    let policy = RetryPolicy {
+        schedule: [1, 604_800_000].map(Duration::from_millis).to_vec(),
+        statuses: vec![400, 409, 499],
+        ..RetryPolicy::default()
+    };
+    let new = NewEndpoint {
+        policy: policy.clone(),
+        ..endpoint(fixture.tenant)
+    };
+    let made = fixture.store.add_endpoint(&new).await;
+    assert_eq!(made.expect("asked").expect("made").policy, policy);
+    let read = fixture.store.endpoints(&[new.id]).await.expect("asked");
+    assert_eq!(read[0].policy, policy);
+
+    let change = EndpointChange {
+        retry_schedule: Some(Vec::new()),
+        ..EndpointChange::default()
+    };
+    let changed = fixture
+        .store
+        .change_endpoint(fixture.tenant, new.id, &change)
+        .await;
+    let expected = RetryPolicy {
+        schedule: Vec::new(),
+        ..policy
+    };
+    assert_eq!(changed.expect("asked").expect("changed").policy, expected);
 }

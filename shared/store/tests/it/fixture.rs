@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 use zyven_domain::event::{EventType, IdempotencyKey, body_fingerprint, key_fingerprint};
 use zyven_domain::id::{EndpointId, EventId, TenantId};
@@ -65,6 +65,12 @@ impl Fixture {
             .await
             .expect("an endpoint");
         id
+    }
+
+    /// When an endpoint last changed, as a dispatcher sees it.
+    pub(crate) async fn changed_at(&self, id: EndpointId) -> DateTime<Utc> {
+        let found = self.store.endpoints(&[id]).await.expect("asked");
+        found[0].updated_at
     }
 
     pub(crate) fn event(&self, event_type: &str, key: Option<&str>) -> NewEvent {
