@@ -13,6 +13,7 @@ use zyven_domain::id::{ApiKeyId, TenantId};
 use zyven_runtime::pace::Backoff;
 use zyven_store::{Credential, Store, StoreError};
 
+use crate::body::only;
 use crate::problem::Problem;
 
 /// A revoked key works for no longer than this.
@@ -175,7 +176,7 @@ impl Keys {
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let value = only(headers, &AUTHORIZATION)?.to_str().ok()?;
     let (scheme, key) = value.split_once(' ')?;
     scheme
         .eq_ignore_ascii_case("bearer")
@@ -216,6 +217,11 @@ mod tests {
         assert_eq!(read("Basic zyk_x"), None);
         assert_eq!(read("zyk_x"), None);
         assert_eq!(bearer(&HeaderMap::new()), None);
+        let mut two = HeaderMap::new();
+        for _ in 0..2 {
+            two.append(AUTHORIZATION, HeaderValue::from_static("Bearer zyk_x"));
+        }
+        assert_eq!(bearer(&two), None, "whose is it?");
     }
 
     #[test]

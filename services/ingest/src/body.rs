@@ -1,18 +1,20 @@
 //! Receiving a body: what kind it is, that it is small enough, that it comes in time, that it is text.
 //!
-//! The checks stand in the order in which they are made. A body that is refused is still read up to
-//! [`DRAIN_BYTES_MAX`]: a server that closes a connection with unread bytes resets it, and the client
-//! never sees the answer that says why.
+//! The checks stand in the order in which they are made. What nobody has read of a body when the answer
+//! is clear, is still read up to [`DRAIN_BYTES_MAX`]: a server that closes a connection with unread bytes
+//! resets it, and the client never sees the answer that says why.
 
-use std::sync::Arc;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
-use http::{HeaderMap, HeaderValue};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::BodyExt as _;
-use hyper::body::Body;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
 use crate::problem::{Code, Problem};
@@ -110,7 +112,8 @@ impl Received {
     }
 }
 
-/// Receives a body, or refuses it for the first reason there is.
+/// Receives a body, or refuses it for the first reason there is. What is left of it is the exchange's to
+/// [`drain`].
 pub(crate) async fn receive<B>(
     headers: &HeaderMap,
     mut body: B,
@@ -120,24 +123,15 @@ pub(crate) async fn receive<B>(
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let outcome = match admit(headers, &body, allowed, room) {
-        Ok((format, share)) => timeout(allowed.deadline, collect(&mut body, allowed.bytes_max))
-            .await
-            .unwrap_or_else(|_| Err(too_late(allowed.deadline)))
-            .map(|bytes| Received {
-                bytes,
-                format,
-                share,
-            }),
-        Err(problem) => Err(problem),
-    };
-    match outcome {
-        Err(problem) if problem.code != Code::BodyTimeout => {
-            drain(headers, body).await;
-            Err(problem)
-        }
-        other => other,
-    }
+    let (format, share) = admit(headers, &body, allowed, room)?;
+    let bytes = timeout(allowed.deadline, collect(&mut body, allowed.bytes_max))
+        .await
+        .unwrap_or_else(|_| Err(too_late(allowed.deadline)))?;
+    Ok(Received {
+        bytes,
+        format,
+        share,
+    })
 }
 
 /// Everything that can be told before the first byte.
@@ -147,10 +141,9 @@ fn admit<B: Body>(
     allowed: Allowed,
     room: &Room,
 ) -> Result<(Format, Share), Problem> {
-    let format = format_of(headers.get(CONTENT_TYPE), allowed.lines)?;
-    if let Some(encoding) = headers.get(CONTENT_ENCODING)
-        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
-    {
+    let format = format_of(only(headers, &CONTENT_TYPE), allowed.lines)?;
+    let is_identity = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !headers.get_all(CONTENT_ENCODING).iter().all(is_identity) {
         return Err(Problem::new(
             Code::ContentEncodingUnsupported,
             "Send the body as it is, without Content-Encoding.",
@@ -169,6 +162,13 @@ fn admit<B: Body>(
         Problem::overloaded("Too many bytes are being received; come again in a moment.")
     })?;
     Ok((format, share))
+}
+
+/// A header that says one thing. Sent twice, it says nothing: whoever else reads the request may have
+/// believed the other line.
+pub(crate) fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
 }
 
 fn format_of(content_type: Option<&HeaderValue>, lines: bool) -> Result<Format, Problem> {
@@ -242,12 +242,12 @@ where
     Ok(None)
 }
 
-/// Reads what is left of a body that nobody wants, unless the client waits to be asked for it.
-pub(crate) async fn drain<B>(headers: &HeaderMap, mut body: B)
+/// Reads what is left of a body that nobody wants.
+pub(crate) async fn drain<B>(mut body: B)
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    if headers.contains_key(EXPECT) || body.is_end_stream() {
+    if body.is_end_stream() {
         return;
     }
     let mut left = DRAIN_BYTES_MAX;
@@ -261,6 +261,65 @@ where
     };
     // Late or endless: the connection is reset, as it would have been without all this.
     let _ = timeout(DRAIN_MAX, draining).await;
+}
+
+/// A body that comes back if whoever was to read it leaves something of it.
+pub(crate) struct OnLoan {
+    body: Option<Incoming>,
+    returned: Returned,
+}
+
+/// Where a body comes back to.
+#[derive(Clone, Default)]
+pub(crate) struct Returned(Arc<Mutex<Option<Incoming>>>);
+
+impl Returned {
+    pub(crate) fn lend(&self, body: Incoming) -> OnLoan {
+        OnLoan {
+            body: Some(body),
+            returned: self.clone(),
+        }
+    }
+
+    pub(crate) fn take(&self) -> Option<Incoming> {
+        // Held for a move, never across an await.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Drop for OnLoan {
+    fn drop(&mut self) {
+        let mut place = self
+            .returned
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *place = self.body.take();
+    }
+}
+
+impl Body for OnLoan {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let empty = || SizeHint::with_exact(0);
+        self.body.as_ref().map_or_else(empty, Body::size_hint)
+    }
 }
 
 fn too_large(bytes_max: usize) -> Problem {

@@ -52,7 +52,8 @@ pub struct Limits {
 /// How long things may take.
 #[derive(Debug, Clone)]
 pub struct Deadlines {
-    /// Receiving a request's head; also the longest silence between two requests of a connection.
+    /// Receiving a request's head; also the longest silence between two requests of a connection, and
+    /// the longest time in which a client takes nothing of its answer.
     pub head: Duration,
     /// Receiving a request's body.
     pub body: Duration,
@@ -169,7 +170,7 @@ impl Deadlines {
     fn read(source: &mut Source) -> Option<Self> {
         let head = source.duration(
             "ZYVEN_INGEST_HEAD_DEADLINE",
-            "how long a client may take to send a request's head, silence between two requests included",
+            "how long a client may take to send a request's head, silence between two requests included; and how long it may take nothing of an answer",
             Some("30s"),
         );
         let body = source.duration(

@@ -47,13 +47,7 @@ pub(crate) async fn publish<B>(
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let caller = match app.keys.authenticate(headers, Scope::Publish).await {
-        Ok(caller) => caller,
-        Err(problem) => {
-            body::drain(headers, body).await;
-            return Err(problem);
-        }
-    };
+    let caller = app.keys.authenticate(headers, Scope::Publish).await?;
     trail.tenant = Some(caller.tenant);
     let received = body::receive(headers, body, app.body_allowed(), &app.room).await?;
     let mut members = Members::parse(received.text()?)?;
@@ -203,8 +197,10 @@ async fn store(app: &App, events: Vec<NewEvent>, share: Share) -> Result<Vec<Acc
 }
 
 fn header_key(headers: &HeaderMap, members: &mut Members<'_>) -> Option<IdempotencyKey> {
-    let value = headers.get(IDEMPOTENCY_KEY)?;
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let value = values.next()?;
     let parsed = match value.to_str() {
+        Ok(_) if values.next().is_some() => Err("must be sent once"),
         Ok(text) => IdempotencyKey::parse(text).map_err(|rule| rule.0),
         Err(_) => Err("must be 1 to 255 visible ASCII characters"),
     };

@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http::header::{CONNECTION, EXPECT, HOST, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use tower::ServiceExt as _;
@@ -16,7 +19,7 @@ use uuid::Uuid;
 use zyven_domain::id::{EventId, TenantId};
 
 use crate::app::App;
-use crate::body;
+use crate::body::{self, OnLoan, Returned};
 use crate::events;
 use crate::problem::{Code, Problem};
 use crate::router::{self, PUBLISH};
@@ -76,11 +79,26 @@ impl Exchange {
         let started = Instant::now();
         let id = request_id(request.headers());
         let is_publish = request.method() == Method::POST && request.uri().path() == PUBLISH;
-        let (mut response, trail) = if is_publish {
-            self.publish(request).await
+        // Whoever waits to be asked for a body that is not wanted is not asked.
+        let waits_to_be_asked = request.headers().contains_key(EXPECT);
+        let (head, body) = request.into_parts();
+        let returned = Returned::default();
+        let (mut response, trail) = if let Some(problem) = malformed(&head) {
+            drop(returned.lend(body));
+            (refused(problem), Trail::on(NO_ROUTE))
+        } else if is_publish {
+            self.publish(&head.headers, returned.lend(body)).await
         } else {
-            self.route(request).await
+            let body = Body::new(returned.lend(body));
+            self.route(Request::from_parts(head, body)).await
         };
+        let is_late = response.extensions().get() == Some(&Code::BodyTimeout);
+        if let Some(rest) = returned.take()
+            && !waits_to_be_asked
+            && !is_late
+        {
+            body::drain(rest).await;
+        }
         let status = response.status();
         let duration = started.elapsed();
         if is_publish {
@@ -96,30 +114,71 @@ impl Exchange {
         Ok(response)
     }
 
-    async fn publish(&self, request: Request<Incoming>) -> (Sent, Trail) {
-        let (head, body) = request.into_parts();
+    async fn publish(&self, headers: &HeaderMap, body: OnLoan) -> (Sent, Trail) {
         let mut trail = Trail::on(PUBLISH);
-        let answer = events::publish(&self.app, &head.headers, body, &mut trail)
+        let answer = events::publish(&self.app, headers, body, &mut trail)
             .await
             .unwrap_or_else(Problem::into_answer);
         (answer.map(Either::Left), trail)
     }
 
-    async fn route(&self, request: Request<Incoming>) -> (Sent, Trail) {
+    async fn route(&self, request: Request<Body>) -> (Sent, Trail) {
         // No route and no id needs an escape, and what one may decode to is nobody's text.
         if request.uri().path().contains('%') {
-            let (head, body) = request.into_parts();
-            body::drain(&head.headers, Body::new(body)).await;
             let answer = Problem::not_found("route").into_answer();
             return (answer.map(Either::Left), Trail::on(NO_ROUTE));
         }
-        let Ok(mut response) = self.router.clone().oneshot(request.map(Body::new)).await;
+        let Ok(mut response) = self.router.clone().oneshot(request).await;
         let trail = response.extensions_mut().remove();
         (
             response.map(Either::Right),
             trail.unwrap_or_else(|| Trail::on(NO_ROUTE)),
         )
     }
+}
+
+/// What hyper lets through although two parties could read it in two ways (RFC 9112, sections 3.2 and
+/// 6.1): none or several hosts, and codings of the body besides `chunked`. A length beside a coding
+/// does not come here: hyper drops the length and closes the connection after the answer.
+fn malformed(head: &Parts) -> Option<Problem> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let host_is_right = match (hosts.next(), hosts.next()) {
+        (None, _) => head.version < Version::HTTP_11,
+        (Some(host), None) => is_host(host.as_bytes()),
+        (Some(_), Some(_)) => false,
+    };
+    if !host_is_right {
+        return Some(Problem::new(
+            Code::RequestMalformed,
+            "Send exactly one Host header, with a host and perhaps a port.",
+        ));
+    }
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    let coding_is_right = match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    };
+    (!coding_is_right).then(|| {
+        Problem::new(
+            Code::RequestMalformed,
+            "The only transfer coding that is understood is a single \"chunked\".",
+        )
+    })
+}
+
+/// Nothing is a host, too: what a client sends whose target has none.
+fn is_host(text: &[u8]) -> bool {
+    text.is_empty() || (!text.contains(&b'@') && Authority::try_from(text).is_ok())
+}
+
+/// Whatever follows on this connection may have been framed by somebody else's reading, so it ends.
+fn refused(problem: Problem) -> Sent {
+    let mut answer = problem.into_answer();
+    answer
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
+    answer.map(Either::Left)
 }
 
 /// A client's own id if it is one that can be searched for in a log, or a fresh one.

@@ -40,6 +40,7 @@ mod pages;
 mod problem;
 mod router;
 mod server;
+mod socket;
 mod statistics;
 
 use std::io;
@@ -60,6 +61,7 @@ use zyven_store::Store;
 pub use api_keys::new_api_key;
 pub use auth::REVOCATION_MAX;
 pub use config::{Config, Deadlines, FLUSH_BYTES_MAX, FLUSH_EVENTS_MAX, HEAD_BYTES_MAX, Limits};
+pub use router::{Route, routes};
 
 use app::App;
 use auth::Keys;

@@ -17,6 +17,7 @@ const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
 /// Every kind of problem. Its code never changes once published; programs branch on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Code {
+    RequestMalformed,
     BodyNotJson,
     BodyNotUtf8,
     Unauthenticated,
@@ -42,6 +43,11 @@ impl Code {
     const fn facts(self) -> (StatusCode, &'static str, &'static str) {
         use StatusCode as S;
         match self {
+            Self::RequestMalformed => (
+                S::BAD_REQUEST,
+                "request_malformed",
+                "The request can be read in two ways",
+            ),
             Self::BodyNotJson => (S::BAD_REQUEST, "body_not_json", "The body is not JSON"),
             Self::BodyNotUtf8 => (S::BAD_REQUEST, "body_not_utf8", "The body is not UTF-8"),
             Self::Unauthenticated => (

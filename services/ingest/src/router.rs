@@ -8,23 +8,49 @@ use axum::handler::Handler;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
+use http::Method;
 use zyven_domain::api_key::Scope;
 
 use crate::app::App;
 use crate::exchange::Trail;
 use crate::problem::{Code, Problem};
-use crate::{api_keys, body, deliveries, endpoints, events};
+use crate::{api_keys, deliveries, endpoints, events};
 
 /// The path of the one route that the exchange answers itself.
 pub(crate) const PUBLISH: &str = "/v1/events";
 
-/// Every other route, and the paths that requests are counted under. Limits on bodies stand in
-/// [`crate::config::Limits`].
-#[rustfmt::skip] // A table: one route per line.
+/// A route of the API: what there is, and who may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Its method.
+    pub method: Method,
+    /// Its path, with `{…}` where an id or a name stands.
+    pub path: &'static str,
+    /// What a key needs to get in.
+    pub scope: Scope,
+}
+
+/// Every route there is, from the table that requests are routed by.
+pub fn routes() -> Vec<Route> {
+    let publish = Route {
+        method: Method::POST,
+        path: PUBLISH,
+        scope: Scope::Publish,
+    };
+    fill(vec![publish])
+}
+
+/// Every other route, and the paths that requests are counted under.
 pub(crate) fn router(app: &Arc<App>) -> (Router, Vec<&'static str>) {
+    fill(Routes::new(app)).finish()
+}
+
+/// The table of routes. Limits on bodies stand in [`crate::config::Limits`].
+#[rustfmt::skip] // One route per line.
+fn fill<T: Table>(table: T) -> T {
     use MethodFilter as M;
     use Scope::{Manage, Publish, Read, Replay};
-    Routes::new(app)
+    table
         .add(M::POST,   "/v1/events/batch",                 Publish, events::publish_batch)
         .add(M::GET,    "/v1/events/{id}",                  Read,    events::event)
         .add(M::GET,    "/v1/events/{id}/deliveries",       Read,    events::event_deliveries)
@@ -45,7 +71,39 @@ pub(crate) fn router(app: &Arc<App>) -> (Router, Vec<&'static str>) {
         .add(M::GET,    "/v1/api-keys",                     Manage,  api_keys::list)
         .add(M::POST,   "/v1/api-keys",                     Manage,  api_keys::create)
         .add(M::DELETE, "/v1/api-keys/{id}",                Manage,  api_keys::revoke)
-        .finish()
+}
+
+/// What the table of routes is written into.
+trait Table: Sized {
+    /// A route whose handler finds the [`crate::auth::Caller`] in the request's extensions.
+    fn add<H, T>(self, method: MethodFilter, path: &'static str, scope: Scope, handler: H) -> Self
+    where
+        H: Handler<T, Arc<App>>,
+        T: 'static;
+}
+
+impl Table for Vec<Route> {
+    fn add<H, T>(mut self, method: MethodFilter, path: &'static str, scope: Scope, _: H) -> Self
+    where
+        H: Handler<T, Arc<App>>,
+        T: 'static,
+    {
+        const METHODS: [(MethodFilter, Method); 5] = [
+            (MethodFilter::GET, Method::GET),
+            (MethodFilter::POST, Method::POST),
+            (MethodFilter::PUT, Method::PUT),
+            (MethodFilter::PATCH, Method::PATCH),
+            (MethodFilter::DELETE, Method::DELETE),
+        ];
+        let known = METHODS.into_iter().find(|(filter, _)| *filter == method);
+        let (_, method) = known.expect("the table has no other methods");
+        self.push(Route {
+            method,
+            path,
+            scope,
+        });
+        self
+    }
 }
 
 struct Routes {
@@ -63,7 +121,20 @@ impl Routes {
         }
     }
 
-    /// A route whose handler finds the [`crate::auth::Caller`] in the request's extensions.
+    /// The router, and the paths that requests are counted under.
+    fn finish(self) -> (Router, Vec<&'static str>) {
+        let router = self
+            .router
+            // POST never comes here; other methods learn what there is.
+            .route(PUBLISH, on(MethodFilter::POST, no_such_route))
+            .fallback(no_such_route)
+            .method_not_allowed_fallback(other_method)
+            .with_state(self.app);
+        (router, self.paths)
+    }
+}
+
+impl Table for Routes {
     fn add<H, T>(
         mut self,
         method: MethodFilter,
@@ -87,18 +158,6 @@ impl Routes {
             ..self
         }
     }
-
-    /// The router, and the paths that requests are counted under.
-    fn finish(self) -> (Router, Vec<&'static str>) {
-        let router = self
-            .router
-            // POST never comes here; other methods learn what there is.
-            .route(PUBLISH, on(MethodFilter::POST, no_such_route))
-            .fallback(no_such_route)
-            .method_not_allowed_fallback(other_method)
-            .with_state(self.app);
-        (router, self.paths)
-    }
 }
 
 #[derive(Clone)]
@@ -118,27 +177,19 @@ async fn admit(State(guard): State<Guard>, mut request: Request, next: Next) -> 
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(problem) => {
-            let (head, body) = request.into_parts();
-            body::drain(&head.headers, body).await;
-            problem.into_response()
-        }
+        Err(problem) => problem.into_response(),
     };
     response.extensions_mut().insert(trail);
     response
 }
 
-async fn no_such_route(request: Request) -> Problem {
-    let (head, body) = request.into_parts();
-    body::drain(&head.headers, body).await;
+async fn no_such_route() -> Problem {
     Problem::not_found("route")
 }
 
-async fn other_method(request: Request) -> Problem {
-    let (head, body) = request.into_parts();
-    body::drain(&head.headers, body).await;
+async fn other_method(method: Method) -> Problem {
     Problem::new(
         Code::MethodNotAllowed,
-        format!("{} does not apply here; see Allow.", head.method),
+        format!("{method} does not apply here; see Allow."),
     )
 }

@@ -3,7 +3,6 @@
 //! hyper itself rather than `axum::serve`, which has no deadline for a request's head, no limit on
 //! connections, and no way to bound how long a graceful stop takes.
 
-use std::io::Write as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,18 +10,24 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zyven_runtime::shutdown::Shutdown;
 
 use crate::config::HEAD_BYTES_MAX;
 use crate::exchange::Exchange;
+use crate::socket::Socket;
 use crate::statistics::Statistics;
 
 /// Rest after a failed accept, which fails again at once while file descriptors are short.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
+/// Connections beyond the limit that are seen off properly at the same time; others are just closed.
+const SEEN_OFF_MAX: usize = 64;
+/// Longest time spent on one of them.
+const SEEING_OFF_MAX: Duration = Duration::from_secs(1);
 /// What a connection beyond the limit is told.
 const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     content-type: application/problem+json\r\n\
@@ -42,6 +47,7 @@ pub(crate) async fn serve(
     shutdown: &Shutdown,
 ) -> Instant {
     let places = Arc::new(Semaphore::new(limits.connections_max));
+    let exits = Arc::new(Semaphore::new(SEEN_OFF_MAX));
     let mut connections = JoinSet::new();
     loop {
         // Each branch can be dropped at any await: accepting and joining lose nothing.
@@ -62,7 +68,13 @@ pub(crate) async fn serve(
                 }
                 Err(_full) => {
                     statistics.connections_refused.increment();
-                    turn_away(stream);
+                    if let Ok(exit) = Arc::clone(&exits).try_acquire_owned() {
+                        // Ends within SEEING_OFF_MAX.
+                        connections.spawn(async move {
+                            let _ = timeout(SEEING_OFF_MAX, turn_away(stream)).await;
+                            drop(exit);
+                        });
+                    }
                 }
             },
             Err(error) => {
@@ -103,9 +115,11 @@ async fn connection(stream: TcpStream, exchange: Arc<Exchange>, head: Duration, 
             .timer(TokioTimer::new())
             .header_read_timeout(head)
             .max_header_size(HEAD_BYTES_MAX)
+            // A client that has said all it wants to say still wants to hear the answer.
+            .half_close(true)
             // Answers are small: copied together they are one write without a list of pieces.
             .writev(false)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(Socket::new(stream, head)), service)
     );
     let asked_to_stop = pin!(stop.requested());
     tokio::select! {
@@ -117,9 +131,12 @@ async fn connection(stream: TcpStream, exchange: Arc<Exchange>, head: Duration, 
     let _ = serving.await;
 }
 
-/// Says so if the socket takes it at once, which a fresh one does.
-fn turn_away(stream: TcpStream) {
-    if let Ok(mut stream) = stream.into_std() {
-        let _ = stream.write(TURNED_AWAY);
+/// Says why, and reads on until the client has gone: a socket that is closed with unread bytes is
+/// reset, and the client may never see what it was told.
+async fn turn_away(mut stream: TcpStream) {
+    if stream.write_all(TURNED_AWAY).await.is_err() || stream.shutdown().await.is_err() {
+        return;
     }
+    let mut unread = [0; 4096];
+    while stream.read(&mut unread).await.is_ok_and(|bytes| bytes > 0) {}
 }

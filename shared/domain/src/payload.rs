@@ -2,16 +2,22 @@
 //!
 //! The bytes are kept and sent exactly as they came; this walk only decides whether any reader would
 //! understand them alike. That is I-JSON (RFC 7493): UTF-8, no duplicate member names, no lone
-//! surrogates, numbers that fit a double. Zyven adds a nesting limit and refuses `\u0000`, which
-//! PostgreSQL's text cannot hold and C programs cut strings at.
+//! surrogates, numbers that fit a double. Zyven adds limits on nesting and on the length of numbers, and
+//! refuses `\u0000`, which PostgreSQL's text cannot hold and C programs cut strings at.
+//!
+//! `zyven.check_payload(json)` in SQL decides alike.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// Deepest nesting of arrays and objects.
 pub const DEPTH_MAX: usize = 64;
+
+/// Longest number, in bytes: more than any double needs, and enough for an integer of 256 bits.
+pub const NUMBER_BYTES_MAX: usize = 128;
 
 /// Why a payload is refused. Displays as the broken rule and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,14 +37,93 @@ pub struct PayloadError {
 /// The first broken rule and its place.
 pub fn validate(payload: &[u8]) -> Result<(), PayloadError> {
     let mut deserializer = serde_json::Deserializer::from_slice(payload);
-    Walk { depth: 0 }
-        .deserialize(&mut deserializer)
+    let floats = Cell::new(false);
+    let walk = Walk {
+        depth: 0,
+        floats: &floats,
+    };
+    walk.deserialize(&mut deserializer)
         .and_then(|()| deserializer.end())
         .map_err(|error| PayloadError {
             rule: rule_of(&error),
             line: error.line(),
             column: error.column(),
-        })
+        })?;
+    // A number that fits 64 bits has 20 digits at most, so without any other there is nothing to look for.
+    if floats.get() {
+        check_numbers(payload)
+    } else {
+        Ok(())
+    }
+}
+
+/// Looks at each number as it is written, which the parser does not show. `payload` is JSON.
+fn check_numbers(payload: &[u8]) -> Result<(), PayloadError> {
+    let mut at = 0;
+    while let Some(byte) = payload.get(at) {
+        let length = match byte {
+            b'"' => string_length(&payload[at..]),
+            b'-' | b'0'..=b'9' => {
+                let is_part =
+                    |byte: &&u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+                let length = payload[at..].iter().take_while(is_part).count();
+                check_number(&payload[at..at + length])
+                    .map_err(|rule| broken_at(payload, at, rule))?;
+                length
+            }
+            _ => 1,
+        };
+        at += length;
+    }
+    Ok(())
+}
+
+fn check_number(number: &[u8]) -> Result<(), String> {
+    if number.len() > NUMBER_BYTES_MAX {
+        return Err(format!(
+            "numbers must not be longer than {NUMBER_BYTES_MAX} characters"
+        ));
+    }
+    // Without an exponent, so few characters are neither too large nor too small.
+    let is_exponent = |byte: &u8| matches!(byte, b'e' | b'E');
+    let Some(exponent) = number.iter().position(is_exponent) else {
+        return Ok(());
+    };
+    let is_zero = !number[..exponent]
+        .iter()
+        .any(|byte| matches!(byte, b'1'..=b'9'));
+    let text = std::str::from_utf8(number).unwrap_or_default();
+    // What is too large the parser has refused.
+    if !is_zero && text.parse() == Ok(0.0) {
+        return Err("numbers must not be so small that they are read as 0".to_owned());
+    }
+    Ok(())
+}
+
+/// From the opening quote to behind the closing one.
+fn string_length(text: &[u8]) -> usize {
+    let mut at = 1;
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    text.len()
+}
+
+fn broken_at(payload: &[u8], at: usize, rule: String) -> PayloadError {
+    let before = &payload[..at];
+    let line_start = before
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |newline| newline + 1);
+    PayloadError {
+        rule,
+        line: before.iter().filter(|byte| **byte == b'\n').count() + 1,
+        column: at - line_start + 1,
+    }
 }
 
 /// serde_json appends " at line 1 column 2" to what it says; the place is reported separately.
@@ -55,11 +140,13 @@ fn rule_of(error: &serde_json::Error) -> String {
 }
 
 #[derive(Clone, Copy)]
-struct Walk {
+struct Walk<'w> {
     depth: usize,
+    /// Whether there was a number that is no 64-bit integer.
+    floats: &'w Cell<bool>,
 }
 
-impl Walk {
+impl Walk<'_> {
     fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
         if self.depth == DEPTH_MAX {
             return Err(E::custom(format_args!(
@@ -68,6 +155,7 @@ impl Walk {
         }
         Ok(Self {
             depth: self.depth + 1,
+            ..self
         })
     }
 }
@@ -79,7 +167,7 @@ fn refuse_nul<E: serde::de::Error>(text: &str) -> Result<(), E> {
     Ok(())
 }
 
-impl<'de> DeserializeSeed<'de> for Walk {
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -87,7 +175,7 @@ impl<'de> DeserializeSeed<'de> for Walk {
     }
 }
 
-impl<'de> Visitor<'de> for Walk {
+impl<'de> Visitor<'de> for Walk<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -111,6 +199,7 @@ impl<'de> Visitor<'de> for Walk {
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        self.floats.set(true);
         Ok(())
     }
 
@@ -224,6 +313,33 @@ mod tests {
                 String::from_utf8_lossy(payload)
             );
         }
+    }
+
+    #[test]
+    fn numbers_are_limited_to_what_a_double_and_128_characters_hold() {
+        let long = |digits: usize| format!("[1,{}]", "7".repeat(digits));
+        assert_eq!(rule(long(NUMBER_BYTES_MAX).as_bytes()), "");
+        assert!(rule(long(NUMBER_BYTES_MAX + 1).as_bytes()).contains("longer than 128"));
+        let fraction = format!("0.{}", "3".repeat(NUMBER_BYTES_MAX - 2));
+        assert_eq!(rule(fraction.as_bytes()), "");
+        assert!(rule(format!("{fraction}3").as_bytes()).contains("longer than 128"));
+        for good in ["1e308", "5e-324", "-0", "0.0", "0e-999", "-0.00E+7", "1E2"] {
+            assert_eq!(rule(good.as_bytes()), "", "{good}");
+        }
+        for bad in ["1e309", "-1e400", "1e99999999999"] {
+            assert!(rule(bad.as_bytes()).contains("out of range"), "{bad}");
+        }
+        for bad in ["1e-324", "-1.5E-400", "1e-99999999999"] {
+            assert!(rule(bad.as_bytes()).contains("read as 0"), "{bad}");
+        }
+        // What looks like a number inside a string is none, escaped quotes or not.
+        let quoted = format!(
+            r#"[0.5,"1e-999","\"1e-999","\\",{{"1e-999":"{}"}}]"#,
+            "7".repeat(200)
+        );
+        assert_eq!(rule(quoted.as_bytes()), "");
+        let error = validate(b"{\n \"a\": [1,\n  1e-999]}").expect_err("too small");
+        assert_eq!((error.line, error.column), (3, 3));
     }
 
     #[test]
