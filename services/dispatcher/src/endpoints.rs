@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use zyven_domain::id::EndpointId;
+use zyven_domain::id::{EndpointId, TenantId};
 use zyven_domain::retry::{DeadLetterReason, RetryPolicy};
 use zyven_domain::secret_box::KeyRing;
-use zyven_domain::signature::{SigningKey, SigningSecret};
+use zyven_domain::signature::{Scheme, SigningKey};
 use zyven_domain::target::{EndpointUrl, NamePolicy};
 use zyven_store::{EndpointForDelivery, EndpointStatus, SealedSecret, Store, StoreError};
 
@@ -191,13 +191,8 @@ impl Endpoints {
     fn open_secrets(&self, stored: &EndpointForDelivery) -> Option<Vec<SigningKey>> {
         let mut keys = Vec::with_capacity(stored.secrets.len());
         for secret in &stored.secrets {
-            let associated = SealedSecret::associated_data(secret.id);
-            let opened = self.key_ring.open(&secret.envelope, associated.as_bytes());
-            let parsed = opened
-                .map_err(|error| error.to_string())
-                .and_then(|bytes| SigningSecret::from_bytes(bytes).map_err(|e| e.to_string()));
-            match parsed {
-                Ok(secret) => keys.push(SigningKey::new(&secret)),
+            match self.open_secret(stored.tenant_id, secret) {
+                Ok(key) => keys.push(key),
                 Err(error) => {
                     tracing::error!(endpoint.id = %stored.id, %error, "cannot sign for this endpoint; its deliveries wait");
                     return None;
@@ -209,5 +204,18 @@ impl Endpoints {
             return None;
         }
         Some(keys)
+    }
+
+    fn open_secret(&self, tenant: TenantId, secret: &SealedSecret) -> Result<SigningKey, String> {
+        let scheme: Scheme = secret
+            .scheme
+            .parse()
+            .map_err(|_| format!("signing scheme {:?} is unknown", secret.scheme))?;
+        let place = SealedSecret::place(tenant, secret.id);
+        let bytes = self
+            .key_ring
+            .open(&secret.envelope, &place)
+            .map_err(|error| error.to_string())?;
+        SigningKey::from_bytes(scheme, bytes).map_err(|error| error.to_string())
     }
 }

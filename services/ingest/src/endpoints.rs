@@ -1,6 +1,7 @@
 //! Endpoints as their owners manage them.
 
 mod form;
+mod safeguards;
 mod secrets;
 
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use zyven_domain::event::EventType;
 use zyven_domain::id::{EndpointId, EventId};
 use zyven_domain::lifecycle::DeliveryState;
 use zyven_store::{
-    AcceptedFor, ENDPOINTS_PER_TENANT_MAX, EndpointRecord, EndpointRefusal, NewEndpoint, NewEvent,
+    AcceptedFor, CredentialChange, ENDPOINTS_PER_TENANT_MAX, EndpointRecord, EndpointRefusal,
+    NewEndpoint, NewEvent, Safeguards,
 };
 
 use crate::answer::{self, Answer};
@@ -28,7 +30,9 @@ use crate::fields::Members;
 use crate::pages::{self, Query};
 use crate::problem::{Code, Problem};
 
-pub(crate) use secrets::{rotate_secret, secret};
+use safeguards::ShownSafeguards;
+use secrets::{ShownSecret, Signing};
+pub(crate) use secrets::{public_key, rotate_secret, secret};
 
 /// The type of the event that `test` sends.
 const TEST_EVENT_TYPE: &str = "zyven.test";
@@ -52,13 +56,15 @@ struct EndpointView<'a> {
     timeout_ms: u128,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+    #[serde(flatten)]
+    safeguards: ShownSafeguards<'a>,
     /// Only in the answer that made it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    secret: Option<String>,
+    #[serde(flatten)]
+    secret: Option<ShownSecret>,
 }
 
 impl<'a> EndpointView<'a> {
-    fn of(endpoint: &'a EndpointRecord) -> Self {
+    fn of(endpoint: &'a EndpointRecord, safeguards: &'a Safeguards) -> Self {
         Self {
             id: endpoint.id,
             url: &endpoint.url,
@@ -86,6 +92,7 @@ impl<'a> EndpointView<'a> {
             timeout_ms: endpoint.policy.timeout.as_millis(),
             created_at: endpoint.created_at,
             updated_at: endpoint.updated_at,
+            safeguards: ShownSafeguards::of(safeguards),
             secret: None,
         }
     }
@@ -101,11 +108,11 @@ pub(crate) async fn create(
     let received = body::receive(&head.headers, body, app.body_allowed(), &app.room).await?;
     let mut members = Members::parse(received.text()?)?;
     let (url, change) = form::new_endpoint(&mut members, &app.config.names);
-    let given = secrets::given(&mut members);
+    let (scheme, given) = secrets::wanted(&mut members);
     members.finish()?;
-    let secret = match given {
-        Some(secret) => secret,
-        None => secrets::generate()?,
+    let signing = match given {
+        Some(secret) => Signing::Hmac(secret),
+        None => Signing::generate(scheme.unwrap_or_default())?,
     };
     let endpoint = NewEndpoint {
         id: EndpointId::new(),
@@ -115,12 +122,14 @@ pub(crate) async fn create(
         event_types: change.event_types.clone().unwrap_or_else(form::everything),
         channels: change.channels.clone().unwrap_or_default(),
         policy: form::policy(&change),
-        secret: secrets::seal(&app.ring, &secret)?,
+        secret: signing.seal(&app.ring, caller.tenant)?,
+        credentials: CredentialChange::default(),
     };
     let record = app.store.add_endpoint(&endpoint).await?.map_err(refused)?;
+    let safeguards = safeguards::of_one(&app, caller.tenant, record.id).await?;
     let view = EndpointView {
-        secret: Some(secret.expose()),
-        ..EndpointView::of(&record)
+        secret: Some(signing.shown()),
+        ..EndpointView::of(&record, &safeguards)
     };
     Ok(answer::value(StatusCode::CREATED, &view))
 }
@@ -140,7 +149,16 @@ pub(crate) async fn list(
         .endpoints_of(caller.tenant, after, pages::asked(limit))
         .await?;
     let (shown, next) = pages::cut(endpoints, limit, |endpoint| endpoint.id.to_string());
-    let views: Vec<EndpointView<'_>> = shown.iter().map(EndpointView::of).collect();
+    let ids: Vec<EndpointId> = shown.iter().map(|endpoint| endpoint.id).collect();
+    let safeguards = safeguards::of_many(&app, caller.tenant, &ids).await?;
+    let unknown = Safeguards::default();
+    let views: Vec<EndpointView<'_>> = shown
+        .iter()
+        .map(|endpoint| {
+            let known = safeguards.get(&endpoint.id).unwrap_or(&unknown);
+            EndpointView::of(endpoint, known)
+        })
+        .collect();
     Ok(pages::page(&views, next))
 }
 
@@ -154,7 +172,7 @@ pub(crate) async fn endpoint(
         .store
         .endpoint_of(caller.tenant, endpoint_id(&id)?)
         .await?;
-    show(found)
+    show(&app, &caller, found).await
 }
 
 /// `PATCH /v1/endpoints/{id}`: members that are absent stay as they are.
@@ -174,7 +192,7 @@ pub(crate) async fn change(
         .change_endpoint(caller.tenant, endpoint_id(&id)?, &change)
         .await?
         .map_err(refused)?;
-    Ok(answer::value(StatusCode::OK, &EndpointView::of(&record)))
+    show(&app, &caller, Some(record)).await
 }
 
 /// `DELETE /v1/endpoints/{id}`
@@ -204,7 +222,7 @@ pub(crate) async fn enable(
         .store
         .enable_endpoint_of(caller.tenant, endpoint_id(&id)?)
         .await?;
-    show(found)
+    show(&app, &caller, found).await
 }
 
 /// `POST /v1/endpoints/{id}/disable`
@@ -218,7 +236,7 @@ pub(crate) async fn disable(
         .store
         .disable_endpoint_of(caller.tenant, endpoint_id(&id)?, &reason)
         .await?;
-    show(found)
+    show(&app, &caller, found).await
 }
 
 /// `POST /v1/endpoints/{id}/test`: an event for this endpoint alone, whatever it subscribes to, on
@@ -259,9 +277,15 @@ pub(crate) async fn test(
     }
 }
 
-fn show(found: Option<EndpointRecord>) -> Result<Answer, Problem> {
+async fn show(
+    app: &App,
+    caller: &Caller,
+    found: Option<EndpointRecord>,
+) -> Result<Answer, Problem> {
     let record = found.ok_or_else(|| Problem::not_found("endpoint"))?;
-    Ok(answer::value(StatusCode::OK, &EndpointView::of(&record)))
+    let safeguards = safeguards::of_one(app, caller.tenant, record.id).await?;
+    let view = EndpointView::of(&record, &safeguards);
+    Ok(answer::value(StatusCode::OK, &view))
 }
 
 fn refused(refusal: EndpointRefusal) -> Problem {

@@ -67,6 +67,7 @@ fn fill<T: Table>(table: T) -> T {
         .add(M::POST,   "/v1/endpoints/{id}/disable",       Manage,  endpoints::disable)
         .add(M::POST,   "/v1/endpoints/{id}/test",          Manage,  endpoints::test)
         .add(M::GET,    "/v1/endpoints/{id}/secret",        Manage,  endpoints::secret)
+        .add(M::GET,    "/v1/endpoints/{id}/public-key",    Read,    endpoints::public_key)
         .add(M::POST,   "/v1/endpoints/{id}/rotate-secret", Manage,  endpoints::rotate_secret)
         .add(M::GET,    "/v1/api-keys",                     Manage,  api_keys::list)
         .add(M::POST,   "/v1/api-keys",                     Manage,  api_keys::create)

@@ -7,11 +7,12 @@ use zyven_domain::event::Pattern;
 use zyven_domain::id::{EndpointId, TenantId};
 use zyven_domain::retry::RetryPolicy;
 use zyven_domain::secret_box::{KeyRing, NONCE_BYTES};
+use zyven_domain::signature::Scheme;
 use zyven_domain::target::EndpointUrl;
 use zyven_runtime::config::Source;
-use zyven_store::{NewApiKey, NewEndpoint, SealedSecret, Store, StoreError};
+use zyven_store::{CredentialChange, NewApiKey, NewEndpoint, SealedSecret, Store, StoreError};
 
-use crate::{Failure, settings};
+use crate::{Failure, master_keys, settings};
 
 /// The tenant that `seed-demo` makes.
 pub(crate) const DEMO_TENANT: &str = "demo";
@@ -45,6 +46,12 @@ pub(crate) enum Command {
     },
     /// Look for rows that break an invariant (reads whole tables); fails if there are any
     Check,
+    /// Seal every secret anew with the first key of ZYVEN_MASTER_KEYS, while everything runs
+    RotateMasterKey {
+        /// Only say which keys are in use; fails if any but the first is
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 pub(crate) async fn run(command: Command) -> Result<(), Failure> {
@@ -53,6 +60,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::CreateKey { tenant, json } => create_key(&tenant, json).await,
         Command::SeedDemo { receiver, json } => seed_demo(&receiver, json).await,
         Command::Check => check().await,
+        Command::RotateMasterKey { dry_run } => rotate_master_key(dry_run).await,
     }
 }
 
@@ -138,7 +146,6 @@ async fn add_demo_endpoint(
     url: &EndpointUrl,
 ) -> Result<EndpointId, Failure> {
     let secret_id = uuid::Uuid::now_v7();
-    let associated = SealedSecret::associated_data(secret_id);
     let endpoint = NewEndpoint {
         id: EndpointId::new(),
         tenant_id: tenant,
@@ -149,12 +156,14 @@ async fn add_demo_endpoint(
         policy: RetryPolicy::default(),
         secret: SealedSecret {
             id: secret_id,
+            scheme: Scheme::Hmac.as_str().to_owned(),
             envelope: keys.seal(
                 &random::<32>()?,
-                associated.as_bytes(),
+                &SealedSecret::place(tenant, secret_id),
                 random::<NONCE_BYTES>()?,
             ),
         },
+        credentials: CredentialChange::default(),
     };
     let added = store
         .add_endpoint(&endpoint)
@@ -165,11 +174,19 @@ async fn add_demo_endpoint(
         .map_err(|refusal| Failure::Plain(format!("the demo endpoint was refused: {refusal:?}")))
 }
 
+async fn rotate_master_key(dry_run: bool) -> Result<(), Failure> {
+    let (store, keys) = open_store_and_keys()?;
+    if dry_run {
+        master_keys::report(&store, &keys).await
+    } else {
+        master_keys::rotate(&store, &keys).await
+    }
+}
+
 async fn check() -> Result<(), Failure> {
-    let breaches = open_store()?
-        .invariant_breaches()
-        .await
-        .map_err(Failure::other)?;
+    let store = open_store()?;
+    master_keys::survey(&store, None).await?.print();
+    let breaches = store.invariant_breaches().await.map_err(Failure::other)?;
     for breach in &breaches {
         println!("{}: {}", breach.invariant, breach.what);
     }
@@ -213,7 +230,7 @@ fn new_key(
     zyven_ingest::new_api_key(tenant, name, Scopes::all(), expires_at).map_err(no_random_bytes)
 }
 
-fn random<const BYTES: usize>() -> Result<[u8; BYTES], Failure> {
+pub(crate) fn random<const BYTES: usize>() -> Result<[u8; BYTES], Failure> {
     let mut bytes = [0; BYTES];
     getrandom::fill(&mut bytes).map_err(no_random_bytes)?;
     Ok(bytes)

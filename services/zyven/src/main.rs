@@ -7,6 +7,7 @@ mod admin;
 mod bench;
 mod demo;
 mod echo;
+mod master_keys;
 mod probe;
 mod serve;
 mod settings;

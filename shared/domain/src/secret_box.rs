@@ -1,16 +1,22 @@
 //! Secrets at rest: XChaCha20-Poly1305 envelopes under a ring of master keys.
 //!
-//! An envelope is `version (1) | key id length (1) | key id | nonce (24) | ciphertext and tag`. The
-//! associated data names the row the secret belongs to, so that an envelope moved to another row does
-//! not open. The first key of the ring seals; every key of the ring opens, which is what makes an
-//! online rotation possible.
+//! An envelope is `version (1) | key id length (1) | key id | nonce (24) | ciphertext and tag`. Its
+//! associated data is a [`Place`], so that an envelope moved to another tenant, table or row does not
+//! open. The first key of the ring seals; every key of the ring opens, which is what makes an online
+//! rotation possible. Envelopes of version 1 do not name the tenant; a rotation replaces them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use uuid::Uuid;
 
-const VERSION: u8 = 1;
+use crate::id::TenantId;
+
+/// What is sealed now.
+const VERSION: u8 = 2;
+/// What still opens: the associated data was `<table>/<row>`.
+const VERSION_WITHOUT_TENANT: u8 = 1;
 /// Bytes of a nonce.
 pub const NONCE_BYTES: usize = 24;
 /// Bytes of a master key.
@@ -56,7 +62,7 @@ pub enum KeyRingError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// Not an envelope of a known version.
-    #[error("the stored secret is not an envelope of version 1")]
+    #[error("the stored secret is not an envelope of version 1 or 2")]
     Malformed,
     /// Sealed with a key the ring does not hold.
     #[error("the stored secret is sealed with master key \"{id}\", which is not configured")]
@@ -67,6 +73,35 @@ pub enum OpenError {
     /// Changed, or moved from another row.
     #[error("the stored secret was changed or belongs to another row")]
     Forged,
+}
+
+/// The row that holds an envelope, and that the envelope is bound to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The table, without its schema.
+    pub table: &'static str,
+    /// Who owns the row.
+    pub tenant: TenantId,
+    /// The row's primary key.
+    pub row: Uuid,
+}
+
+impl Place {
+    fn associated_data(&self, version: u8) -> String {
+        let Self { table, tenant, row } = self;
+        match version {
+            VERSION_WITHOUT_TENANT => format!("{table}/{row}"),
+            _ => format!("{table}/{}/{row}", tenant.uuid()),
+        }
+    }
+}
+
+/// The id of the master key that an envelope is sealed with; none if it is no envelope. Says nothing
+/// about whether it opens.
+pub fn key_id(envelope: &[u8]) -> Option<&str> {
+    str::from_utf8(split(envelope)?.key_id)
+        .ok()
+        .filter(|id| is_key_id(id))
 }
 
 /// The master keys of an installation, the sealing one first. Holds secrets, hence no `Debug`.
@@ -110,12 +145,26 @@ impl KeyRing {
         Ok(Self { keys })
     }
 
-    /// Seals `plain` for the row that `associated` names. `nonce` must be fresh random bytes.
-    pub fn seal(&self, plain: &[u8], associated: &[u8], nonce: [u8; NONCE_BYTES]) -> Vec<u8> {
+    /// The id of the key that seals.
+    pub fn sealing_key_id(&self) -> &str {
+        &self.keys[0].0
+    }
+
+    /// Whether an envelope is as [`KeyRing::seal`] makes them now: of the current version, and sealed
+    /// with the first key.
+    pub fn is_current(&self, envelope: &[u8]) -> bool {
+        split(envelope).is_some_and(|parts| {
+            parts.version == VERSION && parts.key_id == self.sealing_key_id().as_bytes()
+        })
+    }
+
+    /// Seals `plain` for its place. `nonce` must be fresh random bytes.
+    pub fn seal(&self, plain: &[u8], place: &Place, nonce: [u8; NONCE_BYTES]) -> Vec<u8> {
         let (id, cipher) = &self.keys[0];
+        let associated = place.associated_data(VERSION);
         let payload = Payload {
             msg: plain,
-            aad: associated,
+            aad: associated.as_bytes(),
         };
         let sealed = cipher
             .encrypt(&XNonce::from(nonce), payload)
@@ -129,25 +178,26 @@ impl KeyRing {
         envelope
     }
 
-    /// Opens an envelope sealed for the row that `associated` names.
+    /// Opens an envelope found at `place`.
     ///
     /// # Errors
     /// Says whether it is damaged, forged, or sealed with a key that is not configured.
-    pub fn open(&self, envelope: &[u8], associated: &[u8]) -> Result<Vec<u8>, OpenError> {
-        let (id, nonce, sealed) = split(envelope).ok_or(OpenError::Malformed)?;
+    pub fn open(&self, envelope: &[u8], place: &Place) -> Result<Vec<u8>, OpenError> {
+        let parts = split(envelope).ok_or(OpenError::Malformed)?;
         let (_, cipher) = self
             .keys
             .iter()
-            .find(|(known, _)| known.as_bytes() == id)
+            .find(|(known, _)| known.as_bytes() == parts.key_id)
             .ok_or_else(|| OpenError::UnknownKey {
-                id: String::from_utf8_lossy(id).into_owned(),
+                id: String::from_utf8_lossy(parts.key_id).into_owned(),
             })?;
+        let associated = place.associated_data(parts.version);
         let payload = Payload {
-            msg: sealed,
-            aad: associated,
+            msg: parts.sealed,
+            aad: associated.as_bytes(),
         };
         cipher
-            .decrypt(&XNonce::from(nonce), payload)
+            .decrypt(&XNonce::from(parts.nonce), payload)
             .map_err(|_| OpenError::Forged)
     }
 }
@@ -159,14 +209,26 @@ fn is_key_id(id: &str) -> bool {
             .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }
 
-fn split(envelope: &[u8]) -> Option<(&[u8], [u8; NONCE_BYTES], &[u8])> {
+struct Parts<'a> {
+    version: u8,
+    key_id: &'a [u8],
+    nonce: [u8; NONCE_BYTES],
+    sealed: &'a [u8],
+}
+
+fn split(envelope: &[u8]) -> Option<Parts<'_>> {
     let (&[version, id_length], rest) = envelope.split_first_chunk::<2>()?;
-    if version != VERSION {
+    if !matches!(version, VERSION | VERSION_WITHOUT_TENANT) {
         return None;
     }
-    let (id, rest) = rest.split_at_checked(usize::from(id_length))?;
+    let (key_id, rest) = rest.split_at_checked(usize::from(id_length))?;
     let (nonce, sealed) = rest.split_first_chunk::<NONCE_BYTES>()?;
-    Some((id, *nonce, sealed))
+    Some(Parts {
+        version,
+        key_id,
+        nonce: *nonce,
+        sealed,
+    })
 }
 
 #[cfg(test)]
@@ -180,30 +242,65 @@ mod tests {
         KeyRing::parse(text).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    const PLACE: Place = Place {
+        table: "endpoint_secrets",
+        tenant: TenantId::from_uuid(Uuid::from_u128(1)),
+        row: Uuid::from_u128(2),
+    };
+
     #[test]
-    fn a_secret_opens_for_its_own_row_only() {
+    fn a_secret_opens_for_its_own_table_tenant_and_row_only() {
         let keys = ring(OLD);
-        let envelope = keys.seal(b"whsec", b"endpoint_secrets/1", [7; 24]);
-        assert_eq!(
-            keys.open(&envelope, b"endpoint_secrets/1"),
-            Ok(b"whsec".to_vec())
-        );
-        assert_eq!(
-            keys.open(&envelope, b"endpoint_secrets/2"),
-            Err(OpenError::Forged)
-        );
+        let envelope = keys.seal(b"whsec", &PLACE, [7; 24]);
+        assert_eq!(keys.open(&envelope, &PLACE), Ok(b"whsec".to_vec()));
+        for elsewhere in [
+            Place {
+                table: "endpoint_credentials",
+                ..PLACE
+            },
+            Place {
+                tenant: TenantId::from_uuid(Uuid::from_u128(2)),
+                ..PLACE
+            },
+            Place {
+                row: Uuid::from_u128(1),
+                ..PLACE
+            },
+        ] {
+            assert_eq!(
+                keys.open(&envelope, &elsewhere),
+                Err(OpenError::Forged),
+                "{elsewhere:?}"
+            );
+        }
+    }
+
+    /// Made outside of this program: XChaCha20-Poly1305 of libsodium, key `old`, nonce of sevens,
+    /// associated data `endpoint_secrets/00000000-0000-0000-0000-000000000002`.
+    #[test]
+    fn an_envelope_of_version_1_still_opens_and_is_not_current() {
+        let envelope = STANDARD
+            .decode("AQNvbGQHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBweR1yi9PSbCs8A/d+FOI1ON1Rbg72M=")
+            .expect("base64");
+        let keys = ring(OLD);
+        assert_eq!(keys.open(&envelope, &PLACE), Ok(b"whsec".to_vec()));
+        assert!(!keys.is_current(&envelope));
+        assert!(keys.is_current(&keys.seal(b"whsec", &PLACE, [7; 24])));
+        let mut promoted = envelope;
+        promoted[0] = VERSION;
+        assert_eq!(keys.open(&promoted, &PLACE), Err(OpenError::Forged));
     }
 
     #[test]
     fn any_changed_byte_is_noticed() {
         let keys = ring(OLD);
-        let envelope = keys.seal(b"whsec", b"row", [7; 24]);
+        let envelope = keys.seal(b"whsec", &PLACE, [7; 24]);
         for index in 0..envelope.len() {
             let mut changed = envelope.clone();
             changed[index] ^= 1;
-            assert!(keys.open(&changed, b"row").is_err(), "byte {index}");
+            assert!(keys.open(&changed, &PLACE).is_err(), "byte {index}");
             assert!(
-                keys.open(&envelope[..index], b"row").is_err(),
+                keys.open(&envelope[..index], &PLACE).is_err(),
                 "cut {index}"
             );
         }
@@ -211,13 +308,16 @@ mod tests {
 
     #[test]
     fn a_rotated_ring_still_opens_what_the_old_key_sealed() {
-        let envelope = ring(OLD).seal(b"whsec", b"row", [7; 24]);
+        let envelope = ring(OLD).seal(b"whsec", &PLACE, [7; 24]);
+        let both = ring(&format!("{NEW},{OLD}"));
+        assert_eq!(both.open(&envelope, &PLACE), Ok(b"whsec".to_vec()));
         assert_eq!(
-            ring(&format!("{NEW},{OLD}")).open(&envelope, b"row"),
-            Ok(b"whsec".to_vec())
+            (key_id(&envelope), both.sealing_key_id()),
+            (Some("old"), "new")
         );
+        assert!(!both.is_current(&envelope));
         assert_eq!(
-            ring(NEW).open(&envelope, b"row"),
+            ring(NEW).open(&envelope, &PLACE),
             Err(OpenError::UnknownKey { id: "old".into() })
         );
     }

@@ -1,10 +1,16 @@
-//! Standard Webhooks signatures: HMAC-SHA256 over `id.timestamp.body`, written `v1,<base64>`.
+//! Standard Webhooks signatures over `id.timestamp.body`: HMAC-SHA256, written `v1,<base64>`, and
+//! Ed25519, written `v1a,<base64>`.
 //!
 //! Source: the Standard Webhooks specification, sections "Webhook signatures" and "Signature scheme".
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use sha2::Sha256;
 
 /// What every symmetric signing secret starts with.
@@ -13,6 +19,48 @@ pub const SECRET_PREFIX: &str = "whsec_";
 pub const SECRET_BYTES_MIN: usize = 24;
 /// Most random bytes of a secret.
 pub const SECRET_BYTES_MAX: usize = 64;
+
+/// What every public key starts with.
+pub const PUBLIC_KEY_PREFIX: &str = "whpk_";
+/// Bytes of an Ed25519 private key (RFC 8032, section 5.1.5).
+pub const PRIVATE_KEY_BYTES: usize = 32;
+
+/// How requests are signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scheme {
+    /// With a secret that sender and receiver share: `v1`.
+    #[default]
+    Hmac,
+    /// With a private key nobody else has; receivers have the public one: `v1a`.
+    Ed25519,
+}
+
+impl Scheme {
+    /// Every scheme.
+    pub const ALL: [Self; 2] = [Self::Hmac, Self::Ed25519];
+
+    /// The name used in SQL and the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hmac => "hmac",
+            Self::Ed25519 => "ed25519",
+        }
+    }
+}
+
+/// The text names no scheme.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("must be \"hmac\" or \"ed25519\"")]
+pub struct ParseSchemeError;
+
+impl FromStr for Scheme {
+    type Err = ParseSchemeError;
+
+    fn from_str(text: &str) -> Result<Self, ParseSchemeError> {
+        let known = Self::ALL.into_iter().find(|scheme| scheme.as_str() == text);
+        known.ok_or(ParseSchemeError)
+    }
+}
 
 /// The text is not a signing secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,40 +106,115 @@ impl SigningSecret {
     }
 }
 
-/// A secret made ready for signing: the HMAC with its key schedule done, cheap to clone.
+/// An endpoint's private key. Never leaves Zyven, and like [`SigningSecret`] cannot be shown by
+/// accident.
 #[derive(Clone)]
-pub struct SigningKey(Hmac<Sha256>);
+pub struct PrivateKey([u8; PRIVATE_KEY_BYTES]);
 
-impl SigningKey {
-    /// Prepares `secret`.
-    pub fn new(secret: &SigningSecret) -> Self {
-        Self(Hmac::new_from_slice(&secret.0).expect("HMAC takes a key of any length"))
+impl PrivateKey {
+    /// Takes over random bytes: each 32 of them are a key.
+    pub const fn from_bytes(bytes: [u8; PRIVATE_KEY_BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// What receivers verify with.
+    pub fn public_key(&self) -> PublicKey {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(self.key_pair().public_key().as_ref());
+        PublicKey(bytes)
+    }
+
+    /// The raw bytes, for sealing.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn key_pair(&self) -> Ed25519KeyPair {
+        Ed25519KeyPair::from_seed_unchecked(&self.0).expect("every 32 bytes are a private key")
     }
 }
 
-/// The value of `webhook-signature`: one `v1,…` per key, separated by single blanks.
+/// The public half of a [`PrivateKey`], written `whpk_…`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublicKey([u8; 32]);
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PUBLIC_KEY_PREFIX}{}", STANDARD.encode(self.0))
+    }
+}
+
+/// A secret made ready for signing: the HMAC with its key schedule done, or the expanded private key.
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct SigningKey(Ready);
+
+#[derive(Clone)]
+enum Ready {
+    Hmac(Hmac<Sha256>),
+    Ed25519(Arc<Ed25519KeyPair>),
+}
+
+impl SigningKey {
+    /// Prepares `secret`, for signatures `v1`.
+    pub fn new(secret: &SigningSecret) -> Self {
+        let keyed = Hmac::new_from_slice(&secret.0).expect("HMAC takes a key of any length");
+        Self(Ready::Hmac(keyed))
+    }
+
+    /// Prepares `key`, for signatures `v1a`.
+    pub fn asymmetric(key: &PrivateKey) -> Self {
+        Self(Ready::Ed25519(Arc::new(key.key_pair())))
+    }
+
+    /// Prepares what was sealed under `scheme`.
+    ///
+    /// # Errors
+    /// Too few or too many bytes for that scheme.
+    pub fn from_bytes(scheme: Scheme, bytes: Vec<u8>) -> Result<Self, ParseSecretError> {
+        match scheme {
+            Scheme::Hmac => SigningSecret::from_bytes(bytes).map(|secret| Self::new(&secret)),
+            Scheme::Ed25519 => {
+                let bytes = bytes.try_into().map_err(|_| ParseSecretError)?;
+                Ok(Self::asymmetric(&PrivateKey::from_bytes(bytes)))
+            }
+        }
+    }
+}
+
+/// The value of `webhook-signature`: one `v1,…` or `v1a,…` per key, separated by single blanks.
 ///
 /// `webhook_id` must not contain a full stop (Zyven's event ids never do); `timestamp_s` is the
 /// value of `webhook-timestamp`, seconds since 1970; `body` is exactly what is sent.
 pub fn sign(keys: &[SigningKey], webhook_id: &str, timestamp_s: i64, body: &[u8]) -> String {
     let timestamp = timestamp_s.to_string();
-    let mut header = String::with_capacity(keys.len() * 48);
-    for SigningKey(keyed) in keys {
-        let mut mac = keyed.clone();
-        for part in [
-            webhook_id.as_bytes(),
-            b".",
-            timestamp.as_bytes(),
-            b".",
-            body,
-        ] {
-            mac.update(part);
-        }
+    let parts = [
+        webhook_id.as_bytes(),
+        b".",
+        timestamp.as_bytes(),
+        b".",
+        body,
+    ];
+    let mut header = String::with_capacity(keys.len() * 96);
+    for SigningKey(key) in keys {
         if !header.is_empty() {
             header.push(' ');
         }
-        header.push_str("v1,");
-        STANDARD.encode_string(mac.finalize().into_bytes(), &mut header);
+        match key {
+            Ready::Hmac(keyed) => {
+                let mut mac = keyed.clone();
+                for part in parts {
+                    mac.update(part);
+                }
+                header.push_str("v1,");
+                STANDARD.encode_string(mac.finalize().into_bytes(), &mut header);
+            }
+            // Ed25519 reads its text twice, so it cannot be fed in parts.
+            Ready::Ed25519(pair) => {
+                header.push_str("v1a,");
+                STANDARD.encode_string(pair.sign(&parts.concat()), &mut header);
+            }
+        }
     }
     header
 }
@@ -117,6 +240,46 @@ mod tests {
     #[test]
     fn the_published_vector_is_reproduced() {
         assert_eq!(sign(&[key(SECRET)], ID, TIMESTAMP_S, BODY), SIGNATURE);
+    }
+
+    /// Made with Python's `cryptography` from the private key 00 01 … 1f.
+    const PUBLIC_KEY: &str = "whpk_A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg=";
+    const ASYMMETRIC: &str = "v1a,yoUrgEkc12aGqm0n4Sydmdz55xJfTz4AsAgieHFjmkR7LJtqVCZOQYzvvHjI5kAey+r4iaBGxTFRrl2iBQxtDQ==";
+
+    fn private_key() -> PrivateKey {
+        PrivateKey::from_bytes(std::array::from_fn(|index| index as u8))
+    }
+
+    #[test]
+    fn an_asymmetric_signature_is_what_another_implementation_makes() {
+        let keys = [SigningKey::asymmetric(&private_key())];
+        assert_eq!(sign(&keys, ID, TIMESTAMP_S, BODY), ASYMMETRIC);
+        assert_eq!(private_key().public_key().to_string(), PUBLIC_KEY);
+    }
+
+    #[test]
+    fn while_the_scheme_changes_both_kinds_are_sent_side_by_side() {
+        let keys = [SigningKey::asymmetric(&private_key()), key(SECRET)];
+        assert_eq!(
+            sign(&keys, ID, TIMESTAMP_S, BODY),
+            format!("{ASYMMETRIC} {SIGNATURE}")
+        );
+    }
+
+    #[test]
+    fn a_sealed_secret_is_read_by_its_scheme() {
+        let read = |scheme, bytes| SigningKey::from_bytes(scheme, vec![1; bytes]).is_ok();
+        for (bytes, hmac, ed25519) in [
+            (23, false, false),
+            (24, true, false),
+            (31, true, false),
+            (32, true, true),
+            (33, true, false),
+            (65, false, false),
+        ] {
+            assert_eq!(read(Scheme::Hmac, bytes), hmac, "{bytes}");
+            assert_eq!(read(Scheme::Ed25519, bytes), ed25519, "{bytes}");
+        }
     }
 
     #[test]

@@ -20,10 +20,12 @@ pub struct OwnedSecret {
     pub secret: SealedSecret,
     /// The end of its overlap with its successor; `None` for the current one.
     pub expires_at: Option<DateTime<Utc>>,
+    /// When it began to sign.
+    pub created_at: DateTime<Utc>,
 }
 
 const SECRETS_OF: &str = "
-    SELECT s.id, s.envelope, s.expires_at
+    SELECT s.id, s.envelope, s.scheme, s.expires_at, s.created_at
       FROM zyven.endpoint_secrets s
       JOIN zyven.endpoints e ON e.id = s.endpoint_id
      WHERE e.id = $2
@@ -53,8 +55,8 @@ const RETIRE: &str = "
      WHERE s.id = ranked.id
        AND (s.expires_at IS NULL OR ranked.age >= $3)";
 const INSERT: &str = "
-    INSERT INTO zyven.endpoint_secrets (id, endpoint_id, envelope, created_at)
-    VALUES ($1, $2, $3, clock_timestamp())";
+    INSERT INTO zyven.endpoint_secrets (id, endpoint_id, envelope, scheme, created_at)
+    VALUES ($1, $2, $3, $4, clock_timestamp())";
 const EXISTS: &str = "SELECT FROM zyven.endpoint_secrets WHERE id = $1 AND endpoint_id = $2";
 
 impl Store {
@@ -118,7 +120,7 @@ impl Store {
             .await
             .doing(DOING)?;
         transaction
-            .execute(INSERT, &[&new.id, &endpoint, &new.envelope])
+            .execute(INSERT, &[&new.id, &endpoint, &new.envelope, &new.scheme])
             .await
             .doing(DOING)?;
         transaction.commit().await.doing(DOING)?;
@@ -131,7 +133,9 @@ fn owned(row: &Row) -> OwnedSecret {
         secret: SealedSecret {
             id: row.get::<_, Uuid>(0),
             envelope: row.get(1),
+            scheme: row.get(2),
         },
-        expires_at: row.get(2),
+        expires_at: row.get(3),
+        created_at: row.get(4),
     }
 }

@@ -9,7 +9,9 @@ use zyven_domain::event::{Channel, Pattern};
 use zyven_domain::id::{EndpointId, TenantId};
 use zyven_domain::retry::RetryPolicy;
 
-use crate::{SealedSecret, Store, StoreError};
+use crate::endpoint_credentials::change_credentials;
+use crate::error::Doing;
+use crate::{CredentialChange, SealedSecret, Store, StoreError};
 
 /// Most endpoints of a tenant that are not deleted: bounds the fan-out of one event, and with it the
 /// size of one transaction.
@@ -34,6 +36,8 @@ pub struct NewEndpoint {
     pub policy: RetryPolicy,
     /// What its requests are signed with.
     pub secret: SealedSecret,
+    /// What else its requests carry.
+    pub credentials: CredentialChange,
 }
 
 /// What is to be different; `None` leaves as it is.
@@ -61,6 +65,8 @@ pub struct EndpointChange {
     pub age_max: Option<Duration>,
     /// See [`RetryPolicy::timeout`].
     pub timeout: Option<Duration>,
+    /// See [`NewEndpoint::credentials`].
+    pub credentials: CredentialChange,
 }
 
 /// An endpoint as its owner sees it.
@@ -120,8 +126,8 @@ const INSERT: &str = "
         ON CONFLICT (id) DO NOTHING
         RETURNING id
     )
-    INSERT INTO zyven.endpoint_secrets (id, endpoint_id, envelope)
-    SELECT $12, id, $13
+    INSERT INTO zyven.endpoint_secrets (id, endpoint_id, envelope, scheme)
+    SELECT $12, id, $13, $17
       FROM added";
 const ENDPOINTS_OF: &str = concat!(
     "SELECT ",
@@ -201,10 +207,12 @@ impl Store {
         &self,
         endpoint: &NewEndpoint,
     ) -> Result<Result<EndpointRecord, EndpointRefusal>, StoreError> {
-        let connection = self.durable("adding an endpoint").await?;
+        const DOING: &str = "adding an endpoint";
+        let mut connection = self.durable(DOING).await?;
+        let transaction = connection.client_mut().transaction().await.doing(DOING)?;
         let patterns: Vec<&str> = endpoint.event_types.iter().map(Pattern::as_str).collect();
         let channels: Vec<&str> = endpoint.channels.iter().map(Channel::as_str).collect();
-        let inserted = connection
+        let inserted = transaction
             .execute(
                 INSERT,
                 &[
@@ -224,13 +232,18 @@ impl Store {
                     &i64::from(ENDPOINTS_PER_TENANT_MAX),
                     &schedule_ms(&endpoint.policy.schedule),
                     &smallints(&endpoint.policy.statuses),
+                    &endpoint.secret.scheme,
                 ],
             )
-            .await;
+            .await
+            .doing(DOING);
         if let Some(refusal) = refused(&inserted) {
             return Ok(Err(refusal));
         }
         inserted?;
+        let (tenant, id) = (endpoint.tenant_id, endpoint.id);
+        change_credentials(&transaction, DOING, tenant, id, &endpoint.credentials).await?;
+        transaction.commit().await.doing(DOING)?;
         // Only the limit leaves nothing behind; an id that existed is found like a new one.
         let found = connection
             .query_opt(
@@ -285,7 +298,9 @@ impl Store {
         id: EndpointId,
         change: &EndpointChange,
     ) -> Result<Result<EndpointRecord, EndpointRefusal>, StoreError> {
-        let connection = self.durable("changing an endpoint").await?;
+        const DOING: &str = "changing an endpoint";
+        let mut connection = self.durable(DOING).await?;
+        let transaction = connection.client_mut().transaction().await.doing(DOING)?;
         let patterns: Option<Vec<&str>> = change
             .event_types
             .as_ref()
@@ -295,7 +310,7 @@ impl Store {
             .as_ref()
             .map(|channels| channels.iter().map(Channel::as_str).collect());
         let ms = |wait: Option<Duration>| wait.map(|wait| bigint(wait.as_millis()));
-        let changed = connection
+        let changed = transaction
             .query_opt(
                 CHANGE,
                 &[
@@ -314,14 +329,17 @@ impl Store {
                     &change.retry_statuses.as_deref().map(smallints),
                 ],
             )
-            .await;
+            .await
+            .doing(DOING);
         if let Some(refusal) = refused(&changed) {
             return Ok(Err(refusal));
         }
-        Ok(changed?
-            .as_ref()
-            .map(record)
-            .ok_or(EndpointRefusal::NotFound))
+        let Some(changed) = changed?.as_ref().map(record) else {
+            return Ok(Err(EndpointRefusal::NotFound));
+        };
+        change_credentials(&transaction, DOING, tenant, id, &change.credentials).await?;
+        transaction.commit().await.doing(DOING)?;
+        Ok(Ok(changed))
     }
 
     /// Switches deliveries to an endpoint on. Harmless if they are. `None`: no such endpoint.

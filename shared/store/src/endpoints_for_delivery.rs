@@ -7,9 +7,10 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 use zyven_domain::id::{EndpointId, TenantId};
 use zyven_domain::retry::RetryPolicy;
+use zyven_domain::secret_box::Place;
 
 use crate::endpoints::{schedule, statuses};
-use crate::{Store, StoreError};
+use crate::{SealedCredential, Store, StoreError};
 
 /// Whether an endpoint takes deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,14 +28,24 @@ pub enum EndpointStatus {
 pub struct SealedSecret {
     /// The row, which the envelope is bound to.
     pub id: Uuid,
+    /// How it signs, as [`zyven_domain::signature::Scheme`] has it. Text, because a newer Zyven may
+    /// know more schemes: who reads one it does not know must not send without that signature.
+    pub scheme: String,
     /// An envelope of [`zyven_domain::secret_box`].
     pub envelope: Vec<u8>,
 }
 
 impl SealedSecret {
-    /// The associated data that the envelope of secret `id` is sealed with.
-    pub fn associated_data(id: Uuid) -> String {
-        format!("endpoint_secrets/{id}")
+    /// The table, as [`Place`] names it.
+    pub const TABLE: &'static str = "endpoint_secrets";
+
+    /// What the envelope of secret `id` is bound to.
+    pub const fn place(tenant: TenantId, id: Uuid) -> Place {
+        Place {
+            table: Self::TABLE,
+            tenant,
+            row: id,
+        }
     }
 }
 
@@ -55,19 +66,27 @@ pub struct EndpointForDelivery {
     pub policy: RetryPolicy,
     /// What requests are signed with: the current secret first, then those in their overlap.
     pub secrets: Vec<SealedSecret>,
+    /// What else they carry, ordered by kind.
+    pub credentials: Vec<SealedCredential>,
 }
 
 const ENDPOINTS: &str = "
     SELECT e.id, e.tenant_id, e.url, e.status = 'enabled', e.deleted_at IS NOT NULL,
            e.retry_base_ms, e.retry_cap_ms, e.attempts_max, e.age_max_ms, e.timeout_ms,
-           ARRAY(SELECT s.id FROM zyven.endpoint_secrets s
-                  WHERE s.endpoint_id = e.id AND (s.expires_at IS NULL OR s.expires_at > now())
-                  ORDER BY s.created_at DESC, s.id),
-           ARRAY(SELECT s.envelope FROM zyven.endpoint_secrets s
-                  WHERE s.endpoint_id = e.id AND (s.expires_at IS NULL OR s.expires_at > now())
-                  ORDER BY s.created_at DESC, s.id),
+           s.ids, s.schemes, s.envelopes, c.ids, c.kinds, c.envelopes,
            e.retry_schedule_ms, e.retry_statuses, e.updated_at
       FROM zyven.endpoints e
+     CROSS JOIN LATERAL (SELECT coalesce(array_agg(id ORDER BY created_at DESC, id), '{}') AS ids,
+                                coalesce(array_agg(scheme ORDER BY created_at DESC, id), '{}') AS schemes,
+                                coalesce(array_agg(envelope ORDER BY created_at DESC, id), '{}') AS envelopes
+                           FROM zyven.endpoint_secrets
+                          WHERE endpoint_id = e.id
+                            AND (expires_at IS NULL OR expires_at > now())) AS s
+     CROSS JOIN LATERAL (SELECT coalesce(array_agg(id ORDER BY kind), '{}') AS ids,
+                                coalesce(array_agg(kind ORDER BY kind), '{}') AS kinds,
+                                coalesce(array_agg(envelope ORDER BY kind), '{}') AS envelopes
+                           FROM zyven.endpoint_credentials
+                          WHERE endpoint_id = e.id) AS c
      WHERE e.id = ANY ($1)";
 const DISABLE: &str = "
     UPDATE zyven.endpoints
@@ -119,27 +138,42 @@ fn endpoint(row: &Row) -> EndpointForDelivery {
         (false, true) => EndpointStatus::Enabled,
         (false, false) => EndpointStatus::Disabled,
     };
-    let secret_ids: Vec<Uuid> = row.get(10);
-    let envelopes: Vec<Vec<u8>> = row.get(11);
     EndpointForDelivery {
         id: EndpointId::from_uuid(row.get(0)),
         tenant_id: TenantId::from_uuid(row.get(1)),
         url: row.get(2),
         status,
-        updated_at: row.get(14),
+        updated_at: row.get(18),
         policy: RetryPolicy {
             base: ms(5),
             cap: ms(6),
             attempts_max: row.get::<_, i32>(7).unsigned_abs(),
-            schedule: schedule(row, 12),
-            statuses: statuses(row, 13),
+            schedule: schedule(row, 16),
+            statuses: statuses(row, 17),
             age_max: ms(8),
             timeout: Duration::from_millis(u64::from(row.get::<_, i32>(9).unsigned_abs())),
         },
-        secrets: secret_ids
-            .into_iter()
-            .zip(envelopes)
-            .map(|(id, envelope)| SealedSecret { id, envelope })
-            .collect(),
+        secrets: triples(row, 10, |(id, scheme, envelope)| SealedSecret {
+            id,
+            scheme,
+            envelope,
+        }),
+        credentials: triples(row, 13, |(id, kind, envelope)| SealedCredential {
+            id,
+            kind,
+            envelope,
+        }),
     }
+}
+
+/// Three arrays side by side, from `column` on.
+fn triples<T>(row: &Row, column: usize, make: impl Fn((Uuid, String, Vec<u8>)) -> T) -> Vec<T> {
+    let ids: Vec<Uuid> = row.get(column);
+    let texts: Vec<String> = row.get(column + 1);
+    let envelopes: Vec<Vec<u8>> = row.get(column + 2);
+    ids.into_iter()
+        .zip(texts)
+        .zip(envelopes)
+        .map(|((id, text), envelope)| make((id, text, envelope)))
+        .collect()
 }

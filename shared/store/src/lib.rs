@@ -25,9 +25,11 @@ mod accept;
 mod api_keys;
 mod claim;
 mod direct;
+mod endpoint_credentials;
 mod endpoint_secrets;
 mod endpoints;
 mod endpoints_for_delivery;
+mod envelopes;
 mod error;
 mod maintenance;
 mod migrate;
@@ -43,11 +45,15 @@ pub use accept::{Accepted, Idempotency, NewEvent};
 pub use api_keys::{ApiKeyRecord, Credential, NewApiKey};
 pub use claim::{Claim, ClaimedDelivery, RefusedTicket};
 pub use direct::AcceptedFor;
+pub use endpoint_credentials::{
+    CredentialChange, CredentialKind, NewCredential, Safeguards, SealedCredential, UnknownKindError,
+};
 pub use endpoint_secrets::{OwnedSecret, SECRETS_VALID_MAX};
 pub use endpoints::{
     ENDPOINTS_PER_TENANT_MAX, EndpointChange, EndpointRecord, EndpointRefusal, NewEndpoint,
 };
 pub use endpoints_for_delivery::{EndpointForDelivery, EndpointStatus, SealedSecret};
+pub use envelopes::{ENVELOPES_PAGE, EnvelopeTable, ResealedEnvelope, StoredEnvelope};
 pub use error::StoreError;
 pub use maintenance::InvariantBreach;
 pub use migrate::{AppliedMigration, Migration, migrations};

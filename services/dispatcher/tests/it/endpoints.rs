@@ -98,14 +98,7 @@ async fn without_a_secret_that_opens_nothing_is_sent_and_nothing_is_lost() {
         .await;
     let dispatcher = stage.start();
     let event = stage.publish("{}").await;
-    wait_until("it was put off", PATIENCE, async || {
-        stage
-            .sql
-            .number("SELECT count(*) FROM zyven.outbox WHERE due_at > now() + interval '5 s'")
-            .await
-            == 1
-    })
-    .await;
+    stage.wait_until_put_off().await;
     assert_eq!(stage.delivery(event).await.attempts, 0);
     assert_eq!(stage.receiver.request_count(), 0);
     dispatcher.stop().await;

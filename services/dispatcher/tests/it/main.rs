@@ -13,6 +13,7 @@ mod endpoints;
 mod measurement;
 mod outages;
 mod requests;
+mod signing;
 mod stopping;
 mod support;
 mod tls;

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use zyven_dispatcher::{Config, Deps};
 use zyven_domain::id::{EndpointId, EventId, TenantId};
 use zyven_domain::secret_box::KeyRing;
-use zyven_domain::signature::{SigningKey, SigningSecret};
+use zyven_domain::signature::{PrivateKey, Scheme, SigningKey, SigningSecret};
 use zyven_queue::{Epoch, Queue, QueueConfig, Ticket};
 use zyven_runtime::config::Source;
 use zyven_runtime::metrics::Metrics;
@@ -133,17 +133,23 @@ impl Stage {
 
     /// The endpoint's current secret.
     pub(crate) async fn add_secret(&self, endpoint: EndpointId) {
+        self.add_secret_of(endpoint, Scheme::Hmac, signing_secret().bytes())
+            .await;
+    }
+
+    pub(crate) async fn add_secret_of(&self, endpoint: EndpointId, scheme: Scheme, bytes: &[u8]) {
         let (id, endpoint) = (EndpointId::new().uuid(), endpoint.uuid());
         let envelope = KeyRing::parse(MASTER_KEYS).unwrap().seal(
-            signing_secret().bytes(),
-            SealedSecret::associated_data(id).as_bytes(),
+            bytes,
+            &SealedSecret::place(self.tenant, id),
             [9; 24],
         );
         let envelope: String = envelope.iter().map(|byte| format!("{byte:02x}")).collect();
         self.sql
             .run(&format!(
-                "INSERT INTO zyven.endpoint_secrets (id, endpoint_id, envelope)
-                 VALUES ('{id}', '{endpoint}', '\\x{envelope}')"
+                "INSERT INTO zyven.endpoint_secrets (id, endpoint_id, envelope, scheme)
+                 VALUES ('{id}', '{endpoint}', '\\x{envelope}', '{}')",
+                scheme.as_str()
             ))
             .await;
     }
@@ -285,6 +291,15 @@ impl Stage {
                 body: row.get(5),
             })
             .collect()
+    }
+
+    /// Waits until the only delivery waits for an operator.
+    pub(crate) async fn wait_until_put_off(&self) {
+        wait_until("it was put off", PATIENCE, async || {
+            let put_off = "SELECT count(*) FROM zyven.outbox WHERE due_at > now() + interval '5 s'";
+            self.sql.number(put_off).await == 1
+        })
+        .await;
     }
 
     /// Publishes, waits for the first attempt to be on record, and returns it.
@@ -445,4 +460,8 @@ pub(crate) fn signing_secret() -> SigningSecret {
 
 pub(crate) fn signing_key() -> SigningKey {
     SigningKey::new(&signing_secret())
+}
+
+pub(crate) fn private_key() -> PrivateKey {
+    PrivateKey::from_bytes(std::array::from_fn(|index| index as u8))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use zyven_domain::event::{CHANNELS_MAX, Channel, PATTERNS_MAX, Pattern};
 use zyven_domain::retry::RetryPolicy;
 use zyven_domain::target::{EndpointUrl, NamePolicy};
-use zyven_store::EndpointChange;
+use zyven_store::{CredentialChange, EndpointChange};
 
 use crate::fields::Members;
 
@@ -59,6 +59,7 @@ pub(super) fn change(members: &mut Members<'_>, names: &NamePolicy) -> EndpointC
         retry_statuses: statuses(members, "retry_statuses"),
         age_max: ms(members, "age_max_ms", AGE_MS),
         timeout: ms(members, "timeout_ms", TIMEOUT_MS),
+        credentials: CredentialChange::default(),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Signing secrets: made, sealed, shown to their owner, rotated.
+//! Signing secrets: made, sealed, shown to their owner, rotated. A private key is never shown; its
+//! public half is.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -12,8 +13,9 @@ use hyper::body::Body as _;
 use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
+use zyven_domain::id::TenantId;
 use zyven_domain::secret_box::KeyRing;
-use zyven_domain::signature::SigningSecret;
+use zyven_domain::signature::{PrivateKey, Scheme, SigningSecret};
 use zyven_store::{OwnedSecret, SealedSecret};
 
 use super::endpoint_id;
@@ -31,10 +33,112 @@ const OVERLAP_S_DEFAULT: u64 = 24 * 3600;
 /// How long it may.
 const OVERLAP_S: RangeInclusive<u64> = 0..=7 * 24 * 3600;
 
+/// What an endpoint's requests are signed with.
+pub(super) enum Signing {
+    Hmac(SigningSecret),
+    Ed25519(PrivateKey),
+}
+
+impl Signing {
+    /// A fresh secret.
+    pub(super) fn generate(scheme: Scheme) -> Result<Self, Problem> {
+        Ok(match scheme {
+            Scheme::Hmac => {
+                let secret = SigningSecret::from_bytes(random::<SECRET_BYTES>()?.to_vec());
+                Self::Hmac(secret.expect("the length is one of those allowed"))
+            }
+            Scheme::Ed25519 => Self::Ed25519(PrivateKey::from_bytes(random()?)),
+        })
+    }
+
+    /// Seals it for a row of its own.
+    pub(super) fn seal(&self, ring: &KeyRing, tenant: TenantId) -> Result<SealedSecret, Problem> {
+        let id = Uuid::now_v7();
+        let (scheme, bytes) = match self {
+            Self::Hmac(secret) => (Scheme::Hmac, secret.bytes()),
+            Self::Ed25519(key) => (Scheme::Ed25519, key.bytes()),
+        };
+        Ok(SealedSecret {
+            id,
+            scheme: scheme.as_str().to_owned(),
+            envelope: ring.seal(bytes, &SealedSecret::place(tenant, id), random()?),
+        })
+    }
+
+    /// What its owner may see of it.
+    pub(super) fn shown(&self) -> ShownSecret {
+        match self {
+            Self::Hmac(secret) => ShownSecret {
+                secret: Some(secret.expose()),
+                public_key: None,
+            },
+            Self::Ed25519(key) => ShownSecret {
+                secret: None,
+                public_key: Some(key.public_key().to_string()),
+            },
+        }
+    }
+
+    fn open(ring: &KeyRing, tenant: TenantId, owned: &OwnedSecret) -> Result<Self, Problem> {
+        let unreadable = |error: &dyn std::fmt::Display| {
+            tracing::error!(secret.id = %owned.secret.id, %error, "a signing secret cannot be opened");
+            Problem::new(
+                Code::Internal,
+                "The stored secret cannot be opened; rotate it, or ask the operator for the master key.",
+            )
+        };
+        let place = SealedSecret::place(tenant, owned.secret.id);
+        let bytes = ring
+            .open(&owned.secret.envelope, &place)
+            .map_err(|error| unreadable(&error))?;
+        match owned.secret.scheme.parse() {
+            Ok(Scheme::Hmac) => SigningSecret::from_bytes(bytes)
+                .map(Self::Hmac)
+                .map_err(|error| unreadable(&error)),
+            Ok(Scheme::Ed25519) => bytes
+                .try_into()
+                .map(|bytes| Self::Ed25519(PrivateKey::from_bytes(bytes)))
+                .map_err(|_| unreadable(&"a private key has another length")),
+            Err(error) => Err(unreadable(&error)),
+        }
+    }
+}
+
+/// One of the two.
+#[derive(Serialize)]
+pub(super) struct ShownSecret {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    public_key: Option<String>,
+}
+
 #[derive(Serialize)]
 struct PreviousSecret {
-    secret: String,
+    #[serde(flatten)]
+    shown: ShownSecret,
     expires_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Serialize)]
+struct CurrentSecret {
+    #[serde(flatten)]
+    shown: ShownSecret,
+    previous: Vec<PreviousSecret>,
+}
+
+#[derive(Serialize)]
+struct ShownPublicKey {
+    public_key: String,
+    valid_from: DateTime<Utc>,
+    expires_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Serialize)]
+struct RotatedSecret {
+    #[serde(flatten)]
+    shown: ShownSecret,
+    overlap_s: u64,
 }
 
 /// `GET /v1/endpoints/{id}/secret`
@@ -43,21 +147,40 @@ pub(crate) async fn secret(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Answer, Problem> {
-    let secrets = app
-        .store
-        .secrets_of(caller.tenant, endpoint_id(&id)?)
-        .await?;
-    let mut opened = secrets
-        .iter()
-        .map(|owned| open(&app.ring, owned))
-        .collect::<Result<Vec<_>, Problem>>()?
-        .into_iter();
-    let current = opened
+    let mut opened = valid(&app, caller.tenant, &id).await?.into_iter();
+    let (current, _) = opened
         .next()
         .ok_or_else(|| Problem::not_found("endpoint"))?;
-    let previous: Vec<PreviousSecret> = opened.collect();
-    let body = json!({ "secret": current.secret, "previous": previous });
+    let body = CurrentSecret {
+        shown: current.shown(),
+        previous: opened
+            .map(|(signing, owned)| PreviousSecret {
+                shown: signing.shown(),
+                expires_at: owned.expires_at,
+            })
+            .collect(),
+    };
     Ok(answer::value(StatusCode::OK, &body))
+}
+
+/// `GET /v1/endpoints/{id}/public-key`: what receivers verify with, the current one first.
+pub(crate) async fn public_key(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Answer, Problem> {
+    let keys: Vec<ShownPublicKey> = valid(&app, caller.tenant, &id)
+        .await?
+        .into_iter()
+        .filter_map(|(signing, owned)| {
+            signing.shown().public_key.map(|public_key| ShownPublicKey {
+                public_key,
+                valid_from: owned.created_at,
+                expires_at: owned.expires_at,
+            })
+        })
+        .collect();
+    Ok(answer::value(StatusCode::OK, &json!({ "data": keys })))
 }
 
 /// `POST /v1/endpoints/{id}/rotate-secret`. The body is optional.
@@ -68,69 +191,73 @@ pub(crate) async fn rotate_secret(
     request: Request,
 ) -> Result<Answer, Problem> {
     let (head, body) = request.into_parts();
-    let (mut overlap_s, mut chosen) = (OVERLAP_S_DEFAULT, None);
+    let (mut overlap_s, mut scheme, mut given) = (OVERLAP_S_DEFAULT, None, None);
     if !body.is_end_stream() {
         let received = body::receive(&head.headers, body, app.body_allowed(), &app.room).await?;
         let mut members = Members::parse(received.text()?)?;
         overlap_s = members.number("overlap_s", OVERLAP_S).unwrap_or(overlap_s);
-        chosen = given(&mut members);
+        (scheme, given) = wanted(&mut members);
         members.finish()?;
     }
-    let secret = match chosen {
-        Some(secret) => secret,
-        None => generate()?,
+    let signing = match (given, scheme) {
+        (Some(secret), _) => Signing::Hmac(secret),
+        (None, Some(scheme)) => Signing::generate(scheme)?,
+        (None, None) => Signing::generate(current_scheme(&app, caller.tenant, &id).await?)?,
     };
     let rotated = app
         .store
         .rotate_secret(
             caller.tenant,
             endpoint_id(&id)?,
-            &seal(&app.ring, &secret)?,
+            &signing.seal(&app.ring, caller.tenant)?,
             Duration::from_secs(overlap_s),
         )
         .await?;
     if !rotated {
         return Err(Problem::not_found("endpoint"));
     }
-    let body = json!({ "secret": secret.expose(), "overlap_s": overlap_s });
+    let body = RotatedSecret {
+        shown: signing.shown(),
+        overlap_s,
+    };
     Ok(answer::value(StatusCode::OK, &body))
 }
 
-/// A secret the owner brings along.
-pub(super) fn given(members: &mut Members<'_>) -> Option<SigningSecret> {
-    members.text("secret", SigningSecret::parse)
+/// How the owner wants requests signed, and the secret brought along, which is a shared one.
+pub(super) fn wanted(members: &mut Members<'_>) -> (Option<Scheme>, Option<SigningSecret>) {
+    let scheme = members.text("signing", str::parse::<Scheme>);
+    let secret = members.text("secret", SigningSecret::parse);
+    if scheme == Some(Scheme::Ed25519) && secret.is_some() {
+        members.mistake(
+            "secret",
+            "must be left out with \"signing\": \"ed25519\": Zyven makes the private key and shows the public one",
+        );
+    }
+    (scheme, secret)
 }
 
-pub(super) fn generate() -> Result<SigningSecret, Problem> {
-    let bytes = random::<SECRET_BYTES>()?;
-    Ok(SigningSecret::from_bytes(bytes.to_vec()).expect("the length is one of those allowed"))
+/// Every valid secret, the current one first; none if there is no such endpoint.
+async fn valid(
+    app: &App,
+    tenant: TenantId,
+    id: &str,
+) -> Result<Vec<(Signing, OwnedSecret)>, Problem> {
+    let secrets = app.store.secrets_of(tenant, endpoint_id(id)?).await?;
+    if secrets.is_empty() {
+        return Err(Problem::not_found("endpoint"));
+    }
+    secrets
+        .into_iter()
+        .map(|owned| Ok((Signing::open(&app.ring, tenant, &owned)?, owned)))
+        .collect()
 }
 
-/// Seals a secret for a row of its own.
-pub(super) fn seal(ring: &KeyRing, secret: &SigningSecret) -> Result<SealedSecret, Problem> {
-    let id = Uuid::now_v7();
-    let associated = SealedSecret::associated_data(id);
-    Ok(SealedSecret {
-        id,
-        envelope: ring.seal(secret.bytes(), associated.as_bytes(), random()?),
-    })
-}
-
-fn open(ring: &KeyRing, owned: &OwnedSecret) -> Result<PreviousSecret, Problem> {
-    let associated = SealedSecret::associated_data(owned.secret.id);
-    let unreadable = |error: &dyn std::fmt::Display| {
-        tracing::error!(secret.id = %owned.secret.id, %error, "a signing secret cannot be opened");
-        Problem::new(
-            Code::Internal,
-            "The stored secret cannot be opened; rotate it, or ask the operator for the master key.",
-        )
-    };
-    let bytes = ring
-        .open(&owned.secret.envelope, associated.as_bytes())
-        .map_err(|error| unreadable(&error))?;
-    let secret = SigningSecret::from_bytes(bytes).map_err(|error| unreadable(&error))?;
-    Ok(PreviousSecret {
-        secret: secret.expose(),
-        expires_at: owned.expires_at,
-    })
+/// A rotation that does not say otherwise keeps the scheme. Nothing is opened: rotating is what helps
+/// when a secret cannot be.
+async fn current_scheme(app: &App, tenant: TenantId, id: &str) -> Result<Scheme, Problem> {
+    let secrets = app.store.secrets_of(tenant, endpoint_id(id)?).await?;
+    let current = secrets
+        .first()
+        .ok_or_else(|| Problem::not_found("endpoint"))?;
+    Ok(current.secret.scheme.parse().unwrap_or_default())
 }

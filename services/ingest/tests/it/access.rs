@@ -111,6 +111,12 @@ fn routes(things: &Things) -> Vec<(Method, String, Option<Value>, Scope)> {
             Scope::Manage,
         ),
         (
+            get.clone(),
+            format!("/v1/endpoints/{endpoint}/public-key"),
+            None,
+            Scope::Read,
+        ),
+        (
             delete.clone(),
             format!("/v1/endpoints/{endpoint}"),
             None,

@@ -14,6 +14,7 @@ mod protocol;
 mod publishing;
 mod response_rules;
 mod routing;
+mod signing;
 mod stopping;
 mod support;
 mod wire;

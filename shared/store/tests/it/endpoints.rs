@@ -7,7 +7,8 @@ use zyven_domain::event::Pattern;
 use zyven_domain::id::{DeliveryId, EndpointId, TenantId};
 use zyven_domain::retry::RetryPolicy;
 use zyven_store::{
-    AcceptedFor, EndpointChange, EndpointRefusal, NewEndpoint, SECRETS_VALID_MAX, SealedSecret,
+    AcceptedFor, CredentialChange, EndpointChange, EndpointRefusal, NewEndpoint, SECRETS_VALID_MAX,
+    SealedSecret,
 };
 
 use crate::fixture::Fixture;
@@ -15,11 +16,12 @@ use crate::fixture::Fixture;
 fn sealed(byte: u8) -> SealedSecret {
     SealedSecret {
         id: Uuid::now_v7(),
+        scheme: "hmac".to_owned(),
         envelope: vec![byte; 8],
     }
 }
 
-fn endpoint(tenant: TenantId) -> NewEndpoint {
+pub(crate) fn endpoint(tenant: TenantId) -> NewEndpoint {
     NewEndpoint {
         id: EndpointId::new(),
         tenant_id: tenant,
@@ -29,6 +31,7 @@ fn endpoint(tenant: TenantId) -> NewEndpoint {
         channels: Vec::new(),
         policy: RetryPolicy::default(),
         secret: sealed(1),
+        credentials: CredentialChange::default(),
     }
 }
 

@@ -2,7 +2,9 @@
 
 mod accepting;
 mod claiming;
+mod credentials;
 mod endpoints;
+mod envelopes;
 mod fixture;
 mod keys;
 mod maintaining;

@@ -7,6 +7,8 @@ use zyven_domain::event::{
 use zyven_domain::id::{DeliveryId, EndpointId, EventId, TenantId};
 use zyven_domain::lifecycle::{DeliveryState, permits};
 use zyven_domain::retry::DeadLetterReason;
+use zyven_domain::signature::Scheme;
+use zyven_store::CredentialKind;
 
 use crate::fixture::Fixture;
 
@@ -167,4 +169,24 @@ async fn fingerprints_are_computed_alike() {
         row.get::<_, Uuid>(2),
         body_fingerprint(&kind, &[], None, b"{}")
     );
+}
+
+#[tokio::test]
+async fn signing_schemes_and_kinds_of_credentials_are_listed_alike() {
+    let fixture = Fixture::new().await;
+    let listed = async |table: &str, column: &str, names: &[&str]| {
+        let constraint = format!(
+            "SELECT pg_get_constraintdef(oid) FROM pg_constraint
+              WHERE conrelid = 'zyven.{table}'::regclass AND contype = 'c'
+                AND pg_get_constraintdef(oid) LIKE '%({column} = ANY%'"
+        );
+        let row = fixture.sql.query_one(&constraint, &[]).await;
+        let definition: String = row.expect("one constraint").get(0);
+        let inside: Vec<&str> = definition.split('\'').skip(1).step_by(2).collect();
+        assert_eq!(inside, names, "{table}");
+    };
+    let schemes = Scheme::ALL.map(Scheme::as_str);
+    listed("endpoint_secrets", "scheme", &schemes).await;
+    let kinds = CredentialKind::ALL.map(CredentialKind::as_str);
+    listed("endpoint_credentials", "kind", &kinds).await;
 }

@@ -4,4 +4,5 @@ mod journey;
 mod measuring;
 mod operating;
 mod outages;
+mod secrets;
 mod stack;

@@ -1,0 +1,164 @@
+//! Secrets at rest while they are in use.
+
+use serde_json::json;
+use zyven_domain::signature::{SigningKey, SigningSecret, sign};
+use zyven_testkit::Binary;
+
+use crate::stack::{PATIENCE, Spread, Stack};
+
+const OLD: &str = "old:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+const NEW: &str = "new:Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
+
+async fn rotate(binary: &Binary, keys: &str, more: &[&str]) -> zyven_testkit::Finished {
+    let arguments = [&["admin", "rotate-master-key"], more].concat();
+    let binary = binary.clone().with("ZYVEN_MASTER_KEYS", keys);
+    binary.run(arguments, PATIENCE).await
+}
+
+async fn restart(stack: &mut Stack, keys: &str) {
+    let mut process = stack.take_process("all");
+    process.terminate();
+    let ended = process.ended(PATIENCE).await;
+    assert!(ended.status.success(), "{ended:?}");
+    stack.binary = stack.binary.clone().with("ZYVEN_MASTER_KEYS", keys);
+    stack.start_service("all");
+    stack.wait_until_ready("all").await;
+}
+
+#[tokio::test]
+async fn master_keys_are_rotated_while_deliveries_flow_and_the_old_one_can_be_removed() {
+    const EVENTS: usize = 40;
+    let old_first = format!("{OLD},{NEW}");
+    let new_first = format!("{NEW},{OLD}");
+    let settings = [("ZYVEN_MASTER_KEYS", old_first.as_str())];
+    let mut stack = Stack::start_with(Spread::OneProcess, &settings).await;
+    let shared = stack.endpoint("/shared", json!({})).await;
+    let asymmetric = json!({ "signing": "ed25519" });
+    stack.endpoint("/asymmetric", asymmetric).await;
+
+    let dry = rotate(&stack.binary, &new_first, &["--dry-run"]).await;
+    assert!(!dry.status.success(), "there is something to do");
+    assert!(
+        dry.stdout.contains("master key old: 2 envelopes"),
+        "{dry:?}"
+    );
+
+    let publishing = async {
+        for number in 0..EVENTS {
+            stack
+                .publish("invoice.paid", json!({ "number": number }))
+                .await;
+        }
+    };
+    let (rotated, ()) = tokio::join!(rotate(&stack.binary, &new_first, &[]), publishing);
+    let said = rotated.expect_success();
+    assert!(said.contains("master key new: 2 envelopes"), "{said}");
+    assert!(said.contains("other keys may be removed"), "{said}");
+
+    // This stack still seals with the old key; the next rotation takes up what is left.
+    stack.endpoint("/late", json!({})).await;
+    let check = stack.binary.run(["admin", "check"], PATIENCE).await;
+    let said = check.expect_success();
+    assert!(said.contains("master key old: 1 envelopes"), "{said}");
+    restart(&mut stack, &new_first).await;
+    let rest = rotate(&stack.binary, &new_first, &[]).await;
+    assert!(
+        rest.stderr.contains("pass 1: 1 envelopes sealed anew"),
+        "{rest:?}"
+    );
+    assert!(!rest.expect_success().contains("master key old"));
+
+    restart(&mut stack, NEW).await;
+    let last = stack
+        .publish("invoice.paid", json!({ "number": EVENTS }))
+        .await;
+    stack
+        .receiver
+        .wait_for_requests(2 * EVENTS + 3, PATIENCE)
+        .await;
+    stack.assert_settled().await;
+    let sql = stack.database.client().await;
+    let row = sql
+        .query_one(
+            "SELECT count(*), max(attempts) FROM zyven.deliveries WHERE state = 'DELIVERED'",
+            &[],
+        )
+        .await
+        .expect("a count");
+    let (delivered, attempts): (i64, i32) = (row.get(0), row.get(1));
+    assert_eq!((delivered, attempts), (2 * EVENTS as i64 + 3, 1), "{last}");
+
+    let id = shared["id"].as_str().expect("an id");
+    let path = format!("/v1/endpoints/{id}/secret");
+    let (_, shown) = stack.call("GET", &path, None).await;
+    assert_eq!(shown["secret"], shared["secret"], "the same secret as ever");
+    let Ok(secret) = SigningSecret::parse(shared["secret"].as_str().expect("a text")) else {
+        panic!("not a signing secret");
+    };
+    for request in stack.receiver.requests_at("/shared") {
+        let timestamp = request
+            .header("webhook-timestamp")
+            .parse()
+            .expect("seconds");
+        let keys = [SigningKey::new(&secret)];
+        let signed = sign(
+            &keys,
+            request.header("webhook-id"),
+            timestamp,
+            &request.body,
+        );
+        assert_eq!(request.header("webhook-signature"), signed);
+    }
+}
+
+#[tokio::test]
+async fn an_envelope_that_cannot_be_opened_is_named_and_the_others_are_rotated() {
+    let settings = [("ZYVEN_MASTER_KEYS", OLD)];
+    let stack = Stack::start_with(Spread::OneProcess, &settings).await;
+    stack.endpoint("/a", json!({})).await;
+    stack.endpoint("/b", json!({})).await;
+    let sql = stack.database.client().await;
+    sql.execute(
+        "UPDATE zyven.endpoint_secrets SET envelope = '\\x00'
+          WHERE id = (SELECT id FROM zyven.endpoint_secrets ORDER BY id LIMIT 1)",
+        &[],
+    )
+    .await
+    .expect("an update");
+    let keys = format!("{NEW},{OLD}");
+    let rotated = rotate(&stack.binary, &keys, &[]).await;
+    assert!(!rotated.status.success());
+    assert!(rotated.stderr.contains("1 cannot be opened"), "{rotated:?}");
+    assert!(rotated.stderr.contains("endpoint_secrets "), "{rotated:?}");
+    assert!(
+        rotated.stdout.contains("master key new: 1 envelopes"),
+        "{rotated:?}"
+    );
+}
+
+#[tokio::test]
+async fn without_a_usable_master_key_nothing_that_needs_one_starts() {
+    let binary = Binary::find();
+    let short = "k:AAECAwQFBgcICQoLDA0ODw==";
+    let placeholder = "k:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    for service in ["ingest", "dispatcher", "all"] {
+        for (keys, rule) in [
+            (None, "ZYVEN_MASTER_KEYS must be set"),
+            (Some(""), "ZYVEN_MASTER_KEYS"),
+            (Some(short), "must be exactly 32 bytes"),
+            (Some(placeholder), "is a placeholder"),
+        ] {
+            let binary = match keys {
+                None => binary.clone(),
+                Some(keys) => binary.clone().with("ZYVEN_MASTER_KEYS", keys),
+            };
+            let ended = binary.run([service], PATIENCE).await;
+            assert_eq!(ended.status.code(), Some(64), "{service} {keys:?}");
+            assert!(
+                ended.stderr.contains(rule),
+                "{service} {keys:?}: {}",
+                ended.stderr
+            );
+        }
+    }
+}
