@@ -33,6 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
@@ -276,16 +277,23 @@ async fn send(
     }
     observed.status = Some(head.status.as_u16());
     observed.headers = head.headers;
+    let has_one_framing = has_one_framing(&observed.headers);
     let remainder = connection
         .drive(read(body, &mut observed.body_start))
         .await
         .map_err(|error| Lost::Failed(Failure::from_hyper(&error)))?;
     observed.complete = Some(began.elapsed());
     let nothing_left = matches!(remainder, Remainder::Nothing);
-    if nothing_left && connection.is_reusable().await {
+    if nothing_left && has_one_framing && connection.is_reusable().await {
         origin.keep(connection);
     }
     Ok(())
+}
+
+/// Whether it can only be read in one way where the answer ends. With both headers the transfer
+/// encoding counts, but whoever sends both may have forged what follows (RFC 9112, section 6.3).
+fn has_one_framing(headers: &HeaderMap) -> bool {
+    !(headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH))
 }
 
 /// Reads a body up to [`BODY_BYTES_MAX`] and keeps its beginning in `kept`, also if it fails.

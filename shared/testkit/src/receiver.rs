@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -123,7 +124,12 @@ impl Receiver {
 
     /// A receiver at `https://127.0.0.1:<some port>`, with a certificate of the CA for these names and addresses.
     pub async fn start_tls(ca: &TestCa, names: &[&str]) -> Receiver {
-        let tls = TlsAcceptor::from(ca.server_config(names));
+        Receiver::start_tls_with(ca.server_config(names)).await
+    }
+
+    /// A receiver at `https://127.0.0.1:<some port>` that shakes hands as it is told to.
+    pub async fn start_tls_with(config: Arc<ServerConfig>) -> Receiver {
+        let tls = TlsAcceptor::from(config);
         Receiver::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Some(tls)).await
     }
 

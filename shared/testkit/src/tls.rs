@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -47,23 +47,63 @@ impl TestCa {
     /// When a name is neither a DNS name nor an address.
     #[must_use]
     pub fn server_config(&self, names: &[&str]) -> Arc<ServerConfig> {
-        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        let parameters =
-            CertificateParams::new(names).unwrap_or_else(|error| panic!("not a name: {error}"));
+        self.certify(&parameters(names))
+    }
+
+    /// The same with a certificate that has expired long ago.
+    ///
+    /// # Panics
+    ///
+    /// When a name is neither a DNS name nor an address.
+    #[must_use]
+    pub fn expired_server_config(&self, names: &[&str]) -> Arc<ServerConfig> {
+        let mut parameters = parameters(names);
+        parameters.not_before = date_time_ymd(2001, 1, 1);
+        parameters.not_after = date_time_ymd(2002, 1, 1);
+        self.certify(&parameters)
+    }
+
+    fn certify(&self, parameters: &CertificateParams) -> Arc<ServerConfig> {
         let key = KeyPair::generate().expect("ring makes keys");
         let certificate = parameters
             .signed_by(&key, &self.issuer)
             .expect("the authority signs");
-        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("ring speaks the default versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone(), self.certificate_der()], key)
-            .expect("key and certificate belong together");
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Arc::new(config)
+        serving(
+            vec![certificate.der().clone(), self.certificate_der()],
+            &key,
+        )
     }
+}
+
+/// A server's configuration with a certificate that nobody but itself has signed.
+///
+/// # Panics
+///
+/// When a name is neither a DNS name nor an address.
+#[must_use]
+pub fn self_signed_server_config(names: &[&str]) -> Arc<ServerConfig> {
+    let key = KeyPair::generate().expect("ring makes keys");
+    let certificate = parameters(names)
+        .self_signed(&key)
+        .expect("a key signs its own certificate");
+    serving(vec![certificate.der().clone()], &key)
+}
+
+fn parameters(names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    CertificateParams::new(names).unwrap_or_else(|error| panic!("not a name: {error}"))
+}
+
+fn serving(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Arc<ServerConfig> {
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring speaks the default versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("key and certificate belong together");
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
 }
 
 impl std::fmt::Debug for TestCa {

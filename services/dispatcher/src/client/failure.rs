@@ -46,7 +46,11 @@ impl Failure {
             return Self::failed(FailureKind::Tls, error.to_string());
         }
         if error.is_parse_too_large() {
-            return Self::failed(FailureKind::Protocol, "the head of the answer is too large");
+            // hyper's own limit on the number, and [`super::HEAD_BYTES_MAX`].
+            return Self::failed(
+                FailureKind::Protocol,
+                "the head of the answer is larger than 64 KiB or has more than 100 headers",
+            );
         }
         if error.is_parse() {
             return Self::failed(

@@ -6,6 +6,9 @@
 )]
 
 mod answers;
+mod answers_connecting;
+mod answers_framing;
+mod answers_order;
 mod answers_statuses;
 mod connections;
 mod egress;

@@ -131,6 +131,16 @@ impl Stage {
         endpoint
     }
 
+    /// From now on events are for endpoints made later.
+    pub(crate) async fn retire_endpoints(&self) {
+        self.sql
+            .run(
+                "UPDATE zyven.endpoints SET status = 'disabled', disabled_reason = 'the test is done with it'
+                  WHERE status = 'enabled'",
+            )
+            .await;
+    }
+
     /// The endpoint's current secret.
     pub(crate) async fn add_secret(&self, endpoint: EndpointId) {
         self.add_secret_of(endpoint, Scheme::Hmac, signing_secret().bytes())

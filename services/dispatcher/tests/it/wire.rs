@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::AbortHandle;
 
 use crate::support::{Dispatcher, Logged, Stage, Terms};
@@ -145,6 +145,19 @@ impl Caller {
     pub(crate) async fn say(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref()).await;
     }
+
+    /// Waits until the other side closes, dropping what it says.
+    pub(crate) async fn linger(mut self) {
+        self.unread.clear();
+        while self.read_more().await {
+            self.unread.clear();
+        }
+    }
+
+    /// Closes with RST.
+    pub(crate) fn reset(self) {
+        self.stream.set_zero_linger().unwrap();
+    }
 }
 
 /// What became of an attempt, and of its connection.
@@ -171,13 +184,7 @@ pub(crate) async fn meet(stage: &Stage, url: &str, timeout_ms: u64) -> Outcome {
 
 /// One attempt at this URL, on a connection of its own: nothing else goes to any other endpoint.
 pub(crate) async fn meet_once(stage: &Stage, url: &str, timeout_ms: u64) -> (String, Logged) {
-    stage
-        .sql
-        .run(
-            "UPDATE zyven.endpoints SET status = 'disabled', disabled_reason = 'the test is done with it'
-              WHERE status = 'enabled'",
-        )
-        .await;
+    stage.retire_endpoints().await;
     let terms = Terms {
         timeout_ms,
         attempts_max: 1,
@@ -194,4 +201,56 @@ pub(crate) async fn stage() -> (Stage, Dispatcher) {
     let stage = Stage::new().await;
     let dispatcher = stage.start();
     (stage, dispatcher)
+}
+
+/// A name server that says of every name that it does not exist, or nothing at all.
+pub(crate) struct NameServer {
+    pub(crate) address: SocketAddr,
+    answering: AbortHandle,
+}
+
+impl NameServer {
+    pub(crate) async fn knowing_nothing() -> NameServer {
+        // QR, RD, RA, and NXDOMAIN.
+        NameServer::start(Some([0x81, 0x83])).await
+    }
+
+    pub(crate) async fn failing() -> NameServer {
+        // The same with SERVFAIL.
+        NameServer::start(Some([0x81, 0x82])).await
+    }
+
+    pub(crate) async fn silent() -> NameServer {
+        NameServer::start(None).await
+    }
+
+    async fn start(flags: Option<[u8; 2]>) -> NameServer {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let answering = tokio::spawn(async move {
+            let mut query = [0; 512];
+            loop {
+                let (bytes, from) = socket.recv_from(&mut query).await.unwrap();
+                let Some(flags) = flags else { continue };
+                // The id; then the flags, one question and nothing else; then the question's own name,
+                // type and class.
+                let mut answer = query[..2].to_vec();
+                answer.extend_from_slice(&flags);
+                answer.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
+                let name_bytes = query[12..bytes].iter().position(|&byte| byte == 0).unwrap();
+                answer.extend_from_slice(&query[12..12 + name_bytes + 5]);
+                let _ = socket.send_to(&answer, from).await;
+            }
+        });
+        NameServer {
+            address,
+            answering: answering.abort_handle(),
+        }
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.answering.abort();
+    }
 }
