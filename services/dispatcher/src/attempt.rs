@@ -11,7 +11,7 @@ use zyven_domain::retry::{Decision, Outcome, Verdict, decide};
 use zyven_runtime::pace;
 use zyven_store::{AttemptRecord, ClaimedDelivery, SettleItem, Settlement};
 
-use crate::client::{Client, Failure, Observed, Stage, error_class};
+use crate::client::{Client, Failure, Observed, Reachability, Stage, error_class};
 use crate::destination::Destination;
 use crate::retry_after::retry_after;
 use crate::settle::Finished;
@@ -59,26 +59,24 @@ impl Attempt {
     pub(crate) async fn make(self, client: &Client, statistics: &Statistics) -> Finished {
         let timeout = self.destination.policy.timeout;
         let mut observed = Observed::default();
-        let started_at = Utc::now();
-        let began = Instant::now();
-        let ended = if self.lease.covers(timeout) {
+        let mut started_at = Utc::now();
+        let mut began = Instant::now();
+        // Held up on the way here, somebody else may be about to claim it.
+        let mut ended = Ok(Err(Failure::new(
+            Outcome::Unsent,
+            "the lease was nearly over",
+        )));
+        while self.lease.covers(timeout) {
+            (started_at, began) = (Utc::now(), Instant::now());
             let deadline = began + timeout;
-            let request = || {
-                let Self {
-                    delivery, payload, ..
-                } = &self;
-                self.destination.request(delivery, payload, Utc::now())
-            };
-            let origin = &self.destination.origin;
-            let exchange = client.exchange(origin, request, deadline, &mut observed);
-            timeout_at(deadline, exchange).await
-        } else {
-            // Held up on the way here. Somebody else may be about to claim it.
-            Ok(Err(Failure::new(
-                Outcome::Unsent,
-                "the lease was nearly over",
-            )))
-        };
+            ended = timeout_at(deadline, self.exchange(client, deadline, &mut observed)).await;
+            // Time that a broken proxy cost is not the endpoint's: it gets its whole timeout, as long as
+            // the lease has it and another proxy is believed to work.
+            let lost_time = matches!(&ended, Ok(Err(failure)) if failure.cost_time);
+            if !lost_time || client.reachability() != Reachability::Open {
+                break;
+            }
+        }
         let total = observed.complete.unwrap_or_else(|| began.elapsed());
         let (outcome, detail) = judge(ended, &observed);
         let decision = self.decide(&outcome);
@@ -108,6 +106,20 @@ impl Attempt {
                 .then_some(self.destination.updated_at),
             lane: decision.lane,
         }
+    }
+
+    async fn exchange(
+        &self,
+        client: &Client,
+        deadline: Instant,
+        observed: &mut Observed,
+    ) -> Result<(), Failure> {
+        let request = || {
+            self.destination
+                .request(&self.delivery, &self.payload, Utc::now())
+        };
+        let origin = &self.destination.origin;
+        client.exchange(origin, request, deadline, observed).await
     }
 
     fn decide(&self, outcome: &Outcome) -> Decision {
@@ -192,7 +204,9 @@ fn judge(
         (Ok(Err(failure)), _, _) => failure,
         (Ok(Ok(())) | Err(_), _, _) => out_of_time(observed.stage),
     };
-    let Failure { outcome, detail } = failure;
+    let Failure {
+        outcome, detail, ..
+    } = failure;
     let detail = match observed.status {
         Some(status) => format!("{detail} (the status was {status})"),
         None => detail.into_owned(),
@@ -200,10 +214,10 @@ fn judge(
     (outcome, (!detail.is_empty()).then_some(detail))
 }
 
-/// A deadline that strikes before any proxy could be asked is not the endpoint's fault.
+/// A deadline that strikes while no proxy has given a tunnel or a reason is not the endpoint's fault.
 fn out_of_time(stage: Stage) -> Failure {
     match stage {
-        Stage::Leaving => Failure::new(Outcome::Unsent, "no egress proxy could be asked in time"),
+        Stage::Leaving => Failure::new(Outcome::Unsent, "no egress proxy answered in time"),
         Stage::Connecting => Failure::new(Outcome::TimedOut, "no connection in time"),
         Stage::Waiting => Failure::new(Outcome::TimedOut, "no answer in time"),
         Stage::Answering => Failure::new(Outcome::TimedOut, "the answer did not end in time"),

@@ -89,10 +89,11 @@ pub(crate) struct Client {
 /// How far an exchange has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Stage {
-    /// No proxy has taken the request for a tunnel: nothing has to do with the endpoint yet.
+    /// There is no tunnel yet. What becomes of the endpoint until then is a proxy's to say, and silence
+    /// is not the endpoint's.
     #[default]
     Leaving,
-    /// The proxy resolves and dials, or the TLS handshake is under way.
+    /// The TLS handshake is under way.
     Connecting,
     /// The request is on its way.
     Waiting,
@@ -205,7 +206,7 @@ impl Client {
                 Err(Lost::Dead(_)) => observed.was_resent = true,
             }
         }
-        let connection = self.connect(origin, &mut observed.stage).await?;
+        let connection = self.connect(origin, deadline, &mut observed.stage).await?;
         observed.connect = Some(began.elapsed());
         match send(connection, origin, request(), began, deadline, observed).await {
             Ok(()) => Ok(()),
@@ -213,9 +214,15 @@ impl Client {
         }
     }
 
-    async fn connect(&self, origin: &Origin, stage: &mut Stage) -> Result<Connection, Failure> {
+    async fn connect(
+        &self,
+        origin: &Origin,
+        deadline: Instant,
+        stage: &mut Stage,
+    ) -> Result<Connection, Failure> {
         *stage = Stage::Leaving;
-        let tunnel = self.proxies.open(&origin.authority, stage).await?;
+        let tunnel = self.proxies.open(&origin.authority, deadline).await?;
+        *stage = Stage::Connecting;
         let stream = match &origin.server_name {
             None => Stream::Plain(tunnel),
             Some(name) => Stream::Tls(Box::new(

@@ -38,6 +38,8 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// Resolving a name.
     pub dns_timeout: Duration,
+    /// How long an answer of the name servers is believed, whatever its TTL.
+    pub dns_ttl_max: Duration,
     /// Connecting to one address.
     pub connect_timeout: Duration,
     /// Connecting to any of a host's addresses.
@@ -119,6 +121,11 @@ impl Limits {
             "how long the egress proxy waits for name servers",
             Some("3s"),
         );
+        let dns_ttl_max = source.duration(
+            "ZYVEN_EGRESS_DNS_TTL_MAX",
+            "how long the egress proxy believes an answer of the name servers, whatever its TTL; a receiver that moved is found again after that",
+            Some("60s"),
+        );
         let connect_timeout = wait(
             source,
             "ZYVEN_EGRESS_CONNECT_TIMEOUT",
@@ -168,6 +175,7 @@ impl Limits {
         Some(Self {
             head_timeout: head_timeout?,
             dns_timeout: dns_timeout?,
+            dns_ttl_max: dns_ttl_max?,
             connect_timeout: connect_timeout?,
             dial_timeout: dial_timeout?,
             idle: idle?,
@@ -256,6 +264,7 @@ mod tests {
         let mut source = Source::from_pairs([("ZYVEN_EGRESS_CREDENTIAL", "x".repeat(16))]);
         let config = Config::read(&mut source).unwrap();
         assert_eq!(source.finish(), Ok(()));
+        assert!(config.listen.ip().is_loopback());
         assert!(config.addresses.allow_cidrs.is_empty());
         assert_eq!(config.name_servers.addresses(), []);
     }

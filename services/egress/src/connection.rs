@@ -1,11 +1,13 @@
 //! One connection from a caller: asked, decided, answered, and if all is well relayed.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use zyven_domain::handshake::WORKING;
 use zyven_domain::target::{Authority, EgressReason, NamePolicy};
 use zyven_runtime::shutdown::Shutdown;
 
@@ -19,6 +21,9 @@ use crate::statistics::Statistics;
 use crate::tunnel::{self, TunnelLimits};
 
 const OPENED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+/// How long a caller that wants the answer within a time hears nothing. Nearly every decision is faster,
+/// so that the interim answer usually costs no packet.
+const WORKING_AFTER: Duration = Duration::from_millis(500);
 /// How long a caller may take to fetch those few bytes.
 const OPENED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -64,30 +69,51 @@ impl Proxy {
         caller: &mut TcpStream,
         decision: &mut Decision,
     ) -> Result<Option<Opened>, Refusal> {
-        let Some(head) = head::read(caller, self.head_timeout).await? else {
+        let Some(request) = head::read(caller, self.head_timeout).await? else {
             return Ok(None);
         };
-        if head.method != "CONNECT" {
+        if request.method != "CONNECT" {
             return Err(Refusal::new(
                 EgressReason::MethodNotAllowed,
                 "this proxy speaks CONNECT only",
             ));
         }
-        let authorization = head.authorization.as_deref().unwrap_or_default();
-        if !self.credential.is_presented_by(authorization) {
+        if !self.credential.is_presented_by(&request) {
             return Err(Refusal::new(
                 EgressReason::CredentialInvalid,
                 "the proxy credential is missing or wrong",
             ));
         }
-        let target = Authority::parse_with(&head.target, &self.names)?;
+        let target = Authority::parse_with(&request.target, &self.names)?;
         let target = decision.about(target);
         let slot = self
             .slots
             .take(target.host())
             .map_err(|reason| Refusal::new(reason, "too many tunnels are open"))?;
-        let endpoint = self.dialer.dial(target).await?;
+        let endpoint = self.dial(caller, target, request.within).await?;
         Ok(Some(Opened { endpoint, slot }))
+    }
+
+    /// Dials, and tells a caller who asked for it that this takes a while.
+    async fn dial(
+        &self,
+        caller: &mut TcpStream,
+        target: &Authority,
+        within: Option<Duration>,
+    ) -> Result<Dialled, Refusal> {
+        let mut dialling = pin!(self.dialer.dial(target, within));
+        if within.is_none() {
+            return dialling.await;
+        }
+        if let Ok(dialled) = timeout(WORKING_AFTER, dialling.as_mut()).await {
+            return dialled;
+        }
+        // A few bytes for an empty buffer. Should they not fit, the caller has not read for long, and
+        // will miss the final answer as well.
+        if let Err(error) = caller.try_write(WORKING.as_bytes()) {
+            tracing::debug!(%error, "could not say that the decision takes a while");
+        }
+        dialling.await
     }
 
     async fn relay(&self, mut caller: TcpStream, opened: Opened, stop: Shutdown) {

@@ -52,6 +52,8 @@ pub(crate) struct Dialer {
     pub(crate) resolver: Resolver,
     pub(crate) addresses: AddressPolicy,
     pub(crate) own_listeners: OwnListeners,
+    /// Limit for the name servers.
+    pub(crate) dns_timeout: Duration,
     /// Limit for one address.
     pub(crate) connect_timeout: Duration,
     /// Limit for all of them.
@@ -65,18 +67,28 @@ pub(crate) struct Dialled {
 }
 
 impl Dialer {
-    /// Connects to the target, if policy lets it.
-    pub(crate) async fn dial(&self, target: &Authority) -> Result<Dialled, Refusal> {
-        let addresses = self.vet(target).await?;
-        self.connect(&addresses, target.port()).await
+    /// Connects to the target, if policy lets it. Takes no longer than `within`, and never longer than
+    /// the limits above together.
+    pub(crate) async fn dial(
+        &self,
+        target: &Authority,
+        within: Option<Duration>,
+    ) -> Result<Dialled, Refusal> {
+        let longest = self.dns_timeout + self.dial_timeout;
+        let deadline = Instant::now() + within.map_or(longest, |within| within.min(longest));
+        let addresses = self.vet(target, deadline).await?;
+        self.connect(&addresses, target.port(), deadline).await
     }
 
     /// Every address of the target, each of them judged. One that is denied condemns all: a name that
     /// mixes public and private answers is an attack, not a receiver.
-    async fn vet(&self, target: &Authority) -> Result<Vec<Vetted>, Refusal> {
+    async fn vet(&self, target: &Authority, deadline: Instant) -> Result<Vec<Vetted>, Refusal> {
         let addresses = match target.host() {
             Host::Address(ip) => vec![*ip],
-            Host::Name(name) => self.resolver.addresses(name).await?,
+            Host::Name(name) => {
+                let deadline = deadline.min(Instant::now() + self.dns_timeout);
+                self.resolver.addresses(name, deadline).await?
+            }
         };
         let mut vetted = Vec::with_capacity(addresses.len());
         for ip in addresses {
@@ -89,8 +101,13 @@ impl Dialer {
         Ok(vetted)
     }
 
-    async fn connect(&self, addresses: &[Vetted], port: u16) -> Result<Dialled, Refusal> {
-        let deadline = Instant::now() + self.dial_timeout;
+    async fn connect(
+        &self,
+        addresses: &[Vetted],
+        port: u16,
+        deadline: Instant,
+    ) -> Result<Dialled, Refusal> {
+        let deadline = deadline.min(Instant::now() + self.dial_timeout);
         let mut timed_out = false;
         let mut last_error = None;
         for address in addresses {

@@ -5,33 +5,23 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
+use zyven_domain::handshake::{HEAD_BYTES_MAX, Request};
 use zyven_domain::target::EgressReason;
 
 use crate::refusal::Refusal;
 
-/// The largest head. A CONNECT with a credential takes some 200 bytes.
-pub(crate) const HEAD_BYTES_MAX: usize = 8 * 1024;
-/// More fields than this are nobody's CONNECT.
-const FIELDS_MAX: usize = 64;
 const END: &[u8] = b"\r\n\r\n";
-
-/// What was asked for, unjudged.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Head {
-    pub(crate) method: String,
-    /// The request target, an authority if the method is CONNECT.
-    pub(crate) target: String,
-    /// The only `Proxy-Authorization` field; none if there are several.
-    pub(crate) authorization: Option<Vec<u8>>,
-}
 
 /// Reads one head. `Ok(None)` if the caller left before it had asked for anything, as port checks do.
 pub(crate) async fn read(
     client: &mut (impl AsyncRead + Unpin),
     at_most: Duration,
-) -> Result<Option<Head>, Refusal> {
+) -> Result<Option<Request>, Refusal> {
     match timeout(at_most, read_bytes(client)).await {
-        Ok(Ok(Some(bytes))) => parse(&bytes).map(Some),
+        Ok(Ok(Some(bytes))) => match Request::parse(&bytes) {
+            Ok(request) => Ok(Some(request)),
+            Err(error) => Err(Refusal::new(EgressReason::HeadMalformed, error.to_string())),
+        },
         Ok(Ok(None)) => Ok(None),
         Ok(Err(refusal)) => Err(refusal),
         Err(_elapsed) => Err(Refusal::new(
@@ -82,42 +72,11 @@ fn log_lost(error: &io::Error) {
     tracing::debug!(%error, "lost a caller before its request was complete");
 }
 
-fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
-    let malformed = || {
-        Refusal::new(
-            EgressReason::HeadMalformed,
-            "the request head is not HTTP/1.1",
-        )
-    };
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut request = httparse::Request::new(&mut fields);
-    let status = request.parse(bytes).map_err(|_| malformed())?;
-    let (httparse::Status::Complete(_), Some(method), Some(target), Some(1)) =
-        (status, request.method, request.path, request.version)
-    else {
-        return Err(malformed());
-    };
-
-    let mut authorizations = request
-        .headers
-        .iter()
-        .filter(|field| field.name.eq_ignore_ascii_case("proxy-authorization"));
-    let authorization = match (authorizations.next(), authorizations.next()) {
-        (Some(only), None) => Some(only.value.to_vec()),
-        (None | Some(_), _) => None,
-    };
-    Ok(Head {
-        method: method.to_owned(),
-        target: target.to_owned(),
-        authorization,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    async fn read_from(mut bytes: &[u8]) -> Result<Option<Head>, EgressReason> {
+    async fn read_from(mut bytes: &[u8]) -> Result<Option<Request>, EgressReason> {
         read(&mut bytes, Duration::from_secs(5))
             .await
             .map_err(|refusal| refusal.reason)
@@ -137,24 +96,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_credentials_are_none() {
-        let head = read_from(
-            b"CONNECT a.b:1 HTTP/1.1\r\nProxy-Authorization: a\r\nproxy-authorization: b\r\n\r\n",
-        )
-        .await
-        .unwrap()
-        .unwrap();
-        assert_eq!(head.authorization, None);
-    }
-
-    #[tokio::test]
-    async fn only_well_formed_http_1_1_is_read() {
+    async fn what_is_no_head_and_what_follows_one_is_refused() {
         for bytes in [
-            &b"CONNECT a.b:1 HTTP/1.0\r\n\r\n"[..],
-            b"CONNECT a.b:1\r\n\r\n",
-            b"\x16\x03\x01 a.b:1 HTTP/1.1\r\n\r\n",
-            b"CONNECT a.b:1 HTTP/1.1\r\nbad field: x\r\n\r\n",
-            b"CONNECT a.b:1 HTTP/1.1\r\nno-colon\r\n\r\n",
+            &b"hello\r\n\r\n"[..],
             b"CONNECT a.b:1 HTTP/1.1\r\n\r\ntoo early",
         ] {
             assert_eq!(

@@ -19,6 +19,8 @@
 //! - A refusal never contains an address that a name resolved to.
 //! - One log line and one count per decision.
 //! - Nothing waits for a free place: beyond its limits the proxy answers 503.
+//! - A caller that says within which time it needs the answer gets one in that time, and hears before
+//!   that if the decision takes a while ([`zyven_domain::handshake`]).
 //!
 //! # Architecture invariant
 //!
@@ -154,7 +156,8 @@ fn proxy(listener: &TcpListener, config: Config, metrics: &Metrics) -> Result<Pr
             "the egress proxy delivers to addresses that are not public"
         );
     }
-    let resolver = Resolver::new(&name_servers, limits.dns_timeout).map_err(Error::NameServers)?;
+    let resolver = Resolver::new(&name_servers, limits.dns_timeout, limits.dns_ttl_max)
+        .map_err(Error::NameServers)?;
     let slots = Slots::new(limits.tunnels_max, limits.tunnels_per_host_max);
     Ok(Proxy {
         credential,
@@ -163,6 +166,7 @@ fn proxy(listener: &TcpListener, config: Config, metrics: &Metrics) -> Result<Pr
             resolver,
             addresses,
             own_listeners: OwnListeners::new(own_listeners.into_iter().chain([own_address])),
+            dns_timeout: limits.dns_timeout,
             connect_timeout: limits.connect_timeout,
             dial_timeout: limits.dial_timeout,
         },

@@ -13,7 +13,7 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{TokioResolver, system_conf};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use zyven_domain::target::EgressReason;
 
 use crate::config::NameServers;
@@ -21,22 +21,24 @@ use crate::refusal::Refusal;
 
 /// More addresses than this are not an answer but a nuisance: each is judged.
 pub(crate) const ADDRESSES_MAX: usize = 32;
-/// How long an answer is believed, whatever its TTL: a receiver that moved is found again soon.
-const POSITIVE_TTL_MAX: Duration = Duration::from_secs(60);
-/// How long a failure is believed.
+/// How long it is believed that there is no such name, whatever the TTL; less if answers are.
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(5);
 const CACHED_ANSWERS_MAX: u64 = 4_096;
 
 /// Asks name servers for the addresses of a name.
 pub(crate) struct Resolver {
     inner: TokioResolver,
-    budget: Duration,
 }
 
 impl Resolver {
     /// Uses the servers given, or those of the system's `resolv.conf` if none are. Its search domains
-    /// and options are ignored.
-    pub(crate) fn new(servers: &NameServers, budget: Duration) -> Result<Self, NetError> {
+    /// and options are ignored. Tries fit into `budget`, and no answer is believed for longer than
+    /// `ttl_max`.
+    pub(crate) fn new(
+        servers: &NameServers,
+        budget: Duration,
+        ttl_max: Duration,
+    ) -> Result<Self, NetError> {
         let servers = match servers.addresses() {
             [] => system_conf::read_system_conf()?.0.name_servers,
             addresses => addresses.iter().copied().map(name_server).collect(),
@@ -44,26 +46,36 @@ impl Resolver {
         let config = ResolverConfig::from_name_servers(servers);
         let mut builder =
             TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = options(budget);
+        *builder.options_mut() = options(budget, ttl_max);
         let inner = builder.build()?;
-        Ok(Self { inner, budget })
+        Ok(Self { inner })
     }
 
-    /// Every address the name has now, at least one and at most [`ADDRESSES_MAX`].
-    pub(crate) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Refusal> {
+    /// Every address the name has now, at least one and at most [`ADDRESSES_MAX`]; what has not been
+    /// answered by the deadline does not count.
+    pub(crate) async fn addresses(
+        &self,
+        name: &str,
+        deadline: Instant,
+    ) -> Result<Vec<IpAddr>, Refusal> {
         // The final dot makes it fully qualified, so that nothing is ever appended to it.
         let name = Name::from_ascii(format!("{name}."))
             .map_err(|_| refused(EgressReason::DnsNotFound, "the name cannot be resolved"))?;
         let (v4, v6) = tokio::join!(
-            self.look_up(name.clone(), RecordType::A),
-            self.look_up(name, RecordType::AAAA),
+            self.look_up(name.clone(), RecordType::A, deadline),
+            self.look_up(name, RecordType::AAAA, deadline),
         );
         merge(v4, v6)
     }
 
-    async fn look_up(&self, name: Name, kind: RecordType) -> Result<Vec<IpAddr>, Failure> {
+    async fn look_up(
+        &self,
+        name: Name,
+        kind: RecordType,
+        deadline: Instant,
+    ) -> Result<Vec<IpAddr>, Failure> {
         let lookup = Box::pin(self.inner.lookup(name, kind));
-        match timeout(self.budget, lookup).await {
+        match timeout_at(deadline, lookup).await {
             Ok(Ok(lookup)) => Ok(lookup
                 .answers()
                 .iter()
@@ -90,15 +102,15 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
     NameServerConfig::new(address.ip(), true, connections)
 }
 
-fn options(budget: Duration) -> ResolverOpts {
+fn options(budget: Duration, ttl_max: Duration) -> ResolverOpts {
     let mut options = ResolverOpts::default();
     // Two tries fit into the budget: a lost datagram is asked for again.
     options.timeout = budget * 2 / 5;
     options.attempts = 1;
     options.use_hosts_file = ResolveHosts::Never;
     options.cache_size = CACHED_ANSWERS_MAX;
-    options.positive_max_ttl = Some(POSITIVE_TTL_MAX);
-    options.negative_max_ttl = Some(NEGATIVE_TTL_MAX);
+    options.positive_max_ttl = Some(ttl_max);
+    options.negative_max_ttl = Some(NEGATIVE_TTL_MAX.min(ttl_max));
     options
 }
 

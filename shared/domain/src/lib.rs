@@ -26,6 +26,7 @@
 pub mod address;
 pub mod api_key;
 pub mod event;
+pub mod handshake;
 pub mod id;
 pub mod lifecycle;
 pub mod payload;

@@ -15,6 +15,8 @@ pub(crate) struct Failure {
     pub(crate) outcome: Outcome,
     /// Never contains an address of Zyven's own network.
     pub(crate) detail: Cow<'static, str>,
+    /// Nothing was sent, and time was lost that belongs to the endpoint: the attempt has to begin anew.
+    pub(crate) cost_time: bool,
 }
 
 impl Failure {
@@ -22,6 +24,14 @@ impl Failure {
         Self {
             outcome,
             detail: tidy(detail.into()),
+            cost_time: false,
+        }
+    }
+
+    pub(super) fn that_cost_time(self) -> Self {
+        Self {
+            cost_time: true,
+            ..self
         }
     }
 

@@ -9,31 +9,31 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
+use zyven_domain::handshake::{Answer, Request, basic};
 use zyven_domain::retry::{FailureKind, Outcome, RefusalReason};
-use zyven_domain::target::{EGRESS_REASON_HEADER, EgressReason};
+use zyven_domain::target::EgressReason;
 
-use super::Stage;
 use super::failure::Failure;
 
 /// A proxy is a neighbour: one that does not accept within this time is down.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
-/// A proxy resolves for up to 3 s and dials for up to 10 s. One that has said nothing by now is
-/// stuck, and that is not the endpoint's fault.
+/// One that says nothing at all for this long is down as well: it answers most requests at once, and
+/// says within half a second that it works on the others.
+const FIRST_WORD_TIME_MAX: Duration = Duration::from_secs(2);
+/// The longest time asking one proxy may take, whatever the endpoint's timeout is.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(14);
-/// How long a proxy that did not accept a connection is passed over.
+/// What of that time the answer may take to travel; a quarter, if the time is short.
+const TRAVEL_TIME_MAX: Duration = Duration::from_secs(1);
+/// Proxies that failed may have cost this share of an attempt's time before another one is asked under
+/// the same deadline. What is slower than that would be held against the endpoint.
+const FREE_SHARE: u32 = 50;
+/// How long a proxy that failed is passed over.
 const REST: Duration = Duration::from_secs(1);
-/// The largest head of an answer.
-const HEAD_BYTES_MAX: usize = 8 * 1024;
-/// More fields than this are no answer of our proxy.
-const FIELDS_MAX: usize = 64;
 /// How much of a refusal's sentence is read.
 const SENTENCE_BYTES_MAX: usize = 512;
-const END: &[u8] = b"\r\n\r\n";
 
 /// Where an egress proxy listens: `host:port`, resolved anew for each tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,20 +131,29 @@ impl Proxies {
         Self {
             proxies,
             turn: AtomicUsize::new(0),
-            authorization: format!("Basic {}", STANDARD.encode(format!("zyven:{credential}"))),
+            authorization: basic(credential),
             epoch: Instant::now(),
         }
     }
 
-    /// Opens a tunnel to `authority` (`host:port`). `stage` moves on once a proxy has been asked.
+    /// Opens a tunnel to `authority` (`host:port`) before the deadline, and returns before it. A failure
+    /// that is charged to the endpoint is always a proxy's own word about it.
     pub(super) async fn open(
         &self,
         authority: &str,
-        stage: &mut Stage,
+        deadline: Instant,
     ) -> Result<TcpStream, Failure> {
+        let began = Instant::now();
+        let free = deadline.saturating_duration_since(began) / FREE_SHARE;
         let mut last = Failure::unsent("no egress proxy could be reached");
         for proxy in self.in_order() {
-            match self.ask(proxy, authority, stage).await {
+            if began.elapsed() > free {
+                return Err(last.that_cost_time());
+            }
+            match self
+                .ask(proxy, authority, Terms::between(Instant::now(), deadline))
+                .await
+            {
                 Ok(tunnel) => {
                     self.mark_up(proxy);
                     return Ok(tunnel);
@@ -167,7 +176,11 @@ impl Proxies {
                 }
             }
         }
-        Err(last)
+        Err(if began.elapsed() > free {
+            last.that_cost_time()
+        } else {
+            last
+        })
     }
 
     pub(super) fn reachability(&self) -> Reachability {
@@ -206,11 +219,15 @@ impl Proxies {
         }
     }
 
-    fn mark_down(&self, proxy: &Proxy, reason: &str) {
-        let rest_ms = u64::try_from(REST.as_millis()).unwrap_or(u64::MAX);
+    fn let_rest(&self, proxy: &Proxy, rest: Duration) {
+        let rest_ms = u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
         proxy
             .rests_until_ms
             .store(self.now_ms() + rest_ms, Ordering::Relaxed);
+    }
+
+    fn mark_down(&self, proxy: &Proxy, reason: &str) {
+        self.let_rest(proxy, REST);
         if !proxy.is_down.swap(true, Ordering::Relaxed) {
             tracing::error!(proxy = %proxy.address, reason, "the egress proxy is down; its share waits or goes elsewhere");
         }
@@ -224,11 +241,13 @@ impl Proxies {
         &self,
         proxy: &Proxy,
         authority: &str,
-        stage: &mut Stage,
+        terms: Terms,
     ) -> Result<TcpStream, Refusal> {
+        self.send_a_scout(proxy);
         let ProxyAddress { host, port } = &proxy.address;
         let connecting = TcpStream::connect((host.as_str(), *port));
-        let mut tunnel = match timeout(CONNECT_TIME_MAX, connecting).await {
+        let until = terms.give_up_at.min(Instant::now() + CONNECT_TIME_MAX);
+        let mut tunnel = match timeout_at(until, connecting).await {
             Ok(Ok(tunnel)) => tunnel,
             Ok(Err(error)) if is_exhaustion(&error) => {
                 return Err(Refusal::NotAsked(format!(
@@ -238,42 +257,53 @@ impl Proxies {
             Ok(Err(_)) => return Err(Refusal::Down("it refuses connections")),
             Err(_elapsed) => return Err(Refusal::Down("it does not accept connections")),
         };
-        *stage = Stage::Connecting;
         // Requests are written whole; waiting to merge them with the next would only cost time.
         let _ = tunnel.set_nodelay(true);
-        match timeout(ANSWER_TIME_MAX, self.shake_hands(&mut tunnel, authority)).await {
-            Ok(Ok(())) => Ok(tunnel),
-            Ok(Err(refusal)) => Err(refusal),
-            Err(_elapsed) => Err(Refusal::Down("it does not answer")),
+        self.shake_hands(&mut tunnel, authority, terms).await?;
+        Ok(tunnel)
+    }
+
+    /// Of a proxy that was down, one attempt at a time finds out whether it is back: the others pass it
+    /// over meanwhile, rather than lose the same time.
+    fn send_a_scout(&self, proxy: &Proxy) {
+        if proxy.is_down.load(Ordering::Relaxed) {
+            self.let_rest(proxy, CONNECT_TIME_MAX + FIRST_WORD_TIME_MAX);
         }
     }
 
-    async fn shake_hands(&self, tunnel: &mut TcpStream, authority: &str) -> Result<(), Refusal> {
-        let authorization = &self.authorization;
-        let request = format!(
-            "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nProxy-Authorization: {authorization}\r\n\r\n"
-        );
+    async fn shake_hands(
+        &self,
+        tunnel: &mut TcpStream,
+        authority: &str,
+        terms: Terms,
+    ) -> Result<(), Refusal> {
+        let request = Request::write(authority, &self.authorization, terms.within);
         let lost = |_| Refusal::Down("it closed the connection");
         tunnel.write_all(request.as_bytes()).await.map_err(lost)?;
 
         let mut answer = Vec::with_capacity(512);
-        let head_bytes = loop {
-            let searched = answer.len().saturating_sub(END.len() - 1);
-            if tunnel.read_buf(&mut answer).await.map_err(lost)? == 0 {
-                return Err(Refusal::Down("it closed the connection"));
-            }
-            let end = answer[searched..]
-                .windows(END.len())
-                .position(|window| window == END);
-            match end {
-                Some(position) => break searched + position + END.len(),
-                None if answer.len() >= HEAD_BYTES_MAX => {
-                    return Err(Refusal::Down("it does not speak HTTP/1.1"));
+        let first_word_by = Instant::now() + FIRST_WORD_TIME_MAX;
+        let mut until = terms.give_up_at.min(first_word_by);
+        let (status, reason, head_bytes) = loop {
+            match Answer::parse(&answer).map_err(|_| NOT_HTTP)? {
+                Answer::Final {
+                    status,
+                    reason,
+                    bytes,
+                } => break (status, reason, bytes),
+                Answer::Working { bytes } => {
+                    answer.drain(..bytes);
+                    until = terms.give_up_at;
+                    continue;
                 }
-                None => {}
+                Answer::Incomplete => {}
+            }
+            match timeout_at(until, tunnel.read_buf(&mut answer)).await {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0) | Err(_)) => return Err(Refusal::Down("it closed the connection")),
+                Err(_elapsed) => return Err(Refusal::Down("it does not answer")),
             }
         };
-        let (status, reason) = parse(&answer[..head_bytes])?;
         if (200..=299).contains(&status) {
             return if answer.len() == head_bytes {
                 Ok(())
@@ -285,38 +315,46 @@ impl Proxies {
                 })
             };
         }
-        read_sentence(tunnel, &mut answer, head_bytes).await;
-        let sentence = String::from_utf8_lossy(&answer[head_bytes..]);
+        answer.drain(..head_bytes);
+        // The verdict is in the head; its sentence is read as far as it has come by then.
+        let _ = timeout_at(terms.give_up_at, read_sentence(tunnel, &mut answer)).await;
+        let sentence = String::from_utf8_lossy(&answer);
         Err(refusal(status, reason.as_deref(), sentence.trim()))
     }
 }
 
-/// Status and reason header of the answer's head.
-fn parse(head: &[u8]) -> Result<(u16, Option<String>), Refusal> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut answer = httparse::Response::new(&mut fields);
-    let parsed = answer.parse(head);
-    let (Ok(httparse::Status::Complete(_)), Some(status)) = (parsed, answer.code) else {
-        return Err(Refusal::Down("it does not speak HTTP/1.1"));
-    };
-    let reason = answer
-        .headers
-        .iter()
-        .find(|field| field.name.eq_ignore_ascii_case(EGRESS_REASON_HEADER))
-        .map(|field| String::from_utf8_lossy(field.value).into_owned());
-    Ok((status, reason))
+const NOT_HTTP: Refusal = Refusal::Down("it does not speak HTTP/1.1");
+
+/// How the time that is left is parted between a proxy and the way to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Terms {
+    /// What the proxy is given. It says in this time what became of the endpoint, so that an endpoint
+    /// which is slow to connect is charged on the proxy's word and never on its silence.
+    within: Duration,
+    /// When its silence is its own fault. Before the attempt's deadline, so that it is found out.
+    give_up_at: Instant,
+}
+
+impl Terms {
+    fn between(now: Instant, deadline: Instant) -> Self {
+        let left = deadline.saturating_duration_since(now).min(ANSWER_TIME_MAX);
+        let travel = (left / 4).min(TRAVEL_TIME_MAX);
+        Self {
+            within: left - travel,
+            give_up_at: now + left - travel / 2,
+        }
+    }
 }
 
 /// The proxy closes behind its refusal, so the sentence is whatever comes until then.
-async fn read_sentence(tunnel: &mut TcpStream, answer: &mut Vec<u8>, head_bytes: usize) {
-    let bytes_max = head_bytes + SENTENCE_BYTES_MAX;
-    while answer.len() < bytes_max {
-        match tunnel.read_buf(answer).await {
+async fn read_sentence(tunnel: &mut TcpStream, sentence: &mut Vec<u8>) {
+    while sentence.len() < SENTENCE_BYTES_MAX {
+        match tunnel.read_buf(sentence).await {
             Ok(0) | Err(_) => break,
             Ok(_) => {}
         }
     }
-    answer.truncate(bytes_max);
+    sentence.truncate(SENTENCE_BYTES_MAX);
 }
 
 /// An answer without the reason header is not our proxy's, so nothing about the endpoint follows from
@@ -351,14 +389,14 @@ fn is_exhaustion(error: &std::io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn being_out_of_files_or_ports_is_not_held_against_a_proxy() {
-        let is_ours = |code| super::is_exhaustion(&std::io::Error::from_raw_os_error(code));
+        let is_ours = |code| is_exhaustion(&std::io::Error::from_raw_os_error(code));
         assert!(is_ours(libc::EMFILE) && is_ours(libc::EADDRNOTAVAIL));
         assert!(!is_ours(libc::ECONNREFUSED) && !is_ours(libc::EHOSTUNREACH));
     }
-
-    use super::*;
 
     #[test]
     fn a_proxys_address_has_a_host_and_a_port() {
@@ -444,5 +482,31 @@ mod tests {
         assert!(matches!(proxies.reachability(), Reachability::Closed(wait) if wait <= REST));
         proxies.mark_up(&proxies.proxies[2]);
         assert_eq!(asked(), [3]);
+        // Its rest is over: one attempt finds out whether it works, the others go elsewhere meanwhile.
+        let first = &proxies.proxies[0];
+        first.rests_until_ms.store(0, Ordering::Relaxed);
+        assert_eq!(asked(), [1, 3]);
+        proxies.send_a_scout(first);
+        assert_eq!(asked(), [3]);
+        proxies.mark_up(first);
+        assert_eq!(asked(), [1, 3]);
+    }
+
+    #[test]
+    fn a_proxy_is_given_less_than_what_is_left_and_found_out_before_it_is_over() {
+        let now = Instant::now();
+        let seconds = Duration::from_secs_f64;
+        for (left, within, give_up_in) in [
+            (30.0, 13.0, 13.5),
+            (14.0, 13.0, 13.5),
+            (4.0, 3.0, 3.5),
+            (2.0, 1.5, 1.75),
+            (0.1, 0.075, 0.0875),
+            (0.0, 0.0, 0.0),
+        ] {
+            let terms = Terms::between(now, now + seconds(left));
+            assert_eq!(terms.within, seconds(within), "{left}");
+            assert_eq!(terms.give_up_at, now + seconds(give_up_in), "{left}");
+        }
     }
 }

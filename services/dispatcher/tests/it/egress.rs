@@ -1,11 +1,8 @@
 //! What the proxy says, and what follows when there is none.
 
-use std::time::Duration;
-
-use tokio::net::TcpListener;
 use zyven_testkit::wait_until;
 
-use crate::support::{PATIENCE, Proxy, Stage, Terms, closed_address, config};
+use crate::support::{BlackHole, PATIENCE, Proxy, Stage, Terms, closed_address, config};
 
 #[tokio::test]
 async fn what_the_policy_denies_is_dead_at_once() {
@@ -107,21 +104,8 @@ async fn a_proxy_that_accepts_nothing_is_not_the_endpoints_fault() {
         ..Terms::default()
     };
     stage.endpoint_at(&stage.receiver.url("/hook"), terms).await;
-    // A listener whose queue of one is full: further connections get no answer at all.
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listener: TcpListener = socket.listen(1).unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut filling = Vec::new();
-    while let Ok(Ok(stream)) = tokio::time::timeout(
-        Duration::from_millis(200),
-        tokio::net::TcpStream::connect(address),
-    )
-    .await
-    {
-        filling.push(stream);
-    }
-    let dispatcher = stage.start_with(config(&[address]));
+    let hole = BlackHole::dig().await;
+    let dispatcher = stage.start_with(config(&[hole.address]));
     let event = stage.publish("{}").await;
     let unsent = "zyven_dispatcher_attempts_total{outcome=\"unsent\"}";
     wait_until("it ran out of time", PATIENCE, async || {

@@ -10,6 +10,7 @@ mod answers_connecting;
 mod answers_framing;
 mod answers_order;
 mod answers_statuses;
+mod broken_proxies;
 mod connections;
 mod egress;
 mod endpoints;

@@ -1,10 +1,14 @@
 //! The dispatcher between real neighbours: PostgreSQL, Redis, the egress proxy, and a receiver.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use zyven_dispatcher::{Config, Deps};
 use zyven_domain::id::{EndpointId, EventId, TenantId};
 use zyven_domain::secret_box::KeyRing;
@@ -387,6 +391,77 @@ impl Proxy {
 pub(crate) async fn closed_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     listener.local_addr().unwrap()
+}
+
+/// An address that takes no connection and refuses none: the queue of its listener is full.
+pub(crate) struct BlackHole {
+    pub(crate) address: SocketAddr,
+    _listener: TcpListener,
+    _queue: Vec<TcpStream>,
+}
+
+impl BlackHole {
+    pub(crate) async fn dig() -> BlackHole {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queue = Vec::new();
+        let full = Duration::from_millis(200);
+        while let Ok(Ok(stream)) = timeout(full, TcpStream::connect(address)).await {
+            queue.push(stream);
+        }
+        BlackHole {
+            address,
+            _listener: listener,
+            _queue: queue,
+        }
+    }
+}
+
+/// Something that listens in a proxy's place and says the same to everybody.
+pub(crate) struct Parrot {
+    pub(crate) address: SocketAddr,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Parrot {
+    /// Says it and leaves the connection open.
+    pub(crate) async fn saying(words: &str) -> Parrot {
+        Parrot::start(words.to_owned(), false).await
+    }
+
+    /// Says it, reads the request and closes.
+    pub(crate) async fn refusing(words: &str) -> Parrot {
+        Parrot::start(words.to_owned(), true).await
+    }
+
+    async fn start(words: String, closes: bool) -> Parrot {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&asked);
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
+                // Nobody who left is missed.
+                let _ = stream.write_all(words.as_bytes()).await;
+                if closes {
+                    let _ = stream.read(&mut [0; 1024]).await;
+                    let _ = stream.shutdown().await;
+                }
+                open.push(stream);
+            }
+        });
+        Parrot { address, asked }
+    }
+
+    /// How many connections it has taken.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
 }
 
 pub(crate) fn config(proxies: &[SocketAddr]) -> Config {

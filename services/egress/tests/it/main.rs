@@ -2,6 +2,7 @@
 //! endpoints on the other.
 #![allow(clippy::unwrap_used)]
 
+mod deadlines;
 mod decisions;
 mod names;
 mod policy;

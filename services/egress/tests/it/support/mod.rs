@@ -2,15 +2,16 @@
 
 pub(crate) mod dns;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use zyven_domain::handshake::{Request, WORKING, basic};
 use zyven_egress::{Config, Error};
 use zyven_runtime::config::Source;
 use zyven_runtime::metrics::Metrics;
@@ -80,6 +81,12 @@ impl Proxy {
             .await
     }
 
+    /// Asks as a dispatcher does, which needs the answer within a time.
+    pub(crate) async fn connect_within(&self, target: impl ToString, within: Duration) -> Answer {
+        let head = Request::write(&target.to_string(), &basic(CREDENTIAL), within);
+        self.send(&head).await
+    }
+
     /// Sends a head as it is and reads the answer.
     pub(crate) async fn send(&self, head: &str) -> Answer {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
@@ -111,18 +118,21 @@ pub(crate) struct Answer {
     pub(crate) head: String,
     /// Of a refusal; empty for a tunnel.
     pub(crate) body: String,
+    /// How often the proxy said before that it works on it.
+    pub(crate) interim: usize,
     pub(crate) stream: TcpStream,
 }
 
 impl Answer {
     pub(crate) async fn read(mut stream: TcpStream) -> Self {
-        let mut bytes = Vec::new();
-        // Byte by byte, so that nothing of the tunnel is swallowed.
-        while !bytes.ends_with(b"\r\n\r\n") {
-            let byte = timeout(SOON, stream.read_u8()).await.unwrap().unwrap();
-            bytes.push(byte);
-        }
-        let head = String::from_utf8(bytes).unwrap();
+        let mut interim = 0;
+        let head = loop {
+            let head = read_head(&mut stream).await;
+            if head != WORKING {
+                break head;
+            }
+            interim += 1;
+        };
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let mut body = String::new();
         if status != 200 {
@@ -135,6 +145,7 @@ impl Answer {
             status,
             head,
             body,
+            interim,
             stream,
         }
     }
@@ -161,6 +172,42 @@ impl Answer {
             "{}",
             self.body
         );
+    }
+}
+
+/// Byte by byte, so that nothing of the tunnel is swallowed.
+async fn read_head(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\n") {
+        let byte = timeout(SOON, stream.read_u8()).await.unwrap().unwrap();
+        bytes.push(byte);
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+/// An address that takes no connection and refuses none: the queue of its listener is full.
+pub(crate) struct BlackHole {
+    pub(crate) address: SocketAddr,
+    _listener: TcpListener,
+    _queue: Vec<TcpStream>,
+}
+
+impl BlackHole {
+    pub(crate) async fn dig(ip: Ipv4Addr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((ip, 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queue = Vec::new();
+        let full = Duration::from_millis(200);
+        while let Ok(Ok(stream)) = timeout(full, TcpStream::connect(address)).await {
+            queue.push(stream);
+        }
+        Self {
+            address,
+            _listener: listener,
+            _queue: queue,
+        }
     }
 }
 
