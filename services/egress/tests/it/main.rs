@@ -7,5 +7,6 @@ mod decisions;
 mod names;
 mod policy;
 mod protocol;
+mod replies;
 mod support;
 mod tunnels;

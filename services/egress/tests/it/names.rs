@@ -5,18 +5,12 @@ use std::time::{Duration, Instant};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::RecordType;
 
-use crate::support::dns::{NameServer, Reply, Value, addresses_of};
+use crate::support::dns::{NameServer, Reply, address, addresses_of, alias};
 use crate::support::{Proxy, assert_echoes, echo};
 
 const NAME: &str = "hooks.example.com";
-
-fn alias(name: &str, of: &str) -> (String, Value) {
-    (format!("{name}."), Value::Alias(format!("{of}.")))
-}
-
-fn address(name: &str, ip: &str) -> (String, Value) {
-    (format!("{name}."), Value::Ip(ip.parse().unwrap()))
-}
+/// Later than the budget of the test that uses it.
+const LATE: Duration = Duration::from_secs(5);
 
 #[tokio::test]
 async fn a_name_is_resolved_and_its_address_dialled() {
@@ -141,7 +135,16 @@ async fn failures_to_resolve_are_told_apart() {
         "broken.example.com",
         vec![Reply::Code(ResponseCode::ServFail)],
     );
-    server.replies("slow.example.com", vec![Reply::Silence]);
+    server.replies(
+        "forbidden.example.com",
+        vec![Reply::Code(ResponseCode::Refused)],
+    );
+    server.replies("silent.example.com", vec![Reply::Silence]);
+    let late = Reply::After(
+        LATE,
+        Box::new(addresses_of("slow.example.com", &["127.0.0.1"])),
+    );
+    server.replies("slow.example.com", vec![late]);
     let many: Vec<String> = (1..=33).map(|last| format!("8.8.4.{last}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     server.has("many.example.com", &many);
@@ -150,7 +153,9 @@ async fn failures_to_resolve_are_told_apart() {
         ("missing.example.com", 502, "dns_not_found"),
         ("empty.example.com", 502, "dns_not_found"),
         ("broken.example.com", 502, "dns_failed"),
+        ("forbidden.example.com", 502, "dns_failed"),
         ("many.example.com", 502, "dns_failed"),
+        ("silent.example.com", 504, "dns_timeout"),
         ("slow.example.com", 504, "dns_timeout"),
     ] {
         let began = Instant::now();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hickory_resolver::proto::op::{Message, MessageType, OpCode, ResponseCode};
-use hickory_resolver::proto::rr::rdata::CNAME;
+use hickory_resolver::proto::rr::rdata::{CNAME, SOA};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -20,6 +20,8 @@ pub(crate) enum Reply {
     /// The same, to be kept for so many seconds.
     Kept(u32, Vec<(String, Value)>),
     Code(ResponseCode),
+    /// There is no such name, and that may be kept for so many seconds.
+    Missing(u32),
     Silence,
     /// Not now.
     After(Duration, Box<Reply>),
@@ -51,6 +53,7 @@ pub(crate) struct NameServer {
 #[derive(Default)]
 struct State {
     replies: HashMap<String, Vec<Reply>>,
+    replies_about: HashMap<(String, RecordType), Reply>,
     queries: Vec<(String, RecordType, Transport)>,
 }
 
@@ -84,6 +87,14 @@ impl NameServer {
             .insert(format!("{name}."), replies);
     }
 
+    /// One family of a name always gets this reply, whatever the name's replies are.
+    pub(crate) fn replies_about(&self, name: &str, kind: RecordType, reply: Reply) {
+        let mut state = self.state.lock().unwrap();
+        state
+            .replies_about
+            .insert((format!("{name}."), kind), reply);
+    }
+
     /// What was asked so far, in lower case.
     pub(crate) fn queries(&self) -> Vec<(String, RecordType)> {
         let state = self.state.lock().unwrap();
@@ -101,10 +112,19 @@ impl NameServer {
     }
 }
 
+/// A record that says a name is another one.
+pub(crate) fn alias(name: &str, of: &str) -> (String, Value) {
+    (format!("{name}."), Value::Alias(format!("{of}.")))
+}
+
+/// A record with an address.
+pub(crate) fn address(name: &str, ip: &str) -> (String, Value) {
+    (format!("{name}."), Value::Ip(ip.parse().unwrap()))
+}
+
 /// Records with addresses.
 pub(crate) fn records_of(name: &str, addresses: &[&str]) -> Vec<(String, Value)> {
-    let record = |ip: &&str| (format!("{name}."), Value::Ip(ip.parse().unwrap()));
-    addresses.iter().map(record).collect()
+    addresses.iter().map(|ip| address(name, ip)).collect()
 }
 
 /// A reply with addresses.
@@ -174,6 +194,9 @@ fn next_reply(query: &Message, transport: Transport, state: &mut State) -> Reply
     let name = question.name().to_ascii().to_lowercase();
     let kind = question.query_type();
     state.queries.push((name.clone(), kind, transport));
+    if let Some(reply) = state.replies_about.get(&(name.clone(), kind)) {
+        return reply.clone();
+    }
 
     // Both families belong to one look-up: the turn is that of the family asked about. A query that
     // comes again over TCP is the same one.
@@ -201,6 +224,15 @@ fn message(query: &Message, reply: Reply) -> Option<Vec<u8>> {
         Reply::Garbage(bytes) => return Some([&query.id.to_be_bytes()[..], &bytes].concat()),
         Reply::Code(code) => {
             answer.metadata.response_code = code;
+            (0, vec![])
+        }
+        Reply::Missing(ttl) => {
+            let zone = Name::root();
+            let soa = SOA::new(zone.clone(), zone.clone(), 1, 1, 1, 1, ttl);
+            answer.metadata.response_code = ResponseCode::NXDomain;
+            answer
+                .authorities
+                .push(Record::from_rdata(zone, ttl, RData::SOA(soa)));
             (0, vec![])
         }
         Reply::OverTcp(_) => {

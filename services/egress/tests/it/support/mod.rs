@@ -213,7 +213,10 @@ impl BlackHole {
 
 /// An endpoint that sends back what it receives.
 pub(crate) async fn echo() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    echo_on(TcpListener::bind("127.0.0.1:0").await.unwrap())
+}
+
+pub(crate) fn echo_on(listener: TcpListener) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         loop {
