@@ -1,7 +1,7 @@
 # `make help` lists everything. CI calls these targets and nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down restart status ps logs demo bench run dead-letters stuck delivery replay replay-dead-letters \
+.PHONY: help up down restart status ps logs demo bench run dead-letters stuck delivery cancel replay replay-dead-letters \
 	clean-data test real-input fmt fmt-check lint doc scripts-check compose-check ci
 
 ##@ Two commands
@@ -50,6 +50,9 @@ stuck: ## Show deliveries that are due and that nobody works on
 
 delivery: ## Show everything about one delivery: make delivery DELIVERY=dlv_…
 	@scripts/local.sh sql delivery delivery="$$DELIVERY"
+
+cancel: ## Call off what is not finished: make cancel WHAT=evt_… REASON='sent by mistake'
+	@scripts/local.sh sql cancel what="$$WHAT" reason="$$REASON"
 
 replay: ## Replay a dead letter: make replay DELIVERY=dlv_… REASON='receiver fixed'
 	@scripts/local.sh sql replay delivery="$$DELIVERY" reason="$$REASON"

@@ -130,13 +130,18 @@ impl Attempt {
             } => 0.0, // nothing to spread: spares the system call
             _ => pace::chance(),
         };
-        decide(
+        let decision = decide(
             outcome,
             self.delivery.attempt,
             age.to_std().unwrap_or_default(),
             &self.destination.policy,
             jitter,
-        )
+        );
+        let expires_in = self.delivery.expires_in(Utc::now());
+        Decision {
+            verdict: decision.verdict.before_expiry(expires_in),
+            ..decision
+        }
     }
 
     /// The one line an operator looks for.

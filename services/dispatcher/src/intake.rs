@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use zyven_domain::retry::{DeadLetterReason, LaneSignal};
@@ -243,6 +244,9 @@ impl Intake {
                     "the payload of an unfinished delivery is no longer stored"
                 );
                 dead(DeadLetterReason::PayloadMissing)
+            }
+            (Some(_), _) if delivery.expires_in(Utc::now()) == Some(Duration::ZERO) => {
+                dead(DeadLetterReason::Expired)
             }
             (Some(payload), Some(Endpoint::Open(destination))) => {
                 let attempt = Attempt {

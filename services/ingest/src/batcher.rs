@@ -392,7 +392,7 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use zyven_domain::event::EventType;
+    use zyven_domain::event::{DeliveryOptions, EventType};
     use zyven_domain::id::{EventId, TenantId};
 
     use super::*;
@@ -407,6 +407,7 @@ mod tests {
             channels: Vec::new(),
             source: None,
             traceparent: None,
+            options: DeliveryOptions::default(),
             idempotency: None,
         };
         Job {

@@ -16,7 +16,7 @@ use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::body;
-use crate::fields::Members;
+use crate::fields::{self, Members};
 use crate::pages::{self, Query};
 use crate::problem::{Code, Problem};
 
@@ -113,7 +113,7 @@ pub(crate) async fn list(
         event_type: query.parsed("event_type", |text| {
             EventType::parse(text).map_err(|rule| rule.0)
         }),
-        since: query.parsed("since", moment),
+        since: query.parsed("since", fields::moment),
     };
     query.finish()?;
     let deliveries = app
@@ -131,12 +131,6 @@ fn states(text: &str) -> Result<Vec<DeliveryState>, String> {
         .map(|name| name.parse::<DeliveryState>())
         .collect::<Result<_, _>>()
         .map_err(|error| error.to_string())
-}
-
-fn moment(text: &str) -> Result<DateTime<Utc>, &'static str> {
-    DateTime::parse_from_rfc3339(text)
-        .map(|moment| moment.to_utc())
-        .map_err(|_| "must be a time such as 2026-01-31T12:00:00Z")
 }
 
 /// `GET /v1/deliveries/{id}`
@@ -174,7 +168,9 @@ pub(crate) async fn replay(
     let (head, body) = request.into_parts();
     let received = body::receive(&head.headers, body, app.body_allowed(), &app.room).await?;
     let mut members = Members::parse(received.text()?)?;
-    let reason = members.text("reason", reason);
+    let reason = members.text("reason", |text| {
+        fields::reason(text, REPLAY_REASON_CHARS_MAX)
+    });
     if reason.is_none() {
         members.missing("reason");
     }
@@ -197,17 +193,6 @@ pub(crate) async fn replay(
             format!("Delivery {id} cannot be replayed: {why}."),
         )),
         Replayed::NotFound => Err(Problem::not_found("delivery")),
-    }
-}
-
-fn reason(text: &str) -> Result<String, String> {
-    let trimmed = text.trim();
-    if (1..=REPLAY_REASON_CHARS_MAX).contains(&trimmed.chars().count()) && !trimmed.contains('\0') {
-        Ok(trimmed.to_owned())
-    } else {
-        Err(format!(
-            "must say why, in at most {REPLAY_REASON_CHARS_MAX} characters, without U+0000"
-        ))
     }
 }
 

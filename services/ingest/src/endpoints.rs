@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::json;
-use zyven_domain::event::EventType;
+use zyven_domain::event::{DeliveryOptions, EventType};
 use zyven_domain::id::{EndpointId, EventId};
 use zyven_domain::lifecycle::DeliveryState;
 use zyven_store::{
@@ -256,6 +256,7 @@ pub(crate) async fn test(
         channels: Vec::new(),
         source: None,
         traceparent: None,
+        options: DeliveryOptions::default(),
         idempotency: None,
     };
     match app.store.accept_for(&event, endpoint).await? {

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -201,6 +202,26 @@ impl<'a> Members<'a> {
                 .strip_prefix(&field)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
         })
+    }
+}
+
+/// A time, to the microsecond: what is beyond that is cut off, for the database would not keep it.
+pub(crate) fn moment(text: &str) -> Result<DateTime<Utc>, &'static str> {
+    DateTime::parse_from_rfc3339(text)
+        .ok()
+        .and_then(|moment| DateTime::from_timestamp_micros(moment.timestamp_micros()))
+        .ok_or("must be a time such as 2026-01-31T12:00:00Z")
+}
+
+/// Why somebody decided something, for the audit.
+pub(crate) fn reason(text: &str, chars_max: usize) -> Result<String, String> {
+    let trimmed = text.trim();
+    if (1..=chars_max).contains(&trimmed.chars().count()) && !trimmed.contains('\0') {
+        Ok(trimmed.to_owned())
+    } else {
+        Err(format!(
+            "must say why, in at most {chars_max} characters, without U+0000"
+        ))
     }
 }
 

@@ -30,6 +30,7 @@ mod app;
 mod auth;
 mod batcher;
 mod body;
+mod cancel;
 mod config;
 mod deliveries;
 mod endpoints;

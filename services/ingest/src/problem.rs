@@ -29,6 +29,8 @@ pub(crate) enum Code {
     EndpointDisabled,
     EndpointLimit,
     NotReplayable,
+    BeingAttempted,
+    NotCancellable,
     BodyTooLarge,
     ContentTypeUnsupported,
     ContentEncodingUnsupported,
@@ -84,6 +86,16 @@ impl Code {
                 S::CONFLICT,
                 "not_replayable",
                 "The delivery cannot be replayed",
+            ),
+            Self::BeingAttempted => (
+                S::CONFLICT,
+                "being_attempted",
+                "A request is under way at this moment",
+            ),
+            Self::NotCancellable => (
+                S::CONFLICT,
+                "not_cancellable",
+                "The delivery cannot be cancelled",
             ),
             Self::BodyTooLarge => (
                 S::PAYLOAD_TOO_LARGE,

@@ -103,6 +103,10 @@ bounded_text!(
     }
 );
 
+mod options;
+
+pub use options::{DELIVER_AHEAD_MAX, DeliveryOptions, ORDERING_KEY_BYTES_MAX, OrderingKey};
+
 impl EventType {
     /// Every pattern that matches this type: the type itself, each of its prefixes with `.*`, and
     /// `*`. `zyven.patterns_of(text)` in SQL computes the same.
@@ -138,6 +142,7 @@ pub fn body_fingerprint(
     event_type: &EventType,
     channels: &[Channel],
     source: Option<&Source>,
+    options: &DeliveryOptions,
     payload: &[u8],
 ) -> Fingerprint {
     let channels: Vec<&str> = channels.iter().map(Channel::as_str).collect();
@@ -148,6 +153,7 @@ pub fn body_fingerprint(
         b"\n",
         source.map_or("", Source::as_str).as_bytes(),
         b"\n",
+        options.fingerprint_line().as_bytes(),
         payload,
     ])
 }
@@ -223,14 +229,22 @@ mod tests {
     fn fingerprints_differ_where_the_event_differs() {
         let kind = |text| EventType::parse(text).unwrap_or_else(|e| panic!("{e}"));
         let source = Source::parse("erp").ok();
-        let base = body_fingerprint(&kind("a"), &[], None, b"{}");
-        assert_eq!(base, body_fingerprint(&kind("a"), &[], None, b"{}"));
-        assert_ne!(base, body_fingerprint(&kind("b"), &[], None, b"{}"));
-        assert_ne!(base, body_fingerprint(&kind("a"), &[], None, b"{ }"));
-        assert_ne!(
-            base,
-            body_fingerprint(&kind("a"), &[], source.as_ref(), b"{}")
-        );
+        let none = DeliveryOptions::default();
+        let ordered = DeliveryOptions {
+            ordering_key: OrderingKey::parse("k").ok(),
+            ..DeliveryOptions::default()
+        };
+        let base = body_fingerprint(&kind("a"), &[], None, &none, b"{}");
+        for (same, event_type, source, options, payload) in [
+            (true, "a", None, &none, &b"{}"[..]),
+            (false, "b", None, &none, b"{}"),
+            (false, "a", None, &none, b"{ }"),
+            (false, "a", source.as_ref(), &none, b"{}"),
+            (false, "a", None, &ordered, b"{}"),
+        ] {
+            let other = body_fingerprint(&kind(event_type), &[], source, options, payload);
+            assert_eq!(base == other, same, "{event_type} {source:?} {options:?}");
+        }
     }
 
     #[test]

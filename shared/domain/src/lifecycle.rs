@@ -1,4 +1,4 @@
-//! The lifecycle of a delivery: five states, eight moves, one function.
+//! The lifecycle of a delivery: five states, nine moves, one function.
 //!
 //! ```text
 //!             hand over          deliver
@@ -9,6 +9,8 @@
 //!     │          RETRY_SCHEDULED ─────────────┘
 //!     │                 │        │
 //!     └─ DEAD_LETTERED ◄┴────────┘
+//!           ▲
+//!           │ cancel, from any unfinished state
 //! ```
 //!
 //! The same rule is enforced by the trigger `outbox_moves_along_the_lifecycle` and the constraints of
@@ -103,13 +105,15 @@ pub enum Move {
     GiveUp,
     /// An age limit passed or the endpoint went away while a retry was waiting.
     Abandon,
+    /// Somebody called it off while nobody was attempting it.
+    Cancel,
     /// An operator sent a dead letter back to the start.
     Replay,
 }
 
 impl Move {
     /// Every move.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::HandOver,
         Self::Claim,
         Self::Release,
@@ -117,6 +121,7 @@ impl Move {
         Self::ScheduleRetry,
         Self::GiveUp,
         Self::Abandon,
+        Self::Cancel,
         Self::Replay,
     ];
 }
@@ -130,7 +135,9 @@ pub const fn after(state: DeliveryState, step: Move) -> Option<DeliveryState> {
         | (Dispatching, Move::HandOver | Move::Claim | Move::Release) => Some(Dispatching),
         (Dispatching | RetryScheduled, Move::Deliver) => Some(Delivered),
         (Dispatching, Move::ScheduleRetry) => Some(RetryScheduled),
-        (Dispatching, Move::GiveUp) | (RetryScheduled, Move::Abandon) => Some(DeadLettered),
+        (Dispatching, Move::GiveUp)
+        | (RetryScheduled, Move::Abandon)
+        | (Received | Dispatching | RetryScheduled, Move::Cancel) => Some(DeadLettered),
         (DeadLettered, Move::Replay) => Some(Received),
         (Received, Move::Release | Move::Deliver | Move::ScheduleRetry | Move::GiveUp)
         | (Received, Move::Abandon | Move::Replay)
@@ -138,7 +145,7 @@ pub const fn after(state: DeliveryState, step: Move) -> Option<DeliveryState> {
         | (RetryScheduled, Move::HandOver | Move::Release | Move::ScheduleRetry)
         | (RetryScheduled, Move::GiveUp | Move::Replay)
         | (DeadLettered, Move::HandOver | Move::Claim | Move::Release | Move::Deliver)
-        | (DeadLettered, Move::ScheduleRetry | Move::GiveUp | Move::Abandon)
+        | (DeadLettered, Move::ScheduleRetry | Move::GiveUp | Move::Abandon | Move::Cancel)
         | (Delivered, _) => None,
     }
 }
@@ -159,6 +166,7 @@ mod tests {
     fn exactly_these_pairs_are_permitted() {
         let permitted = [
             (Received, Dispatching),
+            (Received, DeadLettered),
             (Dispatching, Dispatching),
             (Dispatching, Delivered),
             (Dispatching, RetryScheduled),

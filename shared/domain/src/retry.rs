@@ -160,6 +160,19 @@ pub enum Verdict {
     ReleaseFor(Duration),
 }
 
+impl Verdict {
+    /// The verdict for an event that expires in this time: a retry that would come no earlier than
+    /// that is not made.
+    pub fn before_expiry(self, expires_in: Option<Duration>) -> Self {
+        match (self, expires_in) {
+            (Self::RetryIn(wait), Some(expires_in)) if wait >= expires_in => {
+                Self::DeadLetter(DeadLetterReason::Expired)
+            }
+            (verdict, _) => verdict,
+        }
+    }
+}
+
 /// Why Zyven stopped trying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeadLetterReason {
@@ -181,11 +194,15 @@ pub enum DeadLetterReason {
     EndpointDeleted,
     /// The event's payload is no longer stored.
     PayloadMissing,
+    /// The event's own expiry came before it could be delivered.
+    Expired,
+    /// Somebody called it off.
+    Cancelled,
 }
 
 impl DeadLetterReason {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::AttemptsExhausted,
         Self::AgeExceeded,
         Self::Rejected,
@@ -195,6 +212,8 @@ impl DeadLetterReason {
         Self::EndpointDisabled,
         Self::EndpointDeleted,
         Self::PayloadMissing,
+        Self::Expired,
+        Self::Cancelled,
     ];
 
     /// The name used in SQL, the API and documentation.
@@ -209,6 +228,8 @@ impl DeadLetterReason {
             Self::EndpointDisabled => "endpoint_disabled",
             Self::EndpointDeleted => "endpoint_deleted",
             Self::PayloadMissing => "payload_missing",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
         }
     }
 }

@@ -3,8 +3,12 @@
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
+use postgres_types::ToSql;
+use tokio_postgres::Row;
 use uuid::Uuid;
-use zyven_domain::event::{Channel, EventType, Fingerprint, Source, TraceParent};
+use zyven_domain::event::{
+    Channel, DeliveryOptions, EventType, Fingerprint, OrderingKey, Source, TraceParent,
+};
 use zyven_domain::id::{DeliveryId, EventId, TenantId};
 
 use crate::pool::Connection;
@@ -28,6 +32,8 @@ pub struct NewEvent {
     pub source: Option<Source>,
     /// The publisher's trace.
     pub traceparent: Option<TraceParent>,
+    /// When, until when and in which order it is delivered.
+    pub options: DeliveryOptions,
     /// Present if the publisher sent an `Idempotency-Key`.
     pub idempotency: Option<Idempotency>,
 }
@@ -76,18 +82,25 @@ pub enum Accepted {
 /// How often a batch is tried again because some tenant's endpoints changed under it.
 const ROUTING_ROUNDS_MAX: usize = 5;
 
-/// `$1..$10`: one array per column, one element per event; `$11..$14`: one element per delivery.
+/// `$1..$13`: one array per column, one element per event; `$14..$17`: one element per delivery, in the
+/// order of the events.
 ///
 /// An event is stored only if its tenant's routing version is still the one its route was read
 /// with, and only if its key is new. `ORDER BY key` keeps two batches with common keys from
 /// deadlocking. Outbox rows are made from the events just inserted, so the transaction owns an xid
-/// before it draws a sequence number; the relay's gap ledger depends on that.
-const ACCEPT: &str = "
+/// before it draws a sequence number; the relay's gap ledger depends on that. Numbers are drawn after
+/// the sort, so that they follow the order of the events. A macro because statements are constants.
+macro_rules! accept {
+    ($queued:literal, $answer:literal) => {
+        concat!(
+            "
     WITH input AS MATERIALIZED (
         SELECT i.*
           FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::bytea[],
-                      $6::text[], $7::text[], $8::text[], $9::uuid[], $10::uuid[])
-                   AS i (id, tenant_id, version, type, payload, channels, source, traceparent, key, body)
+                      $6::text[], $7::text[], $8::text[], $9::uuid[], $10::uuid[],
+                      $11::timestamptz[], $12::timestamptz[], $13::text[])
+                   AS i (id, tenant_id, version, type, payload, channels, source, traceparent, key, body,
+                         deliver_at, expires_at, ordering_key)
           JOIN zyven.routing_versions v ON v.tenant_id = i.tenant_id AND v.version = i.version
     ), keyed AS (
         INSERT INTO zyven.idempotency_keys (key, event_id, body)
@@ -98,21 +111,72 @@ const ACCEPT: &str = "
         ON CONFLICT (key) DO NOTHING
         RETURNING event_id
     ), accepted AS (
-        INSERT INTO zyven.events (id, tenant_id, type, payload, channels, source, traceparent)
-        SELECT id, tenant_id, type, payload, string_to_array(channels, ','), source, traceparent
+        INSERT INTO zyven.events
+               (id, tenant_id, type, payload, channels, source, traceparent, deliver_at, expires_at, ordering_key)
+        SELECT id, tenant_id, type, payload, string_to_array(channels, ','), source, traceparent,
+               deliver_at, expires_at, ordering_key
           FROM input
          WHERE key IS NULL
             OR id IN (SELECT event_id FROM keyed)
         ON CONFLICT (id) DO NOTHING
-        RETURNING id
-    ), queued AS (
-        INSERT INTO zyven.outbox (delivery_id, event_id, endpoint_id, tenant_id)
-        SELECT o.delivery_id, a.id, o.endpoint_id, o.tenant_id
+        RETURNING id, greatest(deliver_at, now()) AS turn, zyven.ordering_number(ordering_key) AS ordering_key
+    )",
+            $queued,
+            $answer
+        )
+    };
+}
+
+const ACCEPT: &str = accept!(
+    ", queued AS (
+        INSERT INTO zyven.outbox (delivery_id, event_id, endpoint_id, tenant_id, enqueued_at, due_at, ordering_key)
+        SELECT o.delivery_id, a.id, o.endpoint_id, o.tenant_id, a.turn, a.turn, a.ordering_key
           FROM accepted a
-          JOIN unnest($11::uuid[], $12::uuid[], $13::uuid[], $14::uuid[])
-                   AS o (delivery_id, event_id, endpoint_id, tenant_id) ON o.event_id = a.id
-    )
-    SELECT id FROM accepted";
+          JOIN unnest($14::uuid[], $15::uuid[], $16::uuid[], $17::uuid[])
+                   WITH ORDINALITY AS o (delivery_id, event_id, endpoint_id, tenant_id, number) ON o.event_id = a.id
+         ORDER BY o.number
+    )",
+    "
+    SELECT id
+      FROM accepted"
+);
+
+/// The same for a batch in which some endpoint has a filter (`$18`, per delivery). Each payload that
+/// needs it is read once; the routing version, compared above, vouches for the filters.
+const ACCEPT_FILTERED: &str = accept!(
+    ", documents AS MATERIALIZED (
+        SELECT i.id, zyven.document_of(i.payload) AS document
+          FROM input i
+         WHERE i.id IN (SELECT f.event_id
+                          FROM unnest($15::uuid[], $18::boolean[]) AS f (event_id, has_filter)
+                         WHERE f.has_filter)
+    ), queued AS (
+        INSERT INTO zyven.outbox (delivery_id, event_id, endpoint_id, tenant_id, enqueued_at, due_at, ordering_key)
+        SELECT o.delivery_id, a.id, o.endpoint_id, o.tenant_id, a.turn, a.turn, a.ordering_key
+          FROM accepted a
+          JOIN unnest($14::uuid[], $15::uuid[], $16::uuid[], $17::uuid[], $18::boolean[])
+                   WITH ORDINALITY AS o (delivery_id, event_id, endpoint_id, tenant_id, has_filter, number)
+            ON o.event_id = a.id
+          LEFT JOIN zyven.endpoints p ON o.has_filter AND p.id = o.endpoint_id
+          LEFT JOIN documents d ON d.id = a.id
+         WHERE NOT o.has_filter
+            OR zyven.filter_admits(p.filter, d.document)
+         ORDER BY o.number
+        RETURNING event_id
+    )",
+    "
+    SELECT a.id, count(q.event_id)
+      FROM accepted a
+      LEFT JOIN queued q ON q.event_id = a.id
+     GROUP BY a.id"
+);
+
+/// How many deliveries events have that were stored before; `$1` are those they can have.
+const COUNT_DELIVERIES: &str = "
+    SELECT event_id, count(*)
+      FROM zyven.deliveries
+     WHERE delivery_id = ANY ($1)
+     GROUP BY event_id";
 
 /// The events of a batch that were not stored just now, as far as they were stored before.
 const FIND_KEYS: &str = "
@@ -173,11 +237,9 @@ impl Store {
         let stored = insert_rows(&connection, events, routes).await?;
         let mut results: Vec<Option<Accepted>> = events
             .iter()
-            .zip(routes)
-            .map(|(event, route)| {
-                stored.contains(&event.id.uuid()).then_some(Accepted::New {
-                    deliveries: route.endpoints.len(),
-                })
+            .map(|event| {
+                let deliveries = *stored.get(&event.id.uuid())?;
+                Some(Accepted::New { deliveries })
             })
             .collect();
         if stored.len() < events.len() {
@@ -187,11 +249,12 @@ impl Store {
     }
 }
 
+/// The events that were stored, each with the number of its deliveries.
 async fn insert_rows(
     connection: &Connection,
     events: &[&NewEvent],
     routes: &[Route],
-) -> Result<HashSet<Uuid>, StoreError> {
+) -> Result<HashMap<Uuid, usize>, StoreError> {
     let column =
         |of: fn(&NewEvent) -> Uuid| -> Vec<Uuid> { events.iter().map(|e| of(e)).collect() };
     let text = |of: fn(&NewEvent) -> Option<&str>| -> Vec<Option<&str>> {
@@ -214,39 +277,82 @@ async fn insert_rows(
         .map(|e| e.idempotency.map(|i| i.body))
         .collect();
 
-    let fan_out: usize = routes.iter().map(|route| route.endpoints.len()).sum();
-    let mut deliveries: [Vec<Uuid>; 4] = std::array::from_fn(|_| Vec::with_capacity(fan_out));
-    for (event, route) in events.iter().zip(routes) {
-        for endpoint in route.endpoints.iter() {
-            let delivery = DeliveryId::derive(event.id, *endpoint);
-            deliveries[0].push(delivery.uuid());
-            deliveries[1].push(event.id.uuid());
-            deliveries[2].push(endpoint.uuid());
-            deliveries[3].push(event.tenant_id.uuid());
-        }
+    let deliver_at: Vec<_> = events.iter().map(|e| e.options.deliver_at).collect();
+    let expires_at: Vec<_> = events.iter().map(|e| e.options.expires_at).collect();
+    let ordering_keys = text(|e| e.options.ordering_key.as_ref().map(OrderingKey::as_str));
+
+    let queued = Queued::of(events, routes);
+    let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![
+        &ids,
+        &tenants,
+        &versions,
+        &types,
+        &payloads,
+        &channels,
+        &sources,
+        &traces,
+        &keys,
+        &bodies,
+        &deliver_at,
+        &expires_at,
+        &ordering_keys,
+        &queued.deliveries,
+        &queued.events,
+        &queued.endpoints,
+        &queued.tenants,
+    ];
+    if queued.has_filter.contains(&true) {
+        parameters.push(&queued.has_filter);
+        let rows = connection.query(ACCEPT_FILTERED, &parameters).await?;
+        return Ok(rows.iter().map(counted).collect());
     }
-    let rows = connection
-        .query(
-            ACCEPT,
-            &[
-                &ids,
-                &tenants,
-                &versions,
-                &types,
-                &payloads,
-                &channels,
-                &sources,
-                &traces,
-                &keys,
-                &bodies,
-                &deliveries[0],
-                &deliveries[1],
-                &deliveries[2],
-                &deliveries[3],
-            ],
-        )
-        .await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let rows = connection.query(ACCEPT, &parameters).await?;
+    let stored: HashSet<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    let counted = events
+        .iter()
+        .zip(routes)
+        .map(|(event, route)| (event.id.uuid(), route.recipients.len()));
+    Ok(counted.filter(|(id, _)| stored.contains(id)).collect())
+}
+
+fn counted(row: &Row) -> (Uuid, usize) {
+    let deliveries = usize::try_from(row.get::<_, i64>(1)).unwrap_or_default();
+    (row.get(0), deliveries)
+}
+
+/// The deliveries that a batch's routes ask for, one array per column.
+#[derive(Default)]
+struct Queued {
+    deliveries: Vec<Uuid>,
+    events: Vec<Uuid>,
+    endpoints: Vec<Uuid>,
+    tenants: Vec<Uuid>,
+    has_filter: Vec<bool>,
+}
+
+impl Queued {
+    fn of(events: &[&NewEvent], routes: &[Route]) -> Self {
+        let fan_out: usize = routes.iter().map(|route| route.recipients.len()).sum();
+        let column = || Vec::with_capacity(fan_out);
+        let mut queued = Self {
+            deliveries: column(),
+            events: column(),
+            endpoints: column(),
+            tenants: column(),
+            has_filter: Vec::with_capacity(fan_out),
+        };
+        for (event, route) in events.iter().zip(routes) {
+            for recipient in route.recipients.iter() {
+                let delivery = DeliveryId::derive(event.id, recipient.endpoint);
+                queued.deliveries.push(delivery.uuid());
+                queued.events.push(event.id.uuid());
+                queued.endpoints.push(recipient.endpoint.uuid());
+                queued.tenants.push(event.tenant_id.uuid());
+                queued.has_filter.push(recipient.has_filter);
+            }
+        }
+        queued
+    }
 }
 
 /// Finds out why the events that still lack a result were not stored: they were before (a repeated
@@ -281,24 +387,64 @@ async fn recognise(
         .iter()
         .map(|row| row.get(0))
         .collect();
+    let stored_before = |event: &NewEvent| match event.idempotency {
+        None => by_id.contains(&event.id.uuid()),
+        Some(idempotency) => by_key
+            .get(&idempotency.key)
+            .is_some_and(|&(first, _)| first == event.id.uuid()),
+    };
+    let repeated: Vec<usize> = open
+        .iter()
+        .copied()
+        .filter(|&i| stored_before(events[i]))
+        .collect();
+    let deliveries = count_deliveries(connection, events, routes, &repeated).await?;
     for index in open {
         let event = events[index];
-        let new = Accepted::New {
-            deliveries: routes[index].endpoints.len(),
-        };
-        results[index] = match event.idempotency {
-            None => by_id.contains(&event.id.uuid()).then_some(new),
-            Some(idempotency) => by_key.get(&idempotency.key).map(|&(first, body)| {
+        results[index] = if let Some(&deliveries) = deliveries.get(&event.id.uuid()) {
+            Some(Accepted::New { deliveries })
+        } else {
+            let used = event
+                .idempotency
+                .and_then(|own| Some((own, by_key.get(&own.key)?)));
+            used.map(|(own, &(first, body))| {
                 let first = EventId::from_uuid(first);
-                if first == event.id {
-                    new
-                } else if body == idempotency.body {
+                if body == own.body {
                     Accepted::Repeated { first }
                 } else {
                     Accepted::Conflict { first }
                 }
-            }),
+            })
         };
     }
     Ok(())
+}
+
+/// How many deliveries the events `wanted` got when they were stored: all of their route, unless
+/// filters left some out.
+async fn count_deliveries(
+    connection: &Connection,
+    events: &[&NewEvent],
+    routes: &[Route],
+    wanted: &[usize],
+) -> Result<HashMap<Uuid, usize>, StoreError> {
+    let mut counts: HashMap<Uuid, usize> = HashMap::with_capacity(wanted.len());
+    let mut possible: Vec<Uuid> = Vec::new();
+    for &index in wanted {
+        let (event, recipients) = (events[index].id, &routes[index].recipients);
+        if recipients.iter().any(|recipient| recipient.has_filter) {
+            let derived = recipients
+                .iter()
+                .map(|r| DeliveryId::derive(event, r.endpoint).uuid());
+            possible.extend(derived);
+            counts.insert(event.uuid(), 0);
+        } else {
+            counts.insert(event.uuid(), recipients.len());
+        }
+    }
+    if !possible.is_empty() {
+        let rows = connection.query(COUNT_DELIVERIES, &[&possible]).await?;
+        counts.extend(rows.iter().map(counted));
+    }
+    Ok(counts)
 }

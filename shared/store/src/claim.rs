@@ -44,6 +44,16 @@ pub struct ClaimedDelivery {
     pub traceparent: Option<String>,
     /// When this generation began. Its age counts from here.
     pub accepted_at: DateTime<Utc>,
+    /// No attempt begins at this moment or later. A replay lifts it.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+impl ClaimedDelivery {
+    /// Time until the event expires; zero if it has, `None` if it never does.
+    pub fn expires_in(&self, now: DateTime<Utc>) -> Option<Duration> {
+        let expires_at = self.expires_at?;
+        Some((expires_at - now).to_std().unwrap_or_default())
+    }
 }
 
 /// Why a ticket conferred nothing.
@@ -82,7 +92,8 @@ const CLAIM: &str = "
         RETURNING seq, delivery_id, event_id, endpoint_id, tenant_id, generation, attempts, enqueued_at
     )
     SELECT c.seq, c.delivery_id, c.event_id, c.endpoint_id, c.tenant_id, c.generation, c.attempts,
-           c.enqueued_at, e.type, e.payload, e.traceparent
+           c.enqueued_at, e.type, e.payload, e.traceparent,
+           CASE WHEN c.generation = 1 THEN e.expires_at END
       FROM claimed c
       LEFT JOIN zyven.events e ON e.id = c.event_id";
 
@@ -184,5 +195,6 @@ fn claimed_delivery(row: &Row) -> ClaimedDelivery {
         event_type: row.get::<_, Option<String>>(8).unwrap_or_default(),
         payload: row.get::<_, Option<&[u8]>>(9).map(Bytes::copy_from_slice),
         traceparent: row.get(10),
+        expires_at: row.get(11),
     }
 }

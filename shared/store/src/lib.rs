@@ -3,7 +3,7 @@
 //! # Who acts
 //!
 //! Ingest *accepts* events, the relay *hands over* outbox rows, dispatchers *claim* and *settle*
-//! them, operators *replay* dead letters. Each of these is one method here, named after the business
+//! them, operators *cancel* deliveries and *replay* dead letters. Each of these is one method here, named after the business
 //! step it makes atomic; each is one statement or one transaction.
 //!
 //! # What is promised
@@ -23,6 +23,7 @@
 
 mod accept;
 mod api_keys;
+mod cancellations;
 mod claim;
 mod direct;
 mod endpoint_credentials;
@@ -43,6 +44,7 @@ mod tenants;
 
 pub use accept::{Accepted, Idempotency, NewEvent};
 pub use api_keys::{ApiKeyRecord, Credential, NewApiKey};
+pub use cancellations::{CANCEL_REASON_CHARS_MAX, Cancelled};
 pub use claim::{Claim, ClaimedDelivery, RefusedTicket};
 pub use direct::AcceptedFor;
 pub use endpoint_credentials::{

@@ -33,6 +33,12 @@ pub struct EventRecord {
     pub traceparent: Option<String>,
     /// When it was committed.
     pub accepted_at: DateTime<Utc>,
+    /// No attempt begins earlier.
+    pub deliver_at: Option<DateTime<Utc>>,
+    /// No attempt begins later.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// What it is in order with.
+    pub ordering_key: Option<String>,
 }
 
 /// A delivery in its latest generation.
@@ -107,7 +113,8 @@ pub struct DeliveryFilter {
 }
 
 const EVENT_OF: &str = "
-    SELECT id, type, payload, channels, source, traceparent, accepted_at
+    SELECT id, type, payload, channels, source, traceparent, accepted_at, deliver_at, expires_at,
+           ordering_key
       FROM zyven.events
      WHERE tenant_id = $1
        AND id = $2";
@@ -229,6 +236,9 @@ impl Store {
             source: row.get(4),
             traceparent: row.get(5),
             accepted_at: row.get(6),
+            deliver_at: row.get(7),
+            expires_at: row.get(8),
+            ordering_key: row.get(9),
         }))
     }
 

@@ -4,7 +4,7 @@
 //! that stores the event compares again. So a cached route is as true as a query in that statement
 //! would have been, and costs a thirtieth of it (ADR 0004).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
@@ -22,7 +22,15 @@ const TENANTS_MAX: usize = 16_384;
 #[derive(Clone)]
 pub(crate) struct Route {
     pub(crate) version: i64,
-    pub(crate) endpoints: Arc<[EndpointId]>,
+    pub(crate) recipients: Arc<[Recipient]>,
+}
+
+/// An endpoint that subscribes to an event.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Recipient {
+    pub(crate) endpoint: EndpointId,
+    /// True if it gets the event only if its filter admits the payload.
+    pub(crate) has_filter: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -34,7 +42,7 @@ struct RouteKey {
 #[derive(Default)]
 struct TenantRoutes {
     version: i64,
-    routes: HashMap<RouteKey, Arc<[EndpointId]>>,
+    routes: HashMap<RouteKey, Arc<[Recipient]>>,
 }
 
 /// Remembered routes. The lock guards a map and is never held across an await.
@@ -44,14 +52,18 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    fn get(&self, event: &NewEvent) -> Option<Route> {
+    /// What is known of each event's route. Read under one lock: those of one tenant are of one version.
+    fn known(&self, events: &[&NewEvent]) -> Vec<Option<Route>> {
         let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        let tenant = tenants.get(&event.tenant_id)?;
-        let endpoints = tenant.routes.get(&RouteKey::of(event))?;
-        Some(Route {
-            version: tenant.version,
-            endpoints: Arc::clone(endpoints),
-        })
+        let known = |event: &&NewEvent| {
+            let tenant = tenants.get(&event.tenant_id)?;
+            let recipients = tenant.routes.get(&RouteKey::of(event))?;
+            Some(Route {
+                version: tenant.version,
+                recipients: Arc::clone(recipients),
+            })
+        };
+        events.iter().map(known).collect()
     }
 
     fn put(&self, event: &NewEvent, route: &Route) {
@@ -66,7 +78,7 @@ impl Routes {
         }
         tenant
             .routes
-            .insert(RouteKey::of(event), Arc::clone(&route.endpoints));
+            .insert(RouteKey::of(event), Arc::clone(&route.recipients));
     }
 
     pub(crate) fn forget(&self, tenant: TenantId) {
@@ -88,26 +100,62 @@ impl RouteKey {
 
 /// One row per question, in order; version and route are read by one snapshot.
 const ROUTE: &str = "
-    SELECT v.version,
-           ARRAY(SELECT zyven.route(i.tenant_id, i.event_type, string_to_array(i.channels, ',')))
+    SELECT v.version, r.endpoints, r.filtered
       FROM unnest($1::uuid[], $2::text[], $3::text[])
                WITH ORDINALITY AS i (tenant_id, event_type, channels, number)
       JOIN zyven.routing_versions v ON v.tenant_id = i.tenant_id
+     CROSS JOIN LATERAL (
+           SELECT coalesce(array_agg(e.endpoint_id), '{}'),
+                  coalesce(array_agg(e.filter IS NOT NULL), '{}')
+             FROM zyven.routes(i.tenant_id, i.event_type, string_to_array(i.channels, ',')) AS e
+           ) AS r (endpoints, filtered)
      ORDER BY i.number";
 
 impl Store {
-    /// The route of each event, in order.
+    /// The route of each event, in order. Those of one tenant are of one version, so that its events
+    /// are stored together or not at all.
     pub(crate) async fn routes(&self, events: &[&NewEvent]) -> Result<Vec<Route>, StoreError> {
-        let mut routes: Vec<Option<Route>> = events.iter().map(|e| self.routes.get(e)).collect();
+        let mut routes = self.routes.known(events);
         let unknown: Vec<usize> = (0..events.len()).filter(|&i| routes[i].is_none()).collect();
-        if !unknown.is_empty() {
-            let loaded = self.load_routes(events, &unknown).await?;
-            for (index, route) in unknown.into_iter().zip(loaded) {
-                self.routes.put(events[index], &route);
-                routes[index] = Some(route);
-            }
+        if unknown.is_empty() {
+            return Ok(routes.into_iter().flatten().collect());
+        }
+        self.fill(events, &unknown, &mut routes).await?;
+        // What was remembered may be older than what has just been read.
+        let read: HashMap<TenantId, i64> = unknown
+            .iter()
+            .filter_map(|&i| Some((events[i].tenant_id, routes[i].as_ref()?.version)))
+            .collect();
+        let is_other = |i: usize| {
+            let version = routes[i].as_ref().map(|route| route.version);
+            let read = read.get(&events[i].tenant_id).copied();
+            read.is_some() && read != version
+        };
+        let changed: HashSet<TenantId> = (0..events.len())
+            .filter(|&i| is_other(i))
+            .map(|i| events[i].tenant_id)
+            .collect();
+        if !changed.is_empty() {
+            let again: Vec<usize> = (0..events.len())
+                .filter(|&i| changed.contains(&events[i].tenant_id))
+                .collect();
+            self.fill(events, &again, &mut routes).await?;
         }
         Ok(routes.into_iter().flatten().collect())
+    }
+
+    async fn fill(
+        &self,
+        events: &[&NewEvent],
+        wanted: &[usize],
+        routes: &mut [Option<Route>],
+    ) -> Result<(), StoreError> {
+        let loaded = self.load_routes(events, wanted).await?;
+        for (&index, route) in wanted.iter().zip(loaded) {
+            self.routes.put(events[index], &route);
+            routes[index] = Some(route);
+        }
+        Ok(())
     }
 
     async fn load_routes(
@@ -137,10 +185,14 @@ impl Store {
             .iter()
             .map(|row| Route {
                 version: row.get(0),
-                endpoints: row
+                recipients: row
                     .get::<_, Vec<Uuid>>(1)
                     .into_iter()
-                    .map(EndpointId::from_uuid)
+                    .zip(row.get::<_, Vec<bool>>(2))
+                    .map(|(endpoint, has_filter)| Recipient {
+                        endpoint: EndpointId::from_uuid(endpoint),
+                        has_filter,
+                    })
                     .collect(),
             })
             .collect())

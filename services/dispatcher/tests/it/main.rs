@@ -14,6 +14,7 @@ mod broken_proxies;
 mod connections;
 mod egress;
 mod endpoints;
+mod expiry;
 mod measurement;
 mod outages;
 mod requests;

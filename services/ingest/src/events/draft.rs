@@ -1,16 +1,17 @@
 //! One event as it was sent, checked but not yet anybody's.
 
 use bytes::Bytes;
+use chrono::Utc;
 use serde_json::value::RawValue;
 use zyven_domain::event::{
-    CHANNELS_MAX, Channel, EventType, IdempotencyKey, Source, TraceParent, body_fingerprint,
-    key_fingerprint,
+    CHANNELS_MAX, Channel, DeliveryOptions, EventType, IdempotencyKey, OrderingKey, Source,
+    TraceParent, body_fingerprint, key_fingerprint,
 };
 use zyven_domain::id::{EventId, TenantId};
 use zyven_domain::payload;
 use zyven_store::{Idempotency, NewEvent};
 
-use crate::fields::Members;
+use crate::fields::{self, Members};
 
 /// The members of an event. The payload is still the publisher's text.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub(super) struct Draft<'a> {
     channels: Vec<Channel>,
     source: Option<Source>,
     traceparent: Option<TraceParent>,
+    options: DeliveryOptions,
     pub(super) key: Option<IdempotencyKey>,
 }
 
@@ -38,6 +40,7 @@ impl<'a> Draft<'a> {
         let channels = members.texts("channels", 0..=CHANNELS_MAX, Channel::parse);
         let source = members.text("source", Source::parse);
         let traceparent = members.text("traceparent", TraceParent::parse);
+        let options = options(members);
         let key = members.text("idempotency_key", IdempotencyKey::parse);
         let mut channels = channels.unwrap_or_default();
         channels.sort_unstable();
@@ -48,6 +51,7 @@ impl<'a> Draft<'a> {
             channels,
             source,
             traceparent,
+            options,
             key,
         })
     }
@@ -67,6 +71,7 @@ impl<'a> Draft<'a> {
                 &self.event_type,
                 &self.channels,
                 self.source.as_ref(),
+                &self.options,
                 &payload,
             ),
         });
@@ -78,9 +83,22 @@ impl<'a> Draft<'a> {
             channels: self.channels,
             source: self.source,
             traceparent: self.traceparent.or_else(|| request_trace.cloned()),
+            options: self.options,
             idempotency,
         }
     }
+}
+
+fn options(members: &mut Members<'_>) -> DeliveryOptions {
+    let options = DeliveryOptions {
+        deliver_at: members.text("deliver_at", fields::moment),
+        expires_at: members.text("expires_at", fields::moment),
+        ordering_key: members.text("ordering_key", OrderingKey::parse),
+    };
+    if let Err((option, rule)) = options.check(Utc::now()) {
+        members.mistake(option, rule.0);
+    }
+    options
 }
 
 fn check(members: &mut Members<'_>, payload: &RawValue, bytes_max: usize) {

@@ -29,6 +29,9 @@ struct EventView<'a> {
     source: Option<&'a str>,
     traceparent: Option<&'a str>,
     accepted_at: DateTime<Utc>,
+    deliver_at: Option<DateTime<Utc>>,
+    expires_at: Option<DateTime<Utc>>,
+    ordering_key: Option<&'a str>,
     /// The bytes as they were sent.
     payload: &'a RawValue,
 }
@@ -57,6 +60,9 @@ pub(crate) async fn event(
         source: event.source.as_deref(),
         traceparent: event.traceparent.as_deref(),
         accepted_at: event.accepted_at,
+        deliver_at: event.deliver_at,
+        expires_at: event.expires_at,
+        ordering_key: event.ordering_key.as_deref(),
         payload,
     };
     Ok(answer::value(StatusCode::OK, &view))

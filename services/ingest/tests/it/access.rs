@@ -61,6 +61,18 @@ fn routes(things: &Things) -> Vec<(Method, String, Option<Value>, Scope)> {
             Some(json!({ "reason": "r" })),
             Scope::Replay,
         ),
+        (
+            post.clone(),
+            format!("/v1/events/{event}/cancel"),
+            Some(json!({ "reason": "r" })),
+            Scope::Publish,
+        ),
+        (
+            post.clone(),
+            format!("/v1/deliveries/{delivery}/cancel"),
+            Some(json!({ "reason": "r" })),
+            Scope::Replay,
+        ),
         (get.clone(), "/v1/endpoints".into(), None, Scope::Read),
         (
             post.clone(),

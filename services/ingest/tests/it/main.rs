@@ -8,6 +8,7 @@ mod hostile;
 mod keys;
 mod limits;
 mod measurement;
+mod options;
 mod order;
 mod outages;
 mod protocol;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
-use zyven_domain::event::EventType;
+use zyven_domain::event::{DeliveryOptions, EventType};
 use zyven_domain::id::{EndpointId, EventId, TenantId};
 use zyven_queue::{Completion, Queue, QueueConfig};
 use zyven_relay::{Config, Dependencies, Statistics, Term};
@@ -96,6 +96,7 @@ impl Stage {
                 channels: Vec::new(),
                 source: None,
                 traceparent: None,
+                options: DeliveryOptions::default(),
                 idempotency: None,
             })
             .collect();

@@ -196,6 +196,23 @@ fn the_last_attempt_and_the_age_limit_end_in_the_dead_letters() {
 }
 
 #[test]
+fn a_retry_that_would_come_after_the_expiry_is_not_made() {
+    let (wait, ms) = (Duration::from_secs(5), Duration::from_millis(1));
+    let retry = Verdict::RetryIn(wait);
+    assert_eq!(retry.before_expiry(None), retry);
+    assert_eq!(retry.before_expiry(Some(wait + ms)), retry);
+    let expired = Verdict::DeadLetter(DeadLetterReason::Expired);
+    assert_eq!(retry.before_expiry(Some(wait)), expired);
+    for other in [
+        Verdict::Delivered,
+        Verdict::DeadLetter(DeadLetterReason::Gone),
+        Verdict::ReleaseFor(wait),
+    ] {
+        assert_eq!(other.before_expiry(Some(Duration::ZERO)), other);
+    }
+}
+
+#[test]
 fn retry_after_is_a_floor_with_a_ceiling() {
     let wait = |status, seconds| {
         let outcome = Outcome::Answered {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
-use zyven_domain::event::{EventType, IdempotencyKey, body_fingerprint, key_fingerprint};
+use zyven_domain::event::{
+    DeliveryOptions, EventType, IdempotencyKey, body_fingerprint, key_fingerprint,
+};
 use zyven_domain::id::{EndpointId, EventId, TenantId};
 use zyven_store::{
     Accepted, AttemptRecord, ClaimedDelivery, Idempotency, NewEvent, SettleItem, Settlement, Store,
@@ -83,7 +85,13 @@ impl Fixture {
             let key = IdempotencyKey::parse(key).expect("a good key");
             Idempotency {
                 key: key_fingerprint(self.tenant, &key),
-                body: body_fingerprint(&event_type, &[], None, payload),
+                body: body_fingerprint(
+                    &event_type,
+                    &[],
+                    None,
+                    &DeliveryOptions::default(),
+                    payload,
+                ),
             }
         });
         NewEvent {
@@ -94,6 +102,7 @@ impl Fixture {
             channels: Vec::new(),
             source: None,
             traceparent: None,
+            options: DeliveryOptions::default(),
             idempotency,
         }
     }

@@ -1,6 +1,7 @@
 //! The store against a real PostgreSQL.
 
 mod accepting;
+mod cancelling;
 mod claiming;
 mod credentials;
 mod endpoints;
@@ -8,6 +9,7 @@ mod envelopes;
 mod fixture;
 mod keys;
 mod maintaining;
+mod options;
 mod plans;
 mod reads;
 mod replaying;

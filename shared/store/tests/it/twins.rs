@@ -1,8 +1,10 @@
 //! Rules that exist in Rust and in SQL, compared.
 
+use chrono::DateTime;
 use uuid::Uuid;
 use zyven_domain::event::{
-    Channel, EventType, IdempotencyKey, Source, body_fingerprint, key_fingerprint,
+    Channel, DeliveryOptions, EventType, IdempotencyKey, OrderingKey, Source, body_fingerprint,
+    key_fingerprint,
 };
 use zyven_domain::id::{DeliveryId, EndpointId, EventId, TenantId};
 use zyven_domain::lifecycle::{DeliveryState, permits};
@@ -138,37 +140,91 @@ async fn patterns_of_a_type_are_listed_alike() {
 }
 
 #[tokio::test]
-async fn fingerprints_are_computed_alike() {
+async fn key_fingerprints_are_computed_alike() {
     let fixture = Fixture::new().await;
     let tenant = TenantId::new();
     let key = IdempotencyKey::parse("order-17/paid").expect("a good key");
     let row = fixture
         .sql
         .query_one(
-            "SELECT zyven.key_fingerprint($1, $2),
-                    zyven.body_fingerprint('a.b', ARRAY['c', 'd'], 'erp', '{\"x\": \"é\"}'::text::bytea),
-                    zyven.body_fingerprint('a.b', NULL, NULL, '{}')",
+            "SELECT zyven.key_fingerprint($1, $2)",
             &[&tenant.uuid(), &key.as_str()],
         )
         .await
         .expect("computed");
+    assert_eq!(row.get::<_, Uuid>(0), key_fingerprint(tenant, &key));
+}
+
+#[tokio::test]
+async fn body_fingerprints_are_computed_alike() {
+    let fixture = Fixture::new().await;
     let kind = EventType::parse("a.b").expect("a good type");
     let channels = ["c", "d"].map(|c| Channel::parse(c).expect("a good channel"));
     let source = Source::parse("erp").ok();
-    assert_eq!(row.get::<_, Uuid>(0), key_fingerprint(tenant, &key));
-    assert_eq!(
-        row.get::<_, Uuid>(1),
-        body_fingerprint(
-            &kind,
-            &channels,
-            source.as_ref(),
-            "{\"x\": \"é\"}".as_bytes()
-        )
-    );
-    assert_eq!(
-        row.get::<_, Uuid>(2),
-        body_fingerprint(&kind, &[], None, b"{}")
-    );
+    let payload = "{\"x\": \"é\"}".as_bytes();
+    let moment = DateTime::from_timestamp_micros(1_800_000_000_123_457);
+    let ordering_key = OrderingKey::parse("a,b/%s").ok();
+    let nothing = DeliveryOptions::default;
+    for options in [
+        nothing(),
+        DeliveryOptions {
+            deliver_at: moment,
+            ..nothing()
+        },
+        DeliveryOptions {
+            expires_at: moment,
+            ..nothing()
+        },
+        DeliveryOptions {
+            ordering_key: ordering_key.clone(),
+            ..nothing()
+        },
+        DeliveryOptions {
+            deliver_at: moment,
+            expires_at: moment,
+            ordering_key,
+        },
+    ] {
+        let row = fixture
+            .sql
+            .query_one(
+                "SELECT zyven.body_fingerprint('a.b', ARRAY['c', 'd'], 'erp', $1, $2, $3, $4),
+                        zyven.body_fingerprint('a.b', NULL, NULL, $1, $2, $3, $4)",
+                &[
+                    &options.deliver_at,
+                    &options.expires_at,
+                    &options.ordering_key.as_ref().map(OrderingKey::as_str),
+                    &payload,
+                ],
+            )
+            .await
+            .expect("computed");
+        let full = body_fingerprint(&kind, &channels, source.as_ref(), &options, payload);
+        assert_eq!(row.get::<_, Uuid>(0), full, "{options:?}");
+        let bare = body_fingerprint(&kind, &[], None, &options, payload);
+        assert_eq!(row.get::<_, Uuid>(1), bare, "{options:?}");
+    }
+}
+
+#[tokio::test]
+async fn ordering_keys_have_the_same_number() {
+    let fixture = Fixture::new().await;
+    for text in ["a", "customer/17", "~", "0", "{x}"] {
+        let row = fixture
+            .sql
+            .query_one(
+                "SELECT zyven.ordering_number($1), zyven.ordering_number(NULL)",
+                &[&text],
+            )
+            .await
+            .expect("computed");
+        let key = OrderingKey::parse(text).expect("a good key");
+        assert_eq!(
+            (row.get::<_, i64>(0), row.get::<_, i64>(1)),
+            (key.number(), 0),
+            "{text}"
+        );
+    }
 }
 
 #[tokio::test]

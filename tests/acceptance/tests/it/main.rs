@@ -3,6 +3,7 @@
 mod journey;
 mod measuring;
 mod operating;
+mod options;
 mod outages;
 mod secrets;
 mod stack;
