@@ -25,14 +25,15 @@ async fn deaf_listener() -> (SocketAddr, tokio::net::TcpListener, Vec<TcpStream>
 }
 
 #[tokio::test]
-async fn an_address_that_does_not_answer_is_timed_out_or_given_up_by_the_proxy() {
+async fn an_address_that_does_not_answer_is_given_up_by_the_proxy_ahead_of_any_deadline() {
     let (address, _listener, _waiting) = deaf_listener().await;
     let url = format!("http://{address}/");
     let (patient, dispatcher) = stage().await;
     let (verdict, attempt) = meet_once(&patient, &url, 500).await;
     assert_eq!(verdict, RETRIED);
-    assert_eq!(attempt.error.as_deref(), Some("timeout"));
-    assert_eq!(attempt.detail.as_deref(), Some("no connection in time"));
+    assert_eq!(attempt.error.as_deref(), Some("connect"));
+    let detail = attempt.detail.as_deref();
+    assert_eq!(detail, Some("no address accepted the connection in time"));
     dispatcher.stop().await;
 
     let settings = [("ZYVEN_EGRESS_CONNECT_TIMEOUT", "200ms")];
@@ -73,7 +74,7 @@ async fn a_name_that_does_not_resolve_is_an_ordinary_failure() {
 }
 
 #[tokio::test]
-async fn a_name_server_slower_than_the_deadline_is_a_timeout() {
+async fn a_name_server_slower_than_the_deadline_is_given_up_ahead_of_it() {
     let server = NameServer::silent().await;
     let settings = [("ZYVEN_EGRESS_NAMESERVERS", &*server.address.to_string())];
     let proxy = Proxy::start_with(ANYWHERE, &settings).await;
@@ -81,8 +82,9 @@ async fn a_name_server_slower_than_the_deadline_is_a_timeout() {
     let dispatcher = stage.start();
     let (verdict, attempt) = meet_once(&stage, "https://hooks.example.com/", 500).await;
     assert_eq!(verdict, RETRIED);
-    assert_eq!(attempt.error.as_deref(), Some("timeout"));
-    assert_eq!(attempt.detail.as_deref(), Some("no connection in time"));
+    assert_eq!(attempt.error.as_deref(), Some("dns"));
+    let detail = attempt.detail.as_deref();
+    assert_eq!(detail, Some("the name servers did not answer in time"));
     dispatcher.stop().await;
 }
 
