@@ -196,8 +196,36 @@ fn is_exhaustion(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
+    const TIME: Duration = Duration::from_secs(1);
+
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()
+    }
+
+    /// The check behind the connection is a second line: nothing gets past the first one that it would
+    /// stop, so it is given what a kernel rule or a defect would give it.
+    #[tokio::test]
+    async fn a_connection_that_leads_elsewhere_than_was_judged_is_not_used() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = listener.local_addr().unwrap();
+        let dialer = Dialer {
+            resolver: Resolver::new(&"127.0.0.1:1".parse().unwrap(), TIME, TIME).unwrap(),
+            addresses: AddressPolicy::default(),
+            own_listeners: OwnListeners::new([]),
+            dns_timeout: TIME,
+            connect_timeout: TIME,
+            dial_timeout: TIME,
+        };
+        let check = async |wanted: SocketAddr| {
+            let stream = TcpStream::connect(peer).await.unwrap();
+            let checked = dialer.check(stream, wanted, AddressClass::Loopback);
+            checked.map_err(|refusal| refusal.reason).err()
+        };
+        assert_eq!(check(peer).await, None);
+        let other_ip = SocketAddr::new(at("127.0.0.2:1").ip(), peer.port());
+        assert_eq!(check(other_ip).await, Some(EgressReason::DeniedIp));
+        let other_port = SocketAddr::new(peer.ip(), peer.port() ^ 1);
+        assert_eq!(check(other_port).await, Some(EgressReason::DeniedIp));
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpListener;
+
 use crate::support::dns::{NameServer, Reply, addresses_of};
-use crate::support::{BlackHole, Proxy, assert_echoes, echo};
+use crate::support::{BlackHole, Proxy, SOON, assert_echoes, echo, echo_on};
 
 const NAME: &str = "hooks.example.com";
 /// Longer than the proxy keeps a caller that asks without a word.
@@ -93,4 +95,51 @@ async fn a_time_that_is_no_number_is_no_request() {
     let proxy = Proxy::start(&[]).await;
     let head = "CONNECT 127.0.0.1:80 HTTP/1.1\r\nx-zyven-egress-within-ms: soon\r\n\r\n";
     proxy.send(head).await.refused(400, "head_malformed");
+}
+
+#[tokio::test]
+async fn an_address_that_refuses_or_hangs_leaves_the_next_one_its_turn() {
+    let server = NameServer::start().await;
+    let proxy = Proxy::asking(&server, &[("ZYVEN_EGRESS_CONNECT_TIMEOUT", "200ms")]).await;
+
+    server.has("refused.example.com", &["127.0.0.2", "127.0.0.1"]);
+    let port = echo().await.port();
+    let answer = proxy.connect(format!("refused.example.com:{port}")).await;
+    assert_echoes(&mut answer.opened()).await;
+
+    server.has("hung.example.com", &["127.0.0.2", "127.0.0.1"]);
+    let hole = BlackHole::dig(Ipv4Addr::new(127, 0, 0, 2)).await;
+    let port = hole.address.port();
+    echo_on(TcpListener::bind(("127.0.0.1", port)).await.unwrap());
+    let answer = proxy.connect(format!("hung.example.com:{port}")).await;
+    assert_echoes(&mut answer.opened()).await;
+}
+
+#[tokio::test]
+async fn a_host_has_a_limit_for_all_its_addresses_and_each_has_one_of_its_own() {
+    let server = NameServer::start().await;
+    let hole = BlackHole::dig(Ipv4Addr::UNSPECIFIED).await;
+    let port = hole.address.port();
+    let addresses: Vec<String> = (1..=30).map(|last| format!("127.0.0.{last}")).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    server.has("many.example.com", &addresses);
+    server.has("one.example.com", &addresses[..1]);
+
+    // Thirty times the limit of one address would be a minute.
+    let limits = [
+        ("ZYVEN_EGRESS_CONNECT_TIMEOUT", "2s"),
+        ("ZYVEN_EGRESS_DIAL_TIMEOUT", "300ms"),
+    ];
+    let began = Instant::now();
+    let proxy = Proxy::asking(&server, &limits).await;
+    let answer = proxy.connect(format!("many.example.com:{port}")).await;
+    answer.refused(504, "connect_timeout");
+    let limits = [
+        ("ZYVEN_EGRESS_CONNECT_TIMEOUT", "300ms"),
+        ("ZYVEN_EGRESS_DIAL_TIMEOUT", "60s"),
+    ];
+    let proxy = Proxy::asking(&server, &limits).await;
+    let answer = proxy.connect(format!("one.example.com:{port}")).await;
+    answer.refused(504, "connect_timeout");
+    assert!(began.elapsed() < SOON);
 }

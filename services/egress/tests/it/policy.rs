@@ -1,5 +1,6 @@
 //! Where the proxy refuses to go, addresses given as they are.
 
+use crate::support::dns::NameServer;
 use crate::support::{Proxy, assert_echoes, echo};
 
 #[tokio::test]
@@ -62,6 +63,55 @@ async fn the_proxy_does_not_connect_to_itself() {
     proxy.connect(proxy.address).await.refused(403, "denied_ip");
     let mapped = format!("[::ffff:127.0.0.1]:{}", proxy.address.port());
     proxy.connect(mapped).await.refused(403, "denied_ip");
+}
+
+#[tokio::test]
+async fn no_other_listener_of_the_process_is_reached_however_it_is_named() {
+    let probes = echo().await;
+    let server = NameServer::start().await;
+    server.has("probes.example.com", &["127.0.0.1"]);
+    server.has("mixed.example.com", &["127.0.0.2", "127.0.0.1"]);
+    let name_server = server.address.to_string();
+    let settings = [("ZYVEN_EGRESS_NAMESERVERS", name_server.as_str())];
+    let proxy = Proxy::start_beside(&settings, vec![probes]).await;
+    let port = probes.port();
+    for target in [
+        format!("127.0.0.1:{port}"),
+        format!("[::ffff:127.0.0.1]:{port}"),
+        format!("probes.example.com:{port}"),
+        format!("mixed.example.com:{port}"),
+    ] {
+        proxy.connect(target).await.refused(403, "denied_ip");
+    }
+    // It is the listener that is closed, not the address.
+    proxy.connect(echo().await).await.opened();
+}
+
+#[tokio::test]
+async fn a_denied_block_beats_an_allowed_name_and_an_allowed_block() {
+    let server = NameServer::start().await;
+    server.has("hooks.corp.internal", &["127.0.0.9"]);
+    let name_server = server.address.to_string();
+    let proxy = Proxy::start(&[
+        ("ZYVEN_EGRESS_NAMESERVERS", &name_server),
+        ("ZYVEN_EGRESS_ALLOW_NAMES", "corp.internal"),
+        ("ZYVEN_EGRESS_ALLOW_CIDRS", "127.0.0.0/8,8.8.8.8"),
+        ("ZYVEN_EGRESS_DENY_CIDRS", "127.0.0.8/29,8.8.8.0/24"),
+    ])
+    .await;
+    for target in [
+        "hooks.corp.internal:8080",
+        "127.0.0.8:8080",
+        "127.0.0.15:8080",
+        "[::ffff:127.0.0.9]:8080",
+        "8.8.8.8:443",
+    ] {
+        proxy.connect(target).await.refused(403, "denied_ip");
+    }
+    // Both neighbours of the denied block: permitted, and nobody listens there.
+    for target in ["127.0.0.7:1025", "127.0.0.16:1025"] {
+        proxy.connect(target).await.refused(502, "connect_failed");
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::support::{Proxy, SOON, assert_closes, assert_echoes, echo};
+use crate::support::{Answer, Proxy, SOON, assert_closes, assert_echoes, echo};
 
 #[tokio::test]
 async fn bytes_pass_unaltered_however_slowly_they_are_read() {
@@ -152,6 +152,22 @@ async fn beyond_the_last_place_callers_are_told_and_not_queued() {
     assert_echoes(&mut second).await;
     drop(first);
     until_opened(&proxy, &echo.to_string()).await;
+}
+
+#[tokio::test]
+async fn callers_that_ask_for_nothing_are_limited_as_well() {
+    // Each takes a descriptor on both sides, and both sides are this process.
+    rlimit::increase_nofile_limit(4_096).unwrap();
+    let proxy = Proxy::start(&[("ZYVEN_EGRESS_TUNNELS_MAX", "1")]).await;
+    // 512 who have not asked yet, beside the only tunnel.
+    let mut silent = Vec::new();
+    for _ in 0..=512 {
+        silent.push(TcpStream::connect(proxy.address).await.unwrap());
+    }
+    let stream = TcpStream::connect(proxy.address).await.unwrap();
+    Answer::read(stream).await.refused(503, "overloaded");
+    drop(silent);
+    until_opened(&proxy, &echo().await.to_string()).await;
 }
 
 /// The proxy notices a closed connection a moment later.

@@ -33,11 +33,31 @@ impl Block<Ipv4Addr> {
     pub(super) fn contains(&self, ip: Ipv4Addr) -> bool {
         same_prefix_32(self.network, ip, self.prefix)
     }
+
+    /// First and last address.
+    #[cfg(test)]
+    pub(super) fn ends(&self) -> (Ipv4Addr, Ipv4Addr) {
+        let host = u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
+        (
+            self.network,
+            Ipv4Addr::from_bits(self.network.to_bits() | host),
+        )
+    }
 }
 
 impl Block<Ipv6Addr> {
     pub(super) fn contains(&self, ip: Ipv6Addr) -> bool {
         same_prefix_128(self.network, ip, self.prefix)
+    }
+
+    /// First and last address.
+    #[cfg(test)]
+    pub(super) fn ends(&self) -> (Ipv6Addr, Ipv6Addr) {
+        let host = u128::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
+        (
+            self.network,
+            Ipv6Addr::from_bits(self.network.to_bits() | host),
+        )
     }
 }
 

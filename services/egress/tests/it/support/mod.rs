@@ -34,6 +34,14 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// A proxy with the settings given; the rest as tests need it: loopback is open, limits are short.
     pub(crate) async fn start(settings: &[(&str, &str)]) -> Self {
+        Self::start_beside(settings, Vec::new()).await
+    }
+
+    /// A proxy in a process with further listeners.
+    pub(crate) async fn start_beside(
+        settings: &[(&str, &str)],
+        own_listeners: Vec<SocketAddr>,
+    ) -> Self {
         let defaults = [
             ("ZYVEN_EGRESS_CREDENTIAL", CREDENTIAL),
             ("ZYVEN_EGRESS_ALLOW_CIDRS", "127.0.0.0/8"),
@@ -47,7 +55,8 @@ impl Proxy {
             .filter(|(name, _)| !given(*name))
             .chain(settings.iter().copied())
             .collect();
-        let config = Config::read(&mut Source::from_pairs(pairs)).unwrap();
+        let mut config = Config::read(&mut Source::from_pairs(pairs)).unwrap();
+        config.own_listeners = own_listeners;
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
