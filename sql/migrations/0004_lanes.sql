@@ -3,23 +3,22 @@
 ALTER TABLE zyven.endpoints
     ADD COLUMN paused_at       timestamptz,
     ADD COLUMN concurrency_max integer,
-    ADD COLUMN rate_per_s      double precision,
+    ADD COLUMN rate_per_minute integer,
     ADD COLUMN rate_burst      integer,
     ADD CONSTRAINT endpoint_lane_is_sane CHECK (
         concurrency_max BETWEEN 1 AND 1000
-        AND rate_per_s BETWEEN 0.01 AND 10000
+        AND rate_per_minute BETWEEN 1 AND 600000
         AND rate_burst BETWEEN 1 AND 10000
-        AND (rate_burst IS NULL OR rate_per_s IS NOT NULL)
     );
 COMMENT ON COLUMN zyven.endpoints.paused_at IS 'set: events are accepted for it and wait; unlike a disabled endpoint it loses none';
 COMMENT ON COLUMN zyven.endpoints.concurrency_max IS 'requests in flight at the same time; NULL: the deployment''s limit';
-COMMENT ON COLUMN zyven.endpoints.rate_per_s IS 'requests a second, by a token bucket; NULL: not limited';
-COMMENT ON COLUMN zyven.endpoints.rate_burst IS 'size of the token bucket; NULL: one second''s worth';
--- Store::lane_settings
+COMMENT ON COLUMN zyven.endpoints.rate_per_minute IS 'requests a minute, by a token bucket; NULL: not limited';
+COMMENT ON COLUMN zyven.endpoints.rate_burst IS 'size of the token bucket; NULL: one second''s worth, at least 1';
+-- Store::lane_limits_changed, Store::lane_limits
 CREATE INDEX endpoints_by_change ON zyven.endpoints (updated_at);
 CREATE INDEX endpoints_with_lane_settings ON zyven.endpoints (id)
     WHERE deleted_at IS NULL
-      AND (paused_at IS NOT NULL OR concurrency_max IS NOT NULL OR rate_per_s IS NOT NULL);
+      AND (paused_at IS NOT NULL OR concurrency_max IS NOT NULL OR rate_per_minute IS NOT NULL);
 
 -- The relay learns of changes by this column, so it must not depend on whoever writes an UPDATE.
 CREATE FUNCTION zyven.note_change() RETURNS trigger

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 use zyven_domain::retry::{Decision, Outcome, Verdict, decide};
+use zyven_queue::{ClaimedTicket, Lane};
 use zyven_runtime::pace;
 use zyven_store::{AttemptRecord, ClaimedDelivery, SettleItem, Settlement};
 
@@ -104,6 +105,7 @@ impl Attempt {
             disable_endpoint: decision
                 .disable_endpoint
                 .then_some(self.destination.updated_at),
+            ticket: ticket_of(&self.delivery),
             lane: decision.lane,
         }
     }
@@ -169,6 +171,19 @@ impl Attempt {
             resent = observed.was_resent,
             "attempted"
         );
+    }
+}
+
+/// The ticket that leads to a delivery. A ticket from a lane it does not belong to is not it: that one
+/// is left to its lease.
+pub(crate) fn ticket_of(delivery: &ClaimedDelivery) -> ClaimedTicket {
+    ClaimedTicket {
+        lane: Lane {
+            tenant_id: delivery.tenant_id,
+            endpoint_id: delivery.endpoint_id,
+        },
+        seq: delivery.seq,
+        ordering_key: delivery.ordering_key,
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) enum Endpoint {
     Open(Arc<Destination>),
     /// Never deliver: the same would follow every time.
     Closed(DeadLetterReason),
+    /// Wait until its owner lets it go on. Its lane is closed, or about to be.
+    Paused,
     /// Wait for the operator: its secret cannot be opened, so nothing can be signed.
     Sealed,
 }
@@ -115,7 +117,7 @@ impl Endpoints {
     fn timeout_of(&self, id: EndpointId) -> Option<Duration> {
         match &self.entries.get(&id)?.ready {
             Endpoint::Open(destination) => Some(destination.policy.timeout),
-            Endpoint::Closed(_) | Endpoint::Sealed => None,
+            Endpoint::Closed(_) | Endpoint::Paused | Endpoint::Sealed => None,
         }
     }
 
@@ -160,6 +162,7 @@ impl Endpoints {
         };
         match stored.status {
             EndpointStatus::Enabled => {}
+            EndpointStatus::Paused => return Endpoint::Paused,
             EndpointStatus::Disabled => {
                 return Endpoint::Closed(DeadLetterReason::EndpointDisabled);
             }

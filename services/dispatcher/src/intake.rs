@@ -11,13 +11,15 @@ use chrono::Utc;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use zyven_domain::retry::{DeadLetterReason, LaneSignal};
-use zyven_queue::{ClaimedTicket, Completion, Doorbell, Queue, QueueError};
+use zyven_queue::{
+    ClaimedTicket, Completion, Doorbell, LaneEvent, Learned, Next, Queue, QueueError,
+};
 use zyven_runtime::pace::{Backoff, Rest};
 use zyven_runtime::shutdown::Shutdown;
 use zyven_runtime::supervisor::Chain;
 use zyven_store::{ClaimedDelivery, RefusedTicket, Settlement, Store, StoreError};
 
-use crate::attempt::{Attempt, Lease, settle_item};
+use crate::attempt::{Attempt, Lease, settle_item, ticket_of};
 use crate::client::{Client, Reachability};
 use crate::config::LAST_FLUSH_TIME_MAX;
 use crate::endpoints::{Endpoint, Endpoints};
@@ -36,6 +38,11 @@ const TICKET_LEASE_MARGIN: Duration = Duration::from_secs(2);
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// How long a delivery waits whose endpoint's secret cannot be opened: an operator has to act.
 const SEALED_WAIT: Duration = Duration::from_secs(30);
+/// How long a delivery waits whose endpoint is paused, should its lane not know that yet.
+const PAUSED_WAIT: Duration = Duration::from_secs(1);
+/// How long a delivery waits at most before it is tried again whether one before it in its order is
+/// finished. Its chain in Redis offers it in that moment, unless Redis has lost it.
+const BLOCKED_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Between two tries to tell Redis what is settled, while stopping.
 const FAREWELL_WAIT: Duration = Duration::from_millis(100);
 
@@ -124,6 +131,10 @@ impl Intake {
         progress.completions.clear();
         let pause = claimed.next_due_in.unwrap_or(SLEEP_MAX).min(SLEEP_MAX);
         progress.look_at = Some(Instant::now() + pause);
+        for event in &claimed.events {
+            self.workshop.statistics.breaker(event);
+            note(event);
+        }
         if claimed.tickets.is_empty() {
             return Ok(());
         }
@@ -196,7 +207,7 @@ impl Intake {
 
     /// PostgreSQL's say over what Redis proposed; then the attempts begin.
     async fn confirm(&mut self, tickets: Vec<ClaimedTicket>) -> Result<(), StoreError> {
-        let ids = tickets.iter().map(|ticket| ticket.endpoint_id);
+        let ids = tickets.iter().map(|ticket| ticket.lane.endpoint_id);
         let timeout = match self.endpoints.refresh(ids).await {
             Ok(timeout) => timeout,
             Err(error) => {
@@ -258,6 +269,9 @@ impl Intake {
                 return self.spawn(attempt);
             }
             (Some(_), Some(Endpoint::Closed(reason))) => dead(reason),
+            (Some(_), Some(Endpoint::Paused)) => Settlement::Release {
+                due_in: PAUSED_WAIT,
+            },
             (Some(_), Some(Endpoint::Sealed)) => Settlement::Release {
                 due_in: SEALED_WAIT,
             },
@@ -283,6 +297,7 @@ impl Intake {
             Finished {
                 item: settle_item(&delivery, lease, settlement),
                 disable_endpoint: None,
+                ticket: ticket_of(&delivery),
                 lane: LaneSignal::Neutral,
             },
         );
@@ -291,6 +306,7 @@ impl Intake {
     fn spawn(&self, attempt: Attempt) {
         let workshop = Arc::clone(&self.workshop);
         let finished = self.finished.clone();
+        let ticket = ticket_of(&attempt.delivery);
         let released = settle_item(
             &attempt.delivery,
             attempt.lease,
@@ -307,6 +323,7 @@ impl Intake {
                 _ = give_up.wait_for(|given_up| *given_up) => Finished {
                     item: released,
                     disable_endpoint: None,
+                    ticket,
                     lane: LaneSignal::Neutral,
                 },
             };
@@ -316,30 +333,22 @@ impl Intake {
 
     fn hand_back(&mut self, tickets: &[ClaimedTicket], refused: &RefusedTicket) {
         self.workshop.statistics.refused.increment();
-        let (seq, due_in) = match refused {
-            RefusedTicket::Finished { seq } => (*seq, None),
-            RefusedTicket::Later { seq, due_in } => (*seq, Some(*due_in)),
+        let (seq, next) = match *refused {
+            RefusedTicket::Finished { seq } => (seq, Next::Done),
+            RefusedTicket::Later { seq, due_in } => (seq, Next::Retry(due_in)),
+            RefusedTicket::Blocked { seq, due_in } => {
+                (seq, Next::Blocked(due_in.min(BLOCKED_WAIT_MAX)))
+            }
         };
-        let Some(ticket) = tickets.iter().find(|ticket| ticket.seq == seq) else {
-            return;
-        };
-        let endpoint_id = ticket.endpoint_id;
-        self.progress.completions.push(match due_in {
-            None => Completion::Done(seq, endpoint_id),
-            Some(due_in) => Completion::Later {
-                seq,
-                endpoint_id,
-                due_in,
-            },
-        });
+        if let Some(ticket) = tickets.iter().find(|ticket| ticket.seq == seq) {
+            self.progress.completions.push(unused(*ticket, next));
+        }
     }
 
     fn put_back(&mut self, tickets: &[ClaimedTicket]) {
-        let back = tickets.iter().map(|ticket| Completion::Later {
-            seq: ticket.seq,
-            endpoint_id: ticket.endpoint_id,
-            due_in: Duration::ZERO,
-        });
+        let back = tickets
+            .iter()
+            .map(|ticket| unused(*ticket, Next::Later(Duration::ZERO)));
         self.progress.completions.extend(back);
     }
 
@@ -423,6 +432,22 @@ impl Intake {
     }
 }
 
+fn note(event: &LaneEvent) {
+    match event {
+        LaneEvent::Opened(lane, wait) => tracing::warn!(
+            tenant.id = %lane.tenant_id,
+            endpoint.id = %lane.endpoint_id,
+            probe_in_ms = wait.as_millis(),
+            "breaker opened: deliveries to this endpoint wait, without spending attempts"
+        ),
+        LaneEvent::Closed(lane) => tracing::info!(
+            tenant.id = %lane.tenant_id,
+            endpoint.id = %lane.endpoint_id,
+            "breaker closed: deliveries to this endpoint begin again, few at first"
+        ),
+    }
+}
+
 /// Random, because no two claims of any two processes may share a token; never 0, which means none.
 fn fresh_token() -> i64 {
     loop {
@@ -430,6 +455,15 @@ fn fresh_token() -> i64 {
         if token != 0 {
             return token.cast_signed();
         }
+    }
+}
+
+/// A ticket that led to no attempt.
+fn unused(ticket: ClaimedTicket, next: Next) -> Completion {
+    Completion {
+        ticket,
+        learned: Learned::NothingSent,
+        next,
     }
 }
 

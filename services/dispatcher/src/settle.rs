@@ -14,7 +14,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use zyven_domain::id::EndpointId;
 use zyven_domain::retry::LaneSignal;
-use zyven_queue::Completion;
+use zyven_queue::{ClaimedTicket, Completion, Learned, Next};
 use zyven_runtime::pace::Backoff;
 use zyven_runtime::supervisor::Chain;
 use zyven_store::{SettleItem, Settled, Settlement, Store, StoreError};
@@ -46,9 +46,16 @@ pub(crate) struct Finished {
     pub(crate) item: SettleItem,
     /// Set if the endpoint is to be disabled: when what the attempt knew of it had last changed.
     pub(crate) disable_endpoint: Option<DateTime<Utc>>,
+    /// The ticket that goes back.
+    pub(crate) ticket: ClaimedTicket,
     /// What the endpoint's lane learns from it.
-    #[expect(dead_code, reason = "read by the queue's completions in the next step")]
     pub(crate) lane: LaneSignal,
+}
+
+/// What goes back to Redis once an item is on record.
+struct Return {
+    ticket: ClaimedTicket,
+    lane: LaneSignal,
 }
 
 /// Records what comes in and passes on what Redis is to be told, a batch at a time. Each result that
@@ -86,14 +93,19 @@ pub(crate) async fn run(
 async fn flush(store: &Store, statistics: &Statistics, batch: Vec<Finished>) -> Vec<Completion> {
     let mut gone: Vec<(EndpointId, DateTime<Utc>)> = Vec::new();
     let mut items: Vec<SettleItem> = Vec::with_capacity(batch.len());
+    let mut returns: Vec<Return> = Vec::with_capacity(batch.len());
     for finished in batch {
         if let Some(seen) = finished.disable_endpoint {
             gone.push((finished.item.endpoint_id, seen));
         }
         items.push(finished.item);
+        returns.push(Return {
+            ticket: finished.ticket,
+            lane: finished.lane,
+        });
     }
     statistics.settle_batch.observe(items.len() as f64);
-    let completions = settle(store, statistics, &items).await;
+    let completions = settle(store, statistics, &items, &returns).await;
     gone.sort_unstable();
     gone.dedup();
     for (endpoint_id, seen) in gone {
@@ -103,9 +115,14 @@ async fn flush(store: &Store, statistics: &Statistics, batch: Vec<Finished>) -> 
 }
 
 /// Records all items, whatever it takes; those PostgreSQL refuses are told apart from the others.
-async fn settle(store: &Store, statistics: &Statistics, items: &[SettleItem]) -> Vec<Completion> {
+async fn settle(
+    store: &Store,
+    statistics: &Statistics,
+    items: &[SettleItem],
+    returns: &[Return],
+) -> Vec<Completion> {
     match settle_patiently(store, items).await {
-        Ok(settled) => completions(statistics, items, &settled),
+        Ok(settled) => completions(statistics, items, returns, &settled),
         Err(error) if items.len() == 1 => {
             tracing::error!(
                 delivery.id = %items[0].delivery_id,
@@ -113,13 +130,13 @@ async fn settle(store: &Store, statistics: &Statistics, items: &[SettleItem]) ->
                 error = %Chain(&error),
                 "PostgreSQL refuses to record this result; the delivery will be attempted again"
             );
-            vec![later(&items[0], UNRECORDABLE_WAIT)]
+            vec![back(&items[0], &returns[0], Next::Retry(UNRECORDABLE_WAIT))]
         }
         Err(error) => {
             tracing::error!(items = items.len(), error = %Chain(&error), "PostgreSQL refuses a batch; recording one by one");
             let mut all = Vec::with_capacity(items.len());
-            for item in items {
-                all.extend(Box::pin(settle(store, statistics, std::slice::from_ref(item))).await);
+            for (item, back) in items.chunks(1).zip(returns.chunks(1)) {
+                all.extend(Box::pin(settle(store, statistics, item, back)).await);
             }
             all
         }
@@ -175,38 +192,51 @@ fn report(error: &StoreError, failures: u32, what: &'static str) {
 fn completions(
     statistics: &Statistics,
     items: &[SettleItem],
+    returns: &[Return],
     settled: &[Settled],
 ) -> Vec<Completion> {
     items
         .iter()
+        .zip(returns)
         .zip(settled)
-        .map(|(item, settled)| {
+        .map(|((item, returned), settled)| {
             match (settled, &item.settlement) {
                 (Settled::Superseded, _) => statistics.superseded.increment(),
                 (_, Settlement::DeadLetter { reason, .. }) => statistics.dead_lettered(*reason),
                 (Settled::Done | Settled::AlreadyFinished, _) => {}
             }
-            completion(item, *settled)
+            back(item, returned, next(item, *settled))
         })
         .collect()
 }
 
-fn completion(item: &SettleItem, settled: Settled) -> Completion {
+fn next(item: &SettleItem, settled: Settled) -> Next {
     match (settled, &item.settlement) {
         (Settled::AlreadyFinished, _)
-        | (Settled::Done, Settlement::Delivered(_) | Settlement::DeadLetter { .. }) => {
-            Completion::Done(item.seq, item.endpoint_id)
-        }
-        (Settled::Done, Settlement::Retry { retry_in, .. }) => later(item, *retry_in),
-        (Settled::Done, Settlement::Release { due_in }) => later(item, *due_in),
-        (Settled::Superseded, _) => later(item, SUPERSEDED_WAIT),
+        | (Settled::Done, Settlement::Delivered(_) | Settlement::DeadLetter { .. }) => Next::Done,
+        (Settled::Done, Settlement::Retry { retry_in, .. }) => Next::Retry(*retry_in),
+        (Settled::Done, Settlement::Release { due_in }) if item.attempt > 1 => Next::Retry(*due_in),
+        (Settled::Done, Settlement::Release { due_in }) => Next::Later(*due_in),
+        (Settled::Superseded, _) => Next::Retry(SUPERSEDED_WAIT),
     }
 }
 
-fn later(item: &SettleItem, due_in: Duration) -> Completion {
-    Completion::Later {
-        seq: item.seq,
-        endpoint_id: item.endpoint_id,
-        due_in,
+fn back(item: &SettleItem, returned: &Return, next: Next) -> Completion {
+    let was_sent = match &item.settlement {
+        Settlement::Delivered(_) | Settlement::Retry { .. } => true,
+        Settlement::DeadLetter { record, .. } => record.is_some(),
+        Settlement::Release { .. } => false,
+    };
+    let learned = match returned.lane {
+        LaneSignal::Succeeded => Learned::Succeeded,
+        LaneSignal::Failed => Learned::Failed,
+        LaneSignal::Throttled(wait) => Learned::Throttled(wait),
+        LaneSignal::Neutral if was_sent => Learned::Nothing,
+        LaneSignal::Neutral => Learned::NothingSent,
+    };
+    Completion {
+        ticket: returned.ticket,
+        learned,
+        next,
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use zyven_domain::retry::{DeadLetterReason, FailureKind, Outcome, RefusalReason};
+use zyven_queue::LaneEvent;
 use zyven_runtime::metrics::{BATCH_BOUNDS, Counter, Gauge, Histogram, LATENCY_BOUNDS_S, Metrics};
 
 use crate::client::{Client, Observed};
@@ -40,6 +41,8 @@ pub(crate) struct Statistics {
     pub(crate) settle_batch: Histogram,
     pub(crate) refused: Counter,
     pub(crate) superseded: Counter,
+    breakers_opened: Counter,
+    breakers_closed: Counter,
 }
 
 impl Statistics {
@@ -117,6 +120,21 @@ impl Statistics {
                 "zyven_dispatcher_superseded_total",
                 "Results that came after the lease was lost and were not recorded.",
             ),
+            breakers_opened: counter(
+                "zyven_dispatcher_breakers_opened_total",
+                "Times an endpoint was found failing and left alone for a while, failed probes included.",
+            ),
+            breakers_closed: counter(
+                "zyven_dispatcher_breakers_closed_total",
+                "Times a probe found an endpoint well again.",
+            ),
+        }
+    }
+
+    pub(crate) fn breaker(&self, event: &LaneEvent) {
+        match event {
+            LaneEvent::Opened(..) => self.breakers_opened.increment(),
+            LaneEvent::Closed(_) => self.breakers_closed.increment(),
         }
     }
 

@@ -18,7 +18,7 @@ use zyven_domain::event::{DeliveryOptions, EventType};
 use zyven_domain::id::{EndpointId, EventId};
 use zyven_domain::lifecycle::DeliveryState;
 use zyven_store::{
-    AcceptedFor, CredentialChange, ENDPOINTS_PER_TENANT_MAX, EndpointRecord, EndpointRefusal,
+    AcceptedFor, CredentialChange, ENDPOINTS_PER_TENANT_MAX, EndpointRecord, EndpointRefusal, Flow,
     NewEndpoint, NewEvent, Safeguards,
 };
 
@@ -54,6 +54,12 @@ struct EndpointView<'a> {
     retry_statuses: &'a [u16],
     age_max_ms: u128,
     timeout_ms: u128,
+    /// Null: the deployment's limit.
+    concurrency_max: Option<u32>,
+    /// Null: not limited.
+    rate_per_minute: Option<u32>,
+    /// Null: one second's worth.
+    rate_burst: Option<u32>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
     #[serde(flatten)]
@@ -71,9 +77,10 @@ impl<'a> EndpointView<'a> {
             description: &endpoint.description,
             event_types: &endpoint.event_types,
             channels: &endpoint.channels,
-            status: match endpoint.disabled_reason {
-                None => "enabled",
-                Some(_) => "disabled",
+            status: match (&endpoint.disabled_reason, endpoint.limits.is_paused) {
+                (Some(_), _) => "disabled",
+                (None, true) => "paused",
+                (None, false) => "enabled",
             },
             disabled_reason: endpoint.disabled_reason.as_deref(),
             retry_base_ms: endpoint.policy.base.as_millis(),
@@ -90,6 +97,9 @@ impl<'a> EndpointView<'a> {
             retry_statuses: &endpoint.policy.statuses,
             age_max_ms: endpoint.policy.age_max.as_millis(),
             timeout_ms: endpoint.policy.timeout.as_millis(),
+            concurrency_max: endpoint.limits.concurrency_max,
+            rate_per_minute: endpoint.limits.rate_per_minute,
+            rate_burst: endpoint.limits.rate_burst,
             created_at: endpoint.created_at,
             updated_at: endpoint.updated_at,
             safeguards: ShownSafeguards::of(safeguards),
@@ -122,6 +132,7 @@ pub(crate) async fn create(
         event_types: change.event_types.clone().unwrap_or_else(form::everything),
         channels: change.channels.clone().unwrap_or_default(),
         policy: form::policy(&change),
+        limits: form::limits(&change),
         secret: signing.seal(&app.ring, caller.tenant)?,
         credentials: CredentialChange::default(),
     };
@@ -236,6 +247,28 @@ pub(crate) async fn disable(
         .store
         .disable_endpoint_of(caller.tenant, endpoint_id(&id)?, &reason)
         .await?;
+    show(&app, &caller, found).await
+}
+
+/// `POST /v1/endpoints/{id}/pause`: its deliveries wait, and none is lost.
+pub(crate) async fn pause(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Answer, Problem> {
+    let id = endpoint_id(&id)?;
+    let found = app.store.set_flow(caller.tenant, id, Flow::Paused).await?;
+    show(&app, &caller, found).await
+}
+
+/// `POST /v1/endpoints/{id}/resume`
+pub(crate) async fn resume(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Answer, Problem> {
+    let id = endpoint_id(&id)?;
+    let found = app.store.set_flow(caller.tenant, id, Flow::Running).await?;
     show(&app, &caller, found).await
 }
 

@@ -67,6 +67,8 @@ fn fill<T: Table>(table: T) -> T {
         .add(M::DELETE, "/v1/endpoints/{id}",               Manage,  endpoints::delete)
         .add(M::POST,   "/v1/endpoints/{id}/enable",        Manage,  endpoints::enable)
         .add(M::POST,   "/v1/endpoints/{id}/disable",       Manage,  endpoints::disable)
+        .add(M::POST,   "/v1/endpoints/{id}/pause",         Manage,  endpoints::pause)
+        .add(M::POST,   "/v1/endpoints/{id}/resume",        Manage,  endpoints::resume)
         .add(M::POST,   "/v1/endpoints/{id}/test",          Manage,  endpoints::test)
         .add(M::GET,    "/v1/endpoints/{id}/secret",        Manage,  endpoints::secret)
         .add(M::GET,    "/v1/endpoints/{id}/public-key",    Read,    endpoints::public_key)

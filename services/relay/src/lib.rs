@@ -6,7 +6,7 @@
 //! sequence order and pushes their tickets. It remembers the numbers it did not see ([`gaps`]), because
 //! a slow transaction may still commit them. [`Sweep`] walks the whole outbox now and then and offers
 //! whatever should have a ticket; when Redis has lost its epoch it begins a new one and walks at full
-//! speed, which is the rebuild. [`Maintenance`] cares for partitions and retention by a cron schedule.
+//! speed, which is the rebuild. It also tells lanes the limits their endpoints have. [`Maintenance`] cares for partitions and retention by a cron schedule.
 //!
 //! Any number of relays may run. One *leads* for a few seconds at a time, by a lease in PostgreSQL; the
 //! others wait for it to fail.
@@ -23,11 +23,12 @@
 //! # What is deliberately absent
 //!
 //! The relay changes no outbox row: a hand-over is one watermark, not an update per row. It holds no
-//! transaction open, uses no LISTEN, and knows nothing of payloads or endpoints.
+//! transaction open, uses no LISTEN, and knows nothing of payloads.
 
 mod config;
 pub mod gaps;
 mod hand_over;
+mod limits;
 mod maintenance;
 mod statistics;
 mod sweep;

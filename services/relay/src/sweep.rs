@@ -9,6 +9,7 @@ use zyven_runtime::pace::Rest;
 use zyven_store::{OutboxRow, Store};
 
 use crate::RelayError;
+use crate::limits::Limits;
 use crate::term::{Offered, Term};
 
 /// While nothing is wrong, walking takes one part of the time and resting the other nine: a backlog
@@ -16,13 +17,14 @@ use crate::term::{Offered, Term};
 const REST_PER_WORK: u32 = 9;
 
 /// How often to see whether Redis still has its epoch. A walk would notice too, but with nothing but
-/// retries in the outbox that is up to a whole walk later.
+/// retries in the outbox that is up to a whole walk later. Changed limits are told as often.
 const EPOCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Offers every row that should have a ticket, page by page, again and again.
 pub struct Sweep {
     term: Arc<Term>,
     interval: Duration,
+    limits: Limits,
     walk: Option<Walk>,
     next_walk_at: Instant,
     epoch_seen_at: Option<Instant>,
@@ -54,6 +56,7 @@ impl Sweep {
         Self {
             term,
             interval,
+            limits: Limits::default(),
             walk: None,
             next_walk_at: Instant::now(),
             epoch_seen_at: None,
@@ -73,6 +76,9 @@ impl Sweep {
             None if Instant::now() < self.next_walk_at => Ok(Rest::For(self.rest())),
             None => {
                 self.term.statistics.lanes_mended.add(self.mend().await?);
+                if let Some(epoch) = self.term.epoch() {
+                    self.tell_all_limits(&epoch).await?;
+                }
                 self.walk = Some(Walk::new(Reason::Scrub));
                 Ok(Rest::None)
             }
@@ -126,11 +132,12 @@ impl Sweep {
         let epoch = self.term.queue.epoch().await?;
         match (epoch, self.term.epoch()) {
             (None, _) => self.begin_epoch().await?,
-            (Some(theirs), Some(ours)) if theirs == ours => {}
+            (Some(theirs), Some(ours)) if theirs == ours => self.tell_changed_limits(&ours).await?,
             (Some(theirs), _) => {
                 // Begun by a leader before us, or by one that believes to be one still. Two that
                 // answer each other with ever new epochs would keep Redis closed.
                 tracing::info!(epoch = %theirs, "taking over the epoch that Redis has");
+                self.tell_all_limits(&theirs).await?;
                 self.start_over(theirs, Reason::TakeOver);
             }
         }
@@ -143,7 +150,22 @@ impl Sweep {
         self.term.statistics.epochs_lost.increment();
         tracing::warn!(%epoch, "Redis has no epoch: giving everything a ticket again");
         self.epoch_seen_at = Some(Instant::now());
+        // Nothing has a ticket yet, so no lane is served before it knows what it may do.
+        self.tell_all_limits(&epoch).await?;
         self.start_over(epoch, Reason::Rebuild);
+        Ok(())
+    }
+
+    /// An epoch that is lost meanwhile is noticed by the next look.
+    async fn tell_all_limits(&mut self, epoch: &zyven_queue::Epoch) -> Result<(), RelayError> {
+        let Term { store, queue, .. } = &*self.term;
+        let _ = self.limits.tell_all(store, queue, epoch).await?;
+        Ok(())
+    }
+
+    async fn tell_changed_limits(&mut self, epoch: &zyven_queue::Epoch) -> Result<(), RelayError> {
+        let Term { store, queue, .. } = &*self.term;
+        let _ = self.limits.tell_changed(store, queue, epoch).await?;
         Ok(())
     }
 

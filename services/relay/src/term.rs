@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
-use zyven_queue::{Epoch, Pushed, Queue, Ticket};
+use zyven_queue::{Epoch, Lane, Pushed, Queue, Ticket};
 use zyven_store::{OutboxRow, Store};
 
 use crate::{RelayError, Statistics};
@@ -55,7 +55,12 @@ impl Term {
             .filter(|row| !row.leased)
             .map(|row| Ticket {
                 seq: row.seq,
-                endpoint_id: row.endpoint_id,
+                lane: Lane {
+                    tenant_id: row.tenant_id,
+                    endpoint_id: row.endpoint_id,
+                },
+                ordering_key: row.ordering_key,
+                is_retry: row.is_retry,
                 due_in: row.due_in,
             })
             .collect();

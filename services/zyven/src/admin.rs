@@ -10,7 +10,9 @@ use zyven_domain::secret_box::{KeyRing, NONCE_BYTES};
 use zyven_domain::signature::Scheme;
 use zyven_domain::target::EndpointUrl;
 use zyven_runtime::config::Source;
-use zyven_store::{CredentialChange, NewApiKey, NewEndpoint, SealedSecret, Store, StoreError};
+use zyven_store::{
+    CredentialChange, LaneLimits, NewApiKey, NewEndpoint, SealedSecret, Store, StoreError,
+};
 
 use crate::{Failure, master_keys, settings};
 
@@ -154,6 +156,7 @@ async fn add_demo_endpoint(
         event_types: vec![Pattern::parse("*").expect("the pattern for everything")],
         channels: Vec::new(),
         policy: RetryPolicy::default(),
+        limits: LaneLimits::default(),
         secret: SealedSecret {
             id: secret_id,
             scheme: Scheme::Hmac.as_str().to_owned(),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use zyven_domain::secret_box::{KeyRing, KeyRingError};
 use zyven_queue::QueueConfig;
@@ -56,11 +57,40 @@ pub(crate) fn queue(source: &mut Source) -> Option<QueueConfig> {
         Some("256"),
         1..=10_000,
     );
+    let tenant_in_flight_max = source.number(
+        "ZYVEN_TENANT_IN_FLIGHT_MAX",
+        "the same for all endpoints of one tenant: what one tenant may keep others waiting for; the same for every process",
+        Some("1024"),
+        1..=1_000_000,
+    );
+    let breaker_open_min = source.duration_in(
+        "ZYVEN_BREAKER_OPEN_MIN",
+        "how long an endpoint's breaker stays open at first; doubles each time a probe fails",
+        Some("30s"),
+        Duration::from_millis(1)..=Duration::from_secs(3_600),
+    );
+    let breaker_open_max = source.duration_in(
+        "ZYVEN_BREAKER_OPEN_MAX",
+        "how long an endpoint's breaker stays open at most",
+        Some("10m"),
+        Duration::from_millis(1)..=Duration::from_secs(86_400),
+    );
+    let (breaker_open_min, breaker_open_max) = (breaker_open_min?, breaker_open_max?);
+    if breaker_open_max < breaker_open_min {
+        source.mistake(
+            "ZYVEN_BREAKER_OPEN_MAX",
+            "must not be less than ZYVEN_BREAKER_OPEN_MIN",
+        );
+        return None;
+    }
     Some(QueueConfig {
         url: url?.0,
         pool_size: u32::try_from(pool_size?).ok()?,
         shards: u16::try_from(shards?).ok()?,
         lane_in_flight_max: u32::try_from(lane_in_flight_max?).ok()?,
+        tenant_in_flight_max: u32::try_from(tenant_in_flight_max?).ok()?,
+        breaker_open_min,
+        breaker_open_max,
     })
 }
 

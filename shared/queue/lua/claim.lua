@@ -1,225 +1,428 @@
 -- Takes back what the caller has finished, returns what others have held for too long, and hands out
--- due tickets: the lane that was served longest ago first, each lane up to its free slots.
+-- due tickets: the tenant that was served longest ago first, of its lanes likewise, each up to what it
+-- may have in flight, and retries only beside fresh tickets.
 --
--- KEYS  1 epoch  2 ring  3 leased  4 in_flight  5 bell
--- ARGV  1 prefix of the lanes' keys   2 most tickets to hand out   3 length of the lease in ms
---       4 tickets a lane may have in flight   5 longest the bell's list may grow
---       6 most expired leases to return   7 fewest tickets worth visiting a lane for
---       8 number of tickets given back, then as many members of the leased set, sorted by lane
---       then for each lane among them: its name, how many of those members are its own,
---       the number m of its tickets that go back into it, m times (due in ms, sequence number)
+-- ARGV  4 most tickets to hand out   5 length of the lease in ms   6 longest the bell's list may grow
+--       7 most expired leases to return   8 fewest tickets worth visiting a lane for
+--       9 how long a breaker stays open at first, and 10 at most, in ms
+--       then for each lane with tickets given back: its name, the number of tickets a that were delivered
+--       and are done, the number b of others, a tickets, and b times
+--       (ticket, what was learned, its ms, what comes next, its ms)
+--         learned: s it succeeded, f it failed, t the endpoint asked for ms of peace, n nothing, u nothing
+--                  was sent
+--         next:    d done, f due in ms, r due in ms as a retry, k not due before long: its chain waits,
+--                  b another ticket of its chain comes first: ask again in ms
 --
--- Returns { µs until something may be served (0 now, -1 nobody knows), then for each lane served: its
--- name, the number n of tickets, n sequence numbers }; an empty table if the epoch is gone.
+-- Returns { µs until something may be served (0 now, -1 nobody knows), the number e of events,
+-- e times (lane, o the breaker has opened | c has closed, its ms), then for each lane served: its name,
+-- the number n of tickets, n tickets }; an empty table if the epoch is gone.
 --
 -- Redis checks its memory limit only before a script's first write. Every path here begins by removing
 -- something, so a full Redis can still be drained; it refuses pushes alone.
 
-if redis.call('EXISTS', KEYS[1]) == 0 then
+if redis.call('EXISTS', epoch_key) == 0 then
   return {}
 end
 
-local ring, leased, in_flight_key, bell = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local prefix = ARGV[1]
-local budget, lease_ms, in_flight_max = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local share_min = tonumber(ARGV[7])
-local lanes_per_round = 16
+local budget, lease_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
+local bell_length_max, share_min = tonumber(ARGV[6]), tonumber(ARGV[8])
+local open_min_ms, open_max_ms = tonumber(ARGV[9]), tonumber(ARGV[10])
+local per_round = 16 -- tenants, and lanes, looked at before the line is read again
 
-local time = redis.call('TIME')
-local now_us = time[1] * 1000000 + time[2]
-local now_ms = math.floor(now_us / 1000)
-local now_text = string.format('%.0f', now_ms)
+local WINDOW_MS = 60000
+local SAMPLES_MIN, FAILURES_IN_TEN = 10, 7 -- of at least so many in a window
+local FAILURES_IN_A_ROW = 10
 
 redis.call('HDEL', in_flight_key, '') -- removes nothing; it is the first write
 
--- Tickets in flight by lane, as far as this call has needed them; `moved` are those to write back.
-local held, moved = {}, {}
+local reply, reply_length = { 0, 0 }, 2
 
-local function learn_held(lanes)
-  local unknown = {}
-  for _, lane in ipairs(lanes) do
-    if not held[lane] then
-      unknown[#unknown + 1] = lane
+-- 1. What an endpoint's answers teach its lane -----------------------------------------------------
+
+local function tell(lane, event, ms)
+  reply[2] = reply[2] + 1
+  reply[reply_length + 1], reply[reply_length + 2], reply[reply_length + 3] = lane.name, event, ms
+  reply_length = reply_length + 3
+end
+
+local function start_gently(lane)
+  lane.ramp = RAMP_START
+  lane.failures, lane.good, lane.bad = 0, 0, 0
+end
+
+local function open_breaker(lane)
+  lane.openings = lane.openings + 1
+  local wait_ms = math.min(open_min_ms * 2 ^ math.min(lane.openings - 1, 20), open_max_ms)
+  lane.opens_at_ms, lane.probe, lane.ramp = now_ms + wait_ms, '-', 0
+  lane.failures, lane.good, lane.bad = 0, 0, 0
+  tell(lane, 'o', wait_ms)
+end
+
+local function close_breaker(lane)
+  lane.opens_at_ms, lane.probe = 0, '-'
+  start_gently(lane)
+  tell(lane, 'c', 0)
+end
+
+local function succeeded(lane, ticket)
+  if lane.opens_at_ms > 0 then
+    if ticket == lane.probe then -- whatever else succeeds now was sent before the breaker opened
+      close_breaker(lane)
+      lane.is_changed = true
     end
-  end
-  if #unknown > 0 then
-    local counts = redis.call('HMGET', in_flight_key, unpack(unknown))
-    for index, lane in ipairs(unknown) do
-      held[lane] = math.max(tonumber(counts[index]) or 0, 0)
+  elseif lane.has_state then
+    lane.is_changed = true
+    lane.failures = 0
+    if lane.bad > 0 then
+      lane.good = lane.good + 1
+    end
+    if lane.ramp > 0 then
+      lane.ramp = lane.ramp + 1
+      if lane.ramp >= RAMP_FORGIVES then
+        lane.openings = 0
+      end
+      if lane.ramp >= lane.max then
+        lane.ramp, lane.openings = 0, 0
+      end
     end
   end
 end
 
--- Lanes to look at again once all that comes back is back: they have a slot again, or a ticket.
-local returning, is_returning = {}, {}
+local function failed(lane, ticket)
+  lane.has_state, lane.is_changed = true, true
+  if lane.opens_at_ms > 0 then
+    if ticket == lane.probe then
+      open_breaker(lane)
+    end
+    return
+  end
+  if lane.window_ends_ms < now_ms then
+    lane.good, lane.bad, lane.window_ends_ms = 0, 0, now_ms + WINDOW_MS
+  end
+  lane.failures, lane.bad = lane.failures + 1, lane.bad + 1
+  local samples = lane.good + lane.bad
+  if lane.failures >= FAILURES_IN_A_ROW
+    or (samples >= SAMPLES_MIN and lane.bad * 10 >= samples * FAILURES_IN_TEN) then
+    open_breaker(lane)
+  end
+end
 
-local function give_back(lane, count, puts_tickets_back)
-  local before = held[lane]
+local function throttled(lane, ticket, wait_ms)
+  lane.has_state, lane.is_changed = true, true
+  if ticket == lane.probe and lane.opens_at_ms > 0 then
+    close_breaker(lane) -- it lives
+  end
+  lane.throttled_ms = math.max(lane.throttled_ms, now_ms + wait_ms)
+  if lane.opens_at_ms == 0 then
+    start_gently(lane)
+  end
+end
+
+local function learned_nothing(lane, ticket, was_sent)
+  if ticket == lane.probe then
+    lane.probe, lane.is_changed = '-', true
+  end
+  if lane.rate and not was_sent then
+    lane.tokens, lane.is_changed = math.min(lane.tokens + 1, lane.burst), true
+  end
+end
+
+-- 2. What comes back -------------------------------------------------------------------------------
+
+-- Lanes and tenants to put in line again once all that comes back is back.
+local returning, freed = {}, {}
+
+local function give_back(lane, count)
   if count > 0 then
-    held[lane] = math.max(before - count, 0)
-    moved[lane] = true
-  end
-  if (before >= in_flight_max or puts_tickets_back) and not is_returning[lane] then
-    is_returning[lane] = true
-    returning[#returning + 1] = lane
+    local tenant = lane.tenant
+    if tenant.held >= tenant_max then
+      freed[tenant.name] = tenant
+    end
+    lane.held, lane.is_moved = math.max(lane.held - count, 0), true
+    tenant.held, tenant.is_moved = math.max(tenant.held - count, 0), true
   end
 end
 
--- 1. Completions. What is not in the leased set any more (Redis was emptied, the lease has expired)
---    frees no slot: only what is really removed counts.
-local returned = tonumber(ARGV[8])
-if returned > 0 then
-  local leases = redis.call('ZMSCORE', leased, unpack(ARGV, 9, 8 + returned))
-  redis.call('ZREM', leased, unpack(ARGV, 9, 8 + returned))
-  local lanes, starts, at = {}, {}, 9 + returned
-  while at <= #ARGV do
-    lanes[#lanes + 1] = ARGV[at]
-    starts[#starts + 1] = at + 1
-    at = at + 3 + 2 * ARGV[at + 2]
+-- A ticket is done: the next of its chain, if it has one, may go.
+local function leave_chain(lane, ticket)
+  local seq, key = split(ticket)
+  redis.call('ZREM', chain_stem .. lane.name .. ':' .. key, seq)
+  return offer_first(lane, key)
+end
+
+-- Puts a ticket where it waits next; returns whether its lane has something it may not have had before.
+local function put(lane, ticket, next, due_ms)
+  local is_chained = string.find(ticket, '@', 1, true)
+  if next == 'd' then
+    return is_chained and leave_chain(lane, ticket)
   end
-  learn_held(lanes)
+  local class = next == 'r' and RETRIES or FRESH
+  if is_chained then
+    local seq, key = split(ticket)
+    local chain = chain_stem .. lane.name .. ':' .. key
+    redis.call('ZADD', chain, seq, seq)
+    if next == 'k' then
+      return false
+    elseif next == 'b' and redis.call('ZRANK', chain, seq) ~= 0 then
+      return offer_first(lane, key)
+    end
+  end
+  -- Postgres has just said when, and whether it was attempted: it wins.
+  redis.call('ZREM', tickets_stem[3 - class] .. lane.name, ticket)
+  redis.call('ZADD', tickets_stem[class] .. lane.name, string.format('%.0f', now_ms + due_ms), ticket)
+  return true
+end
+
+local names, starts, members, at = {}, {}, {}, 11
+while at <= #ARGV do
+  local name, done, others = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  names[#names + 1], starts[#starts + 1] = name, at
+  for index = at + 3, at + 2 + done do
+    members[#members + 1] = name .. ':' .. ARGV[index]
+  end
+  for index = at + 3 + done, at + 2 + done + 5 * others, 5 do
+    members[#members + 1] = name .. ':' .. ARGV[index]
+  end
+  at = at + 3 + done + 5 * others
+end
+if #members > 0 then
+  learn(names)
+  -- What is not in the leased set any more (Redis was emptied, the lease has expired) frees no slot and
+  -- teaches nothing: only what is really removed counts.
+  local leases = redis.call('ZMSCORE', leased_key, unpack(members))
+  redis.call('ZREM', leased_key, unpack(members))
   local member = 0
-  for index, lane in ipairs(lanes) do
-    local start, removed = starts[index], 0
-    for _ = 1, tonumber(ARGV[start]) do
+  for index, name in ipairs(names) do
+    local lane, start = lanes[name], starts[index]
+    local done, others = tonumber(ARGV[start + 1]), tonumber(ARGV[start + 2])
+    local was_full, removed, has_more = free_slots(lane) <= 0, 0, false
+    for place = start + 3, start + 2 + done do
       member = member + 1
       if leases[member] then
         removed = removed + 1
+        succeeded(lane, ARGV[place])
       end
+      has_more = put(lane, ARGV[place], 'd') or has_more
     end
-    local staying = tonumber(ARGV[start + 1])
-    if staying > 0 then
-      local entries = {}
-      for entry = 1, 2 * staying, 2 do
-        entries[entry] = string.format('%.0f', now_ms + ARGV[start + 1 + entry])
-        entries[entry + 1] = ARGV[start + 2 + entry]
-      end
-      redis.call('ZADD', prefix .. lane, unpack(entries)) -- Postgres has just said when: it wins
-    end
-    give_back(lane, removed, staying > 0)
-  end
-end
-
--- 2. Expired leases go to the front of their lane: nobody in it has waited longer.
-local expired = redis.call('ZRANGEBYSCORE', leased, '-inf', now_text, 'LIMIT', 0, ARGV[6])
-if #expired > 0 then
-  redis.call('ZREM', leased, unpack(expired))
-  local lanes, entries = {}, {}
-  for _, member in ipairs(expired) do
-    local lane, seq = string.match(member, '^(.*):(%d+)$')
-    if lane then
-      if not entries[lane] then
-        entries[lane] = {}
-        lanes[#lanes + 1] = lane
-      end
-      local list = entries[lane]
-      list[#list + 1] = '0'
-      list[#list + 1] = seq
-    end
-  end
-  learn_held(lanes)
-  for _, lane in ipairs(lanes) do
-    redis.call('ZADD', prefix .. lane, unpack(entries[lane]))
-    give_back(lane, #entries[lane] / 2, true)
-  end
-end
-
-local ring_entries = {}
-for _, lane in ipairs(returning) do
-  if held[lane] < in_flight_max then
-    local head = redis.call('ZRANGE', prefix .. lane, 0, 0, 'WITHSCORES')
-    if head[2] then
-      ring_entries[#ring_entries + 1] = string.format('%.0f', math.max(now_us, head[2] * 1000))
-      ring_entries[#ring_entries + 1] = lane
-    end
-  end
-end
-if #ring_entries > 0 then
-  redis.call('ZADD', ring, 'LT', unpack(ring_entries)) -- LT: a waiting lane keeps its turn
-end
-
--- 3. Serve. A lane served goes to the end of the line: each gets the next microsecond, so that the
---    order within one call is kept and a second round comes to it last. A lane that has nothing due is
---    put out of this call's reach, so every visit either hands out a ticket or is the lane's last.
-local reply, reply_length = { 0 }, 1
-local leases, lease_length = {}, 0
-local expiry_text = string.format('%.0f', now_ms + lease_ms)
-local turn_us, out_of_reach_us = now_us, now_us + 1000 -- at most 500 turns are taken
-while budget > 0 do
-  local lanes = redis.call('ZRANGEBYSCORE', ring, '-inf', string.format('%.0f', turn_us), 'LIMIT', 0, lanes_per_round)
-  local lane_count = #lanes
-  if lane_count == 0 then
-    break
-  end
-  learn_held(lanes)
-  local leaving, staying, stay_length = {}, {}, 0
-  for index, lane in ipairs(lanes) do
-    if budget == 0 then
-      break -- lanes not reached keep their turn
-    end
-    local lane_key = prefix .. lane
-    local share = math.max(share_min, math.ceil(budget / (lane_count - index + 1)))
-    local wanted = math.min(share, budget, in_flight_max - held[lane])
-    if wanted > 0 then
-      local seqs = redis.call('ZRANGEBYSCORE', lane_key, '-inf', now_text, 'LIMIT', 0, wanted)
-      local count = #seqs
-      if count > 0 then
-        redis.call('ZREMRANGEBYRANK', lane_key, 0, count - 1) -- the due ones are the first ones
-        reply[reply_length + 1] = lane
-        reply[reply_length + 2] = count
-        reply_length = reply_length + 2
-        local stem = lane .. ':'
-        for ticket = 1, count do
-          local seq = seqs[ticket]
-          leases[lease_length + 1] = expiry_text
-          leases[lease_length + 2] = stem .. seq
-          lease_length = lease_length + 2
-          reply[reply_length + ticket] = seq
+    for place = start + 3 + done, start + 2 + done + 5 * others, 5 do
+      member = member + 1
+      local ticket, learned = ARGV[place], ARGV[place + 1]
+      if leases[member] then
+        removed = removed + 1
+        if learned == 's' then
+          succeeded(lane, ticket)
+        elseif learned == 'f' then
+          failed(lane, ticket)
+        elseif learned == 't' then
+          throttled(lane, ticket, tonumber(ARGV[place + 2]))
+        else
+          learned_nothing(lane, ticket, learned == 'n')
         end
-        reply_length = reply_length + count
-        held[lane] = held[lane] + count
-        moved[lane] = true
-        budget = budget - count
       end
+      has_more = put(lane, ticket, ARGV[place + 3], tonumber(ARGV[place + 4])) or has_more
     end
-    local head = held[lane] < in_flight_max and redis.call('ZRANGE', lane_key, 0, 0, 'WITHSCORES')
-    if head and head[2] then
-      local next_turn_us = head[2] * 1000
-      if next_turn_us <= now_us then
-        turn_us = turn_us + 1
-        next_turn_us = turn_us
-      else
-        next_turn_us = math.max(next_turn_us, out_of_reach_us)
+    give_back(lane, removed)
+    if was_full or has_more then
+      returning[name] = lane
+    end
+  end
+end
+
+-- Expired leases go to the front of their lane: nobody in it has waited longer. Whoever held them died,
+-- which says nothing about the endpoint.
+local expired = redis.call('ZRANGEBYSCORE', leased_key, '-inf', now_text, 'LIMIT', 0, ARGV[7])
+if #expired > 0 then
+  redis.call('ZREM', leased_key, unpack(expired))
+  local owners, entries = {}, {}
+  for _, member in ipairs(expired) do
+    local name, ticket = string.match(member, '^(.*):([^:]*)$')
+    if name then
+      if not entries[name] then
+        entries[name] = {}
+        owners[#owners + 1] = name
       end
-      staying[stay_length + 1] = string.format('%.0f', next_turn_us)
-      staying[stay_length + 2] = lane
-      stay_length = stay_length + 2
-    else
-      leaving[#leaving + 1] = lane -- empty, or full: a push or a completion brings it back
+      local list = entries[name]
+      list[#list + 1] = '0'
+      list[#list + 1] = ticket
+    end
+  end
+  learn(owners)
+  for _, name in ipairs(owners) do
+    local lane, list = lanes[name], entries[name]
+    for index = 2, #list, 2 do
+      learned_nothing(lane, list[index], true)
+    end
+    redis.call('ZADD', tickets_stem[FRESH] .. name, unpack(list))
+    give_back(lane, #list / 2)
+    returning[name] = lane
+  end
+end
+
+for _, lane in pairs(returning) do
+  seat(lane)
+end
+for name, tenant in pairs(freed) do
+  for class = FRESH, RETRIES do
+    local first = redis.call('ZRANGE', lanes_stem[class] .. name, 0, 0, 'WITHSCORES')
+    if first[2] then
+      seat_tenant(tenant, class, math.max(first[2], now_us))
+    end
+  end
+end
+take_seats()
+
+-- 3. Serving ---------------------------------------------------------------------------------------
+--
+-- Who was served goes to the end of the line: each gets the next microsecond, so that the order within
+-- one call is kept and a second round comes to it last. Who has nothing due is put out of this call's
+-- reach, so every visit either hands out a ticket or is the last one.
+
+local leases, lease_length = {}, 0
+local expiry_ms = now_ms + lease_ms
+local expiry_text = string.format('%.0f', expiry_ms)
+local turn_us, out_of_reach_us = now_us, now_us + 2000 -- at most 500 tickets, hence 1000 turns, are taken
+
+-- When somebody whose next turn would be at `next_us` is looked at again, or nil for nobody.
+local function next_turn(next_us)
+  if next_us and next_us <= turn_us then
+    turn_us = turn_us + 1
+    return turn_us
+  end
+  return next_us and math.max(next_us, out_of_reach_us)
+end
+
+local function line_up(ring, names, turns)
+  local leaving, staying = {}, {}
+  for _, name in ipairs(names) do
+    local turn = turns[name]
+    if turn then
+      staying[#staying + 1] = string.format('%.0f', turn)
+      staying[#staying + 1] = name
+    elseif turn == false then
+      leaving[#leaving + 1] = name -- empty, or full: a push or a completion brings it back
     end
   end
   if #leaving > 0 then
     redis.call('ZREM', ring, unpack(leaving))
   end
-  if stay_length > 0 then
+  if #staying > 0 then
     redis.call('ZADD', ring, unpack(staying))
   end
+end
+
+local function serve_lane(lane, class, share)
+  local wanted = math.min(share, free_slots(lane), tenant_max - lane.tenant.held)
+  if lane.rate then
+    wanted = math.min(wanted, math.floor(lane.tokens))
+  end
+  if wanted <= 0 or blocked_us(lane) > now_us then
+    return 0
+  end
+  local key = tickets_stem[class] .. lane.name
+  local tickets = redis.call('ZRANGEBYSCORE', key, '-inf', now_text, 'LIMIT', 0, wanted)
+  local count = #tickets
+  if count == 0 then
+    return 0
+  end
+  redis.call('ZREMRANGEBYRANK', key, 0, count - 1) -- the due ones are the first ones
+  reply[reply_length + 1], reply[reply_length + 2] = lane.name, count
+  reply_length = reply_length + 2
+  local stem = lane.name .. ':'
+  for index = 1, count do
+    leases[lease_length + 1], leases[lease_length + 2] = expiry_text, stem .. tickets[index]
+    lease_length = lease_length + 2
+    reply[reply_length + index] = tickets[index]
+  end
+  reply_length = reply_length + count
+  lane.held, lane.is_moved = lane.held + count, true
+  lane.tenant.held, lane.tenant.is_moved = lane.tenant.held + count, true
+  if lane.rate then
+    lane.tokens, lane.is_changed = lane.tokens - count, true
+  end
+  if lane.opens_at_ms > 0 then
+    lane.probe, lane.probe_ends_ms, lane.is_changed = tickets[1], expiry_ms, true
+  end
+  return count
+end
+
+local function serve_tenant(tenant, class, share)
+  local ring, served = lanes_stem[class] .. tenant.name, 0
+  while served < share and tenant.held < tenant_max do
+    local in_line = redis.call('ZRANGEBYSCORE', ring, '-inf', string.format('%.0f', turn_us), 'LIMIT', 0, per_round)
+    if #in_line == 0 then
+      break
+    end
+    learn(in_line)
+    local turns = {}
+    for index, name in ipairs(in_line) do
+      if served >= share or tenant.held >= tenant_max then
+        break -- lanes not reached keep their turn
+      end
+      local left = share - served
+      local lane_share = math.max(share_min, math.ceil(left / (#in_line - index + 1)))
+      served = served + serve_lane(lanes[name], class, math.min(lane_share, left))
+      turns[name] = next_turn(turn_of(lanes[name], class)) or false
+    end
+    line_up(ring, in_line, turns)
+  end
+  return served
+end
+
+local function serve(class, share)
+  local served = 0
+  while served < share do
+    local in_line = redis.call('ZRANGEBYSCORE', rings[class], '-inf', string.format('%.0f', turn_us), 'LIMIT', 0, per_round)
+    if #in_line == 0 then
+      break
+    end
+    learn_tenants(in_line)
+    local turns = {}
+    for index, name in ipairs(in_line) do
+      if served >= share then
+        break -- tenants not reached keep their turn
+      end
+      local tenant, left = tenants[name], share - served
+      local tenant_share = math.max(share_min, math.ceil(left / (#in_line - index + 1)))
+      served = served + serve_tenant(tenant, class, math.min(tenant_share, left))
+      local first = tenant.held < tenant_max and redis.call('ZRANGE', lanes_stem[class] .. name, 0, 0, 'WITHSCORES')
+      turns[name] = next_turn(first and first[2] and tonumber(first[2])) or false
+    end
+    line_up(rings[class], in_line, turns)
+  end
+  return served
+end
+
+-- Four fresh tickets earn one retry its place; what fresh tickets leave, retries may have.
+local CREDIT_MAX = 32
+local credit = tonumber(redis.call('HGET', state_key, 'retry_credit')) or 1
+local fifth = math.min(math.floor(credit), math.max(1, math.floor(budget / 5)))
+local retries = serve(RETRIES, math.min(fifth, budget))
+local fresh = serve(FRESH, budget - retries)
+serve(RETRIES, budget - retries - fresh)
+local credit_left = math.min(credit - retries + fresh / 4, CREDIT_MAX)
+if credit_left ~= credit then
+  redis.call('HSET', state_key, 'retry_credit', credit_left)
 end
 
 if lease_length > 0 then
   -- A ticket can lie in its lane and be leased at the same time only if Redis lost a part of its keys;
   -- it is then counted twice until mend.lua counts again.
-  redis.call('ZADD', leased, unpack(leases))
+  redis.call('ZADD', leased_key, unpack(leases))
 end
 
--- 4. Write the counts back.
+-- 4. Write back what has changed.
 local counts, idle = {}, {}
-for lane in pairs(moved) do
-  if held[lane] > 0 then
-    counts[#counts + 1] = lane
-    counts[#counts + 1] = held[lane]
-  else
-    idle[#idle + 1] = lane
+for _, known in ipairs({ lanes, tenants }) do
+  for name, it in pairs(known) do
+    if it.is_moved and it.held > 0 then
+      counts[#counts + 1] = name
+      counts[#counts + 1] = it.held
+    elseif it.is_moved then
+      idle[#idle + 1] = name
+    end
+    if it.is_changed then
+      write_state(it)
+    end
   end
 end
 if #counts > 0 then
@@ -232,20 +435,24 @@ end
 -- 5. When is it worth coming back? If something could be served now, another dispatcher is woken: the
 --    caller has all it asked for.
 local next_us = -1
-local first_lane = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
-if first_lane[2] then
-  next_us = math.max(first_lane[2] - turn_us, 0)
-  if next_us == 0 and redis.call('LLEN', bell) < tonumber(ARGV[5]) then
-    redis.call('RPUSH', bell, '1')
+local function not_later_than(us)
+  if next_us < 0 or us < next_us then
+    next_us = us
   end
 end
+for class = FRESH, RETRIES do
+  local first = redis.call('ZRANGE', rings[class], 0, 0, 'WITHSCORES')
+  if first[2] then
+    not_later_than(math.max(first[2] - turn_us, 0))
+  end
+end
+if next_us == 0 and redis.call('LLEN', bell) < bell_length_max then
+  redis.call('RPUSH', bell, '1')
+end
 if next_us ~= 0 then
-  local first_lease = redis.call('ZRANGE', leased, 0, 0, 'WITHSCORES')
+  local first_lease = redis.call('ZRANGE', leased_key, 0, 0, 'WITHSCORES')
   if first_lease[2] then
-    local expires_us = math.max(first_lease[2] * 1000 - now_us, 0)
-    if next_us < 0 or expires_us < next_us then
-      next_us = expires_us
-    end
+    not_later_than(math.max(first_lease[2] * 1000 - now_us, 0))
   end
 end
 reply[1] = next_us

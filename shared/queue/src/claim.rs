@@ -1,21 +1,25 @@
 //! Taking tickets out of lanes and handing them back.
 
-use std::fmt::Write as _;
 use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::{Script, Value};
-use zyven_domain::id::EndpointId;
 
 use crate::connection::Question;
-use crate::keys::{LaneName, Shard};
+use crate::keys::{LaneName, Shard, TicketName};
 use crate::push::{BELL_LENGTH_MAX, whole_ms};
 use crate::{
-    Claimed, ClaimedTicket, Completion, NEAR_WINDOW, Queue, QueueError, SCRIPT_TICKETS_MAX,
+    Claimed, ClaimedTicket, Completion, Lane, LaneEvent, Learned, NEAR_WINDOW, Next, Queue,
+    QueueError, SCRIPT_TICKETS_MAX,
 };
 
-static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/claim.lua")));
+static CLAIM: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("../lua/lanes.lua"),
+        include_str!("../lua/claim.lua")
+    ))
+});
 
 /// Most expired leases one claim puts back, which is a dispatcher's death in a few calls.
 const EXPIRED_MAX: u32 = 100;
@@ -46,12 +50,12 @@ impl Queue {
     ) -> Result<Claimed, QueueError> {
         let mut returned: Vec<Vec<Completion>> = vec![Vec::new(); self.shards.len()];
         for completion in completions {
-            returned[self.shard_of(completion.endpoint_id())].push(*completion);
+            returned[self.shard_of(completion.ticket.lane)].push(*completion);
         }
         for returned in &mut returned {
-            returned.sort_by_key(|it| (it.endpoint_id(), it.seq(), stays(it).is_none()));
+            returned.sort_by_key(|it| (it.ticket, it.next == Next::Done));
             // What is given back twice in one breath would free two slots.
-            returned.dedup_by_key(|it| (it.endpoint_id(), it.seq()));
+            returned.dedup_by_key(|it| it.ticket);
         }
         let shares = self.shares(tickets_max);
         let mut questions = Vec::with_capacity(self.shards.len());
@@ -71,7 +75,7 @@ impl Queue {
         let mut claimed = Claimed::default();
         let mut plenty = Vec::new();
         for (index, question) in decisive.into_iter().enumerate() {
-            let next = read(&answers[question], &mut claimed.tickets)?;
+            let next = read(&answers[question], &mut claimed)?;
             if next == Some(Duration::ZERO) && shares[index] < SCRIPT_TICKETS_MAX {
                 plenty.push(index);
             } else {
@@ -108,7 +112,7 @@ impl Queue {
             questions.push(self.claim_question(&self.shards[*shard], share, lease, &[]));
         }
         for answer in self.connections.ask(&questions).await? {
-            let next = read(&answer, &mut claimed.tickets)?;
+            let next = read(&answer, claimed)?;
             claimed.next_due_in = sooner(claimed.next_due_in, next);
         }
         Ok(())
@@ -134,63 +138,81 @@ impl Queue {
         lease: Duration,
         completions: &[Completion], // sorted by lane
     ) -> Question {
-        let arguments = 8 + 4 * completions.len();
-        let mut question = Question::script(&CLAIM, &shard.script_keys(), arguments);
+        let mut question = self.script(&CLAIM, shard, 7 + 8 * completions.len());
         question
-            .arg(&shard.lane_prefix)
             .arg(tickets_max)
             .arg(whole_ms(lease))
-            .arg(self.lane_in_flight_max)
             .arg(BELL_LENGTH_MAX)
             .arg(EXPIRED_MAX)
-            .arg(SHARE_MIN);
-
-        let lanes = || {
-            completions
-                .chunk_by(|one, other| one.endpoint_id() == other.endpoint_id())
-                .map(|lane| (LaneName(lane[0].endpoint_id()).to_string(), lane))
-        };
-        question.arg(completions.len());
-        let mut member = String::with_capacity(56);
-        for (name, lane) in lanes() {
-            for completion in lane {
-                member.clear();
-                write!(member, "{name}:{}", completion.seq())
-                    .expect("a String takes all that is written to it");
-                question.arg(&member);
+            .arg(SHARE_MIN)
+            .arg(whole_ms(self.limits.breaker_open_min))
+            .arg(whole_ms(self.limits.breaker_open_max));
+        for lane in completions.chunk_by(|one, other| one.ticket.lane == other.ticket.lane) {
+            let is_plain = |it: &&Completion| it.is_plain();
+            let plain = lane.iter().filter(is_plain).count();
+            question
+                .arg(LaneName(lane[0].ticket.lane).to_string())
+                .arg(plain)
+                .arg(lane.len() - plain);
+            for completion in lane.iter().filter(is_plain) {
+                name_ticket(&mut question, completion.ticket);
             }
-        }
-        for (name, lane) in lanes() {
-            question.arg(&name).arg(lane.len());
-            question.arg(lane.iter().filter_map(stays).count());
-            for (due_in, seq) in lane.iter().filter_map(stays) {
-                question.arg(whole_ms(due_in)).arg(seq);
+            for completion in lane.iter().filter(|it| !it.is_plain()) {
+                name_ticket(&mut question, completion.ticket);
+                let (learned, learned_ms) = completion.learned.code();
+                let (next, next_ms) = completion.next.code(completion.ticket);
+                question.arg(learned).arg(learned_ms).arg(next).arg(next_ms);
             }
         }
         question
     }
+}
+
+fn name_ticket(question: &mut Question, ticket: ClaimedTicket) {
+    let ClaimedTicket {
+        seq, ordering_key, ..
+    } = ticket;
+    match ordering_key {
+        0 => question.arg(seq),
+        _ => question.arg(TicketName { seq, ordering_key }.to_string()),
+    };
 }
 
 impl Completion {
-    /// Sequence number of the outbox row.
-    pub fn seq(&self) -> i64 {
-        match self {
-            Self::Done(seq, _) | Self::Later { seq, .. } => *seq,
-        }
+    /// Delivered and done, like most.
+    fn is_plain(&self) -> bool {
+        self.learned == Learned::Succeeded && self.next == Next::Done
     }
+}
 
-    /// The lane the ticket came from.
-    pub fn endpoint_id(&self) -> EndpointId {
+impl Learned {
+    /// As `claim.lua` has it.
+    fn code(self) -> (&'static str, u64) {
         match self {
-            Self::Done(_, endpoint_id) | Self::Later { endpoint_id, .. } => *endpoint_id,
+            Self::Succeeded => ("s", 0),
+            Self::Failed => ("f", 0),
+            Self::Throttled(wait) => ("t", whole_ms(wait)),
+            Self::Nothing => ("n", 0),
+            Self::NothingSent => ("u", 0),
         }
     }
 }
 
-fn stays(completion: &Completion) -> Option<(Duration, i64)> {
-    match completion {
-        Completion::Later { seq, due_in, .. } if *due_in <= NEAR_WINDOW => Some((*due_in, *seq)),
-        Completion::Later { .. } | Completion::Done(..) => None,
+impl Next {
+    /// As `claim.lua` has it. What is far away is left to Postgres; in a chain it keeps its place.
+    fn code(self, ticket: ClaimedTicket) -> (&'static str, u64) {
+        match self {
+            Self::Later(wait) | Self::Retry(wait) if wait > NEAR_WINDOW => {
+                match ticket.ordering_key {
+                    0 => ("d", 0),
+                    _ => ("k", 0),
+                }
+            }
+            Self::Done => ("d", 0),
+            Self::Later(wait) => ("f", whole_ms(wait)),
+            Self::Retry(wait) => ("r", whole_ms(wait)),
+            Self::Blocked(wait) => ("b", whole_ms(wait.min(NEAR_WINDOW))),
+        }
     }
 }
 
@@ -201,35 +223,53 @@ fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
     }
 }
 
-/// Reads what `claim.lua` returned: adds the tickets, returns the time until there may be more.
-fn read(answer: &Value, tickets: &mut Vec<ClaimedTicket>) -> Result<Option<Duration>, QueueError> {
+/// Reads what `claim.lua` returned: adds tickets and events, returns the time until there may be more.
+fn read(answer: &Value, claimed: &mut Claimed) -> Result<Option<Duration>, QueueError> {
     let Value::Array(items) = answer else {
         return Err(QueueError::Nonsense);
     };
     let mut items = items.iter();
-    let next_us = match items.next() {
-        None => return Ok(None), // no epoch
-        Some(Value::Int(next_us)) => *next_us,
-        Some(_) => return Err(QueueError::Nonsense),
+    let Some(next_us) = items.next() else {
+        return Ok(None); // no epoch
     };
-    while let Some(lane) = items.next() {
-        let endpoint_id = text(lane)
-            .and_then(LaneName::parse)
-            .ok_or(QueueError::Nonsense)?;
-        let Some(Value::Int(count)) = items.next() else {
-            return Err(QueueError::Nonsense);
-        };
-        for _ in 0..*count {
-            let seq = items
-                .next()
-                .and_then(text)
-                .and_then(|text| str::from_utf8(text).ok())
-                .and_then(|text| text.parse().ok())
-                .ok_or(QueueError::Nonsense)?;
-            tickets.push(ClaimedTicket { seq, endpoint_id });
+    let next_us = number(Some(next_us))?;
+    for _ in 0..number(items.next())? {
+        let lane = lane(items.next())?;
+        let event = items.next().and_then(text);
+        let wait_ms = number(items.next())?.unsigned_abs();
+        claimed.events.push(match event {
+            Some(b"o") => LaneEvent::Opened(lane, Duration::from_millis(wait_ms)),
+            Some(b"c") => LaneEvent::Closed(lane),
+            _ => return Err(QueueError::Nonsense),
+        });
+    }
+    while let Some(name) = items.next() {
+        let lane = lane(Some(name))?;
+        for _ in 0..number(items.next())? {
+            let name = items.next().and_then(text).and_then(TicketName::parse);
+            let TicketName { seq, ordering_key } = name.ok_or(QueueError::Nonsense)?;
+            claimed.tickets.push(ClaimedTicket {
+                lane,
+                seq,
+                ordering_key,
+            });
         }
     }
     Ok(u64::try_from(next_us).ok().map(Duration::from_micros))
+}
+
+fn lane(value: Option<&Value>) -> Result<Lane, QueueError> {
+    value
+        .and_then(text)
+        .and_then(LaneName::parse)
+        .ok_or(QueueError::Nonsense)
+}
+
+fn number(value: Option<&Value>) -> Result<i64, QueueError> {
+    match value {
+        Some(Value::Int(number)) => Ok(*number),
+        _ => Err(QueueError::Nonsense),
+    }
 }
 
 fn text(value: &Value) -> Option<&[u8]> {

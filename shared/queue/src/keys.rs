@@ -3,16 +3,21 @@
 use std::fmt;
 
 use uuid::Uuid;
-use zyven_domain::id::EndpointId;
+use zyven_domain::id::{EndpointId, TenantId};
+
+use crate::Lane;
 
 /// The names of one shard's keys. They share the hash tag `{zN}`, hence a slot of a Redis Cluster.
 pub(crate) struct Shard {
     pub(crate) epoch: String,
-    pub(crate) ring: String,
+    pub(crate) tenants: [String; 2],
     pub(crate) leased: String,
     pub(crate) in_flight: String,
     pub(crate) bell: String,
-    pub(crate) lane_prefix: String,
+    pub(crate) settings: String,
+    pub(crate) state: String,
+    /// What the keys of one tenant, lane or ordering key begin with.
+    pub(crate) prefix: String,
 }
 
 impl Shard {
@@ -20,39 +25,92 @@ impl Shard {
         let name = |key: &str| format!("{{z{index}}}:{key}");
         Self {
             epoch: name("epoch"),
-            ring: name("ring"),
+            tenants: [name("fresh_tenants"), name("retries_tenants")],
             leased: name("leased"),
             in_flight: name("in_flight"),
             bell: name("bell"),
-            lane_prefix: name("lane:"),
+            settings: name("settings"),
+            state: name("state"),
+            prefix: name(""),
         }
     }
 
     /// The keys every script gets, in the order in which the scripts list them.
-    pub(crate) fn script_keys(&self) -> [&str; 5] {
+    pub(crate) fn script_keys(&self) -> [&str; 8] {
         [
             &self.epoch,
-            &self.ring,
+            &self.tenants[0],
+            &self.tenants[1],
             &self.leased,
             &self.in_flight,
             &self.bell,
+            &self.settings,
+            &self.state,
         ]
+    }
+
+    /// The tickets of a lane: fresh ones, retries.
+    pub(crate) fn tickets(&self, lane: &str) -> [String; 2] {
+        ["fresh", "retries"].map(|class| format!("{}{class}:{lane}", self.prefix))
+    }
+
+    /// The lanes of a tenant that can be served: for fresh tickets, for retries.
+    pub(crate) fn lanes(&self, tenant: &str) -> [String; 2] {
+        ["fresh", "retries"].map(|class| format!("{}{class}_lanes:{tenant}", self.prefix))
     }
 }
 
-/// A lane's name: the endpoint's id as 32 hexadecimal digits.
-pub(crate) struct LaneName(pub(crate) EndpointId);
+/// Digits of an id in a key.
+pub(crate) const ID_LENGTH: usize = 32;
+
+/// A lane's name: the tenant's id and the endpoint's, 32 hexadecimal digits each.
+pub(crate) struct LaneName(pub(crate) Lane);
 
 impl LaneName {
     /// Reads back what Redis returned; `None` for a name this crate did not write.
-    pub(crate) fn parse(name: &[u8]) -> Option<EndpointId> {
-        Uuid::try_parse_ascii(name).ok().map(EndpointId::from_uuid)
+    pub(crate) fn parse(name: &[u8]) -> Option<Lane> {
+        let (tenant, endpoint) = name.split_at_checked(ID_LENGTH)?;
+        Some(Lane {
+            tenant_id: TenantId::from_uuid(Uuid::try_parse_ascii(tenant).ok()?),
+            endpoint_id: EndpointId::from_uuid(Uuid::try_parse_ascii(endpoint).ok()?),
+        })
     }
 }
 
 impl fmt::Display for LaneName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.uuid().as_simple().fmt(f)
+        self.0.tenant_id.uuid().as_simple().fmt(f)?;
+        self.0.endpoint_id.uuid().as_simple().fmt(f)
+    }
+}
+
+/// A ticket's name: its sequence number, and its ordering key if it has one.
+pub(crate) struct TicketName {
+    pub(crate) seq: i64,
+    pub(crate) ordering_key: i64,
+}
+
+impl TicketName {
+    /// Reads back what Redis returned; `None` for a name this crate did not write.
+    pub(crate) fn parse(name: &[u8]) -> Option<Self> {
+        let name = str::from_utf8(name).ok()?;
+        let (seq, ordering_key) = match name.split_once('@') {
+            None => (name, 0),
+            Some((seq, key)) => (seq, i64::from_str_radix(key, 16).ok()?),
+        };
+        Some(Self {
+            seq: seq.parse().ok()?,
+            ordering_key,
+        })
+    }
+}
+
+impl fmt::Display for TicketName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ordering_key {
+            0 => write!(f, "{}", self.seq),
+            key => write!(f, "{}@{key:x}", self.seq),
+        }
     }
 }
 
@@ -69,11 +127,31 @@ mod tests {
 
     #[test]
     fn a_lane_name_survives_its_text_form() {
-        let endpoint = EndpointId::new();
-        let name = LaneName(endpoint).to_string();
-        assert_eq!(name.len(), 32);
-        assert_eq!(LaneName::parse(name.as_bytes()), Some(endpoint));
+        let lane = Lane {
+            tenant_id: TenantId::new(),
+            endpoint_id: EndpointId::new(),
+        };
+        let name = LaneName(lane).to_string();
+        assert_eq!(name.len(), 2 * ID_LENGTH);
+        assert_eq!(LaneName::parse(name.as_bytes()), Some(lane));
         assert_eq!(LaneName::parse(b"somebody else's"), None);
+    }
+
+    #[test]
+    fn a_ticket_name_survives_its_text_form() {
+        for (seq, ordering_key, text) in [
+            (7, 0, "7"),
+            (7, 255, "7@ff"),
+            (i64::MAX, i64::MAX, "9223372036854775807@7fffffffffffffff"),
+        ] {
+            let name = TicketName { seq, ordering_key }.to_string();
+            assert_eq!(name, text);
+            let parsed = TicketName::parse(name.as_bytes()).unwrap();
+            assert_eq!((parsed.seq, parsed.ordering_key), (seq, ordering_key));
+        }
+        for wrong in ["", "x", "7@", "7@g", "@1", "7@1@1"] {
+            assert!(TicketName::parse(wrong.as_bytes()).is_none(), "{wrong}");
+        }
     }
 
     #[test]
@@ -82,7 +160,7 @@ mod tests {
         for key in shard
             .script_keys()
             .into_iter()
-            .chain([shard.lane_prefix.as_str()])
+            .chain([shard.prefix.as_str()])
         {
             assert!(key.starts_with("{z7}:"), "{key}");
         }

@@ -2,7 +2,7 @@
 //!
 //! # Who acts
 //!
-//! The relay *pushes* tickets: a ticket is the sequence number of an outbox row, the endpoint it is
+//! The relay *pushes* tickets: a ticket is the sequence number of an outbox row, the lane it is
 //! for, and how long until it is due. A dispatcher *claims* tickets, asks Postgres whether each is
 //! really to be done, does it, and hands them back as *completions* with its next claim. Between the
 //! two a ticket lies in its endpoint's *lane*, then, while a dispatcher holds it, among the *leased*.
@@ -10,10 +10,14 @@
 //! | Key | Kind | Holds |
 //! |---|---|---|
 //! | `{zN}:epoch` | string | a random id; its absence tells that Redis was emptied |
-//! | `{zN}:lane:<endpoint>` | sorted set | sequence numbers, by the millisecond they are due |
-//! | `{zN}:ring` | sorted set | lanes that can be served, by the microsecond of their turn |
-//! | `{zN}:leased` | sorted set | `<endpoint>:<sequence number>`, by the millisecond the lease ends |
-//! | `{zN}:in_flight` | hash | how many members of `leased` belong to each lane |
+//! | `{zN}:fresh:<lane>`, `{zN}:retries:<lane>` | sorted set | tickets, by the millisecond they are due |
+//! | `{zN}:fresh_lanes:<tenant>`, `{zN}:retries_lanes:<tenant>` | sorted set | lanes that can be served, by the microsecond of their turn |
+//! | `{zN}:fresh_tenants`, `{zN}:retries_tenants` | sorted set | tenants that can be served, by the microsecond of their turn |
+//! | `{zN}:chain:<lane>:<ordering key>` | sorted set | sequence numbers that must go one after the other |
+//! | `{zN}:leased` | sorted set | `<lane>:<ticket>`, by the millisecond the lease ends |
+//! | `{zN}:in_flight` | hash | how many members of `leased` belong to each lane, and to each tenant |
+//! | `{zN}:settings` | hash | a lane's limits, where its endpoint has some of its own |
+//! | `{zN}:state` | hash | a lane's breaker, ramp and tokens, where there is something to say; the retries' credit |
 //! | `{zN}:bell` | list | something is due: wakes a dispatcher that waits |
 //!
 //! `N` is the shard; all keys of an endpoint share its shard's hash tag, so a script never leaves one
@@ -22,18 +26,27 @@
 //! # What is promised
 //!
 //! - **Nothing here is the only copy of anything.** Every key may vanish at any instant, all or some of
-//!   them. The worst that follows is that a ticket is late until the relay offers it again, or that
-//!   one is handed out which Postgres then refuses. Every operation may be repeated.
-//! - **Fairness.** The lane that was served longest ago is served first, and no lane has more than
-//!   [`QueueConfig::lane_in_flight_max`] tickets out at once, so an endpoint that hangs holds its own
-//!   slots and nobody else's. Within a lane, tickets leave roughly in sequence order.
+//!   them. The worst that follows is that a ticket is late until the relay offers it again, that one is
+//!   handed out which Postgres then refuses, or that a breaker has to learn again what it knew. Every
+//!   operation may be repeated.
+//! - **Fairness.** The tenant that was served longest ago is served first, and of its lanes the one that
+//!   was served longest ago. No lane has more than its endpoint's limit or
+//!   [`QueueConfig::lane_in_flight_max`] tickets out at once, no tenant more than
+//!   [`QueueConfig::tenant_in_flight_max`], so an endpoint that hangs holds its own slots and a tenant
+//!   with ten thousand of them its own share. While fresh tickets wait, at most a fifth of what is handed
+//!   out are retries. Within a lane, tickets leave roughly in sequence order.
+//! - **A breaker for each lane.** After [many failures](LaneEvent) a lane is left alone for a while, spending
+//!   no attempts; then one probe decides, and after it the lane starts gently. The same gentleness follows a
+//!   pause and an answer of 429.
+//! - **Order within a key.** Of the tickets with one ordering key the smallest is handed out, and the next
+//!   one when that is done. Whether it really may go is Postgres' to say.
 //! - **No shared clock.** Callers say *in how long*; Redis' own clock makes a point in time of it.
 //! - **No hanging.** Every operation returns within about [`OPERATION_TIME_MAX`], also when Redis is frozen or
 //!   gone, and works again by itself once Redis does.
 //!
 //! # What is deliberately absent
 //!
-//! No payloads, no attempt counts, no state: those are Postgres'. No destructive blocking pop of work:
+//! No payloads, no attempt counts: those are Postgres'. No destructive blocking pop of work:
 //! a reader that is dropped amid one would lose an item. Nothing due later than [`NEAR_WINDOW`]: what
 //! is far away stays in Postgres alone, so memory is bounded by the near future. A full Redis
 //! (`maxmemory`) refuses pushes but still serves claims, so that it can drain.
@@ -42,6 +55,7 @@ mod claim;
 mod connection;
 mod doorbell;
 mod keys;
+mod lane;
 mod push;
 mod upkeep;
 
@@ -50,13 +64,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use zyven_domain::id::EndpointId;
+use redis::Script;
 
 use crate::connection::{Connections, Question};
 use crate::keys::Shard;
 
 pub use crate::connection::{OPERATION_TIME_MAX, QueueError};
 pub use crate::doorbell::{Doorbell, Wake};
+pub use crate::lane::{BreakerState, Lane, LaneSettings, LaneStatus, Rate};
 pub use crate::upkeep::Depth;
 
 /// How near a ticket must be due to lie in Redis at all.
@@ -80,8 +95,15 @@ pub struct QueueConfig {
     /// agree on it. After a change tickets may lie where nobody looks; the relay notices that the new
     /// shards have no epoch and offers everything again.
     pub shards: u16,
-    /// Tickets of one endpoint that may be out at the same time. Everybody must agree on it.
+    /// Tickets of one endpoint that may be out at the same time, if it has no smaller limit of its own.
+    /// Everybody must agree on it.
     pub lane_in_flight_max: u32,
+    /// Tickets of one tenant that may be out at the same time. Everybody must agree on it.
+    pub tenant_in_flight_max: u32,
+    /// How long a breaker stays open at first. Doubles each time a probe fails.
+    pub breaker_open_min: Duration,
+    /// How long a breaker stays open at most.
+    pub breaker_open_max: Duration,
 }
 
 impl Default for QueueConfig {
@@ -91,6 +113,9 @@ impl Default for QueueConfig {
             pool_size: 4,
             shards: 1,
             lane_in_flight_max: 256,
+            tenant_in_flight_max: 1024,
+            breaker_open_min: Duration::from_secs(30),
+            breaker_open_max: Duration::from_secs(600),
         }
     }
 }
@@ -102,6 +127,9 @@ impl fmt::Debug for QueueConfig {
             .field("pool_size", &self.pool_size)
             .field("shards", &self.shards)
             .field("lane_in_flight_max", &self.lane_in_flight_max)
+            .field("tenant_in_flight_max", &self.tenant_in_flight_max)
+            .field("breaker_open_min", &self.breaker_open_min)
+            .field("breaker_open_max", &self.breaker_open_max)
             .finish_non_exhaustive()
     }
 }
@@ -112,7 +140,12 @@ pub struct Ticket {
     /// Sequence number of the outbox row.
     pub seq: i64,
     /// The lane it belongs to.
-    pub endpoint_id: EndpointId,
+    pub lane: Lane,
+    /// Of the tickets of a lane with the same ordering key only one is out at a time, the smallest
+    /// first; 0 for a ticket without.
+    pub ordering_key: i64,
+    /// Whether the delivery was attempted before.
+    pub is_retry: bool,
     /// Time until it is due, from now; zero for what is due or overdue.
     pub due_in: Duration,
 }
@@ -132,12 +165,14 @@ pub enum Pushed {
 }
 
 /// A ticket the caller now holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClaimedTicket {
+    /// The lane it came from.
+    pub lane: Lane,
     /// Sequence number of the outbox row.
     pub seq: i64,
-    /// The lane it came from.
-    pub endpoint_id: EndpointId,
+    /// See [`Ticket::ordering_key`].
+    pub ordering_key: i64,
 }
 
 /// What a claim brought.
@@ -146,26 +181,62 @@ pub struct ClaimedTicket {
 pub struct Claimed {
     /// Tickets that are the caller's until the lease ends, or until it completes them.
     pub tickets: Vec<ClaimedTicket>,
+    /// What the completions handed in have led to.
+    pub events: Vec<LaneEvent>,
     /// Time until something more can be claimed, as far as is known now: zero if there is more already.
     /// `None` if nothing waits at all.
     pub next_due_in: Option<Duration>,
 }
 
+/// A breaker's move. It opens after 10 failures in a row, or when 7 in 10 of at least 10 attempts within a
+/// minute have failed, and again when a probe fails; it closes when a probe succeeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneEvent {
+    /// The lane is left alone for this long.
+    Opened(Lane, Duration),
+    /// The lane is served again, gently at first.
+    Closed(Lane),
+}
+
 /// How a ticket is handed back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Completion {
-    /// Nothing more to do for it, or nothing that Redis needs to know.
-    Done(i64, EndpointId),
-    /// It wants another go later. Beyond [`NEAR_WINDOW`] that is the same as `Done`: Postgres remembers
-    /// it and the relay offers it when its time comes near.
-    Later {
-        /// Sequence number of the outbox row.
-        seq: i64,
-        /// The lane it came from.
-        endpoint_id: EndpointId,
-        /// Time until it is due again.
-        due_in: Duration,
-    },
+pub struct Completion {
+    /// What was claimed.
+    pub ticket: ClaimedTicket,
+    /// What the lane learns from it.
+    pub learned: Learned,
+    /// What becomes of the ticket.
+    pub next: Next,
+}
+
+/// What an attempt says about its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Learned {
+    /// It takes deliveries.
+    Succeeded,
+    /// It does not, at present.
+    Failed,
+    /// It asks to be left alone for this long.
+    Throttled(Duration),
+    /// Nothing: it answered about this one delivery.
+    Nothing,
+    /// Nothing, as no request was sent: a limited rate is not charged.
+    NothingSent,
+}
+
+/// What becomes of a ticket that is handed back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing more to do for it; the next ticket with its ordering key may go.
+    Done,
+    /// It wants another go after this wait, and was not attempted before. Beyond [`NEAR_WINDOW`] it is
+    /// forgotten here: Postgres remembers it and the relay offers it when its time comes near.
+    Later(Duration),
+    /// The same for one that was attempted.
+    Retry(Duration),
+    /// An earlier delivery with its ordering key is unfinished: ask again after this wait, should it not
+    /// have become the first by then.
+    Blocked(Duration),
 }
 
 /// Names one filling of Redis. A push under another epoch than the one Redis holds is refused, so that an
@@ -179,12 +250,21 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// What scripts are told each time.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    lane_in_flight_max: u32,
+    tenant_in_flight_max: u32,
+    breaker_open_min: Duration,
+    breaker_open_max: Duration,
+}
+
 /// The lanes. Cheap to clone; all clones share the connections.
 #[derive(Clone)]
 pub struct Queue {
     connections: Connections,
     shards: Arc<[Shard]>,
-    lane_in_flight_max: u32,
+    limits: Limits,
     /// Which shard is asked for the odd ticket next, so that none is always last.
     first_shard: Arc<AtomicUsize>,
 }
@@ -207,6 +287,15 @@ impl Queue {
                 config.lane_in_flight_max == 0,
                 "lane_in_flight_max must be at least 1",
             ),
+            (
+                config.tenant_in_flight_max == 0,
+                "tenant_in_flight_max must be at least 1",
+            ),
+            (
+                config.breaker_open_min.is_zero()
+                    || config.breaker_open_max < config.breaker_open_min,
+                "breaker_open_min must be more than nothing and at most breaker_open_max",
+            ),
         ] {
             if is_wrong {
                 return Err(QueueError::Configuration(rule, None));
@@ -215,7 +304,12 @@ impl Queue {
         Ok(Self {
             connections: Connections::new(&config.url, config.pool_size)?,
             shards: (0..config.shards).map(Shard::new).collect(),
-            lane_in_flight_max: config.lane_in_flight_max,
+            limits: Limits {
+                lane_in_flight_max: config.lane_in_flight_max,
+                tenant_in_flight_max: config.tenant_in_flight_max,
+                breaker_open_min: config.breaker_open_min,
+                breaker_open_max: config.breaker_open_max,
+            },
             first_shard: Arc::default(),
         })
     }
@@ -236,8 +330,18 @@ impl Queue {
         self.connections.ask(&[ping]).await.map(drop)
     }
 
-    fn shard_of(&self, endpoint_id: EndpointId) -> usize {
-        keys::shard_index(endpoint_id, self.shards.len())
+    fn shard_of(&self, lane: Lane) -> usize {
+        keys::shard_index(lane.endpoint_id, self.shards.len())
+    }
+
+    /// A call of a script with the arguments that all of them begin with.
+    fn script(&self, script: &'static Script, shard: &Shard, arguments: usize) -> Question {
+        let mut question = Question::script(script, &shard.script_keys(), 3 + arguments);
+        question
+            .arg(&shard.prefix)
+            .arg(self.limits.lane_in_flight_max)
+            .arg(self.limits.tenant_in_flight_max);
+        question
     }
 }
 
@@ -245,7 +349,7 @@ impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queue")
             .field("shards", &self.shards.len())
-            .field("lane_in_flight_max", &self.lane_in_flight_max)
+            .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
 }

@@ -7,10 +7,15 @@ use std::time::Duration;
 use redis::{Script, Value};
 
 use crate::connection::Question;
-use crate::keys::{LaneName, Shard};
+use crate::keys::{LaneName, Shard, TicketName};
 use crate::{Epoch, NEAR_WINDOW, Pushed, Queue, QueueError, SCRIPT_TICKETS_MAX, Ticket};
 
-static PUSH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/push.lua")));
+static PUSH: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("../lua/lanes.lua"),
+        include_str!("../lua/push.lua")
+    ))
+});
 
 /// Longest the bell's list grows. Each entry wakes one dispatcher, if only to find nothing.
 pub(crate) const BELL_LENGTH_MAX: u32 = 4;
@@ -34,7 +39,7 @@ impl Queue {
         for ticket in tickets {
             if ticket.due_in <= NEAR_WINDOW {
                 by_shard
-                    .entry(self.shard_of(ticket.endpoint_id))
+                    .entry(self.shard_of(ticket.lane))
                     .or_default()
                     .push(*ticket);
             }
@@ -43,7 +48,7 @@ impl Queue {
         for (shard, mut tickets) in by_shard {
             for part in tickets.chunks_mut(SCRIPT_TICKETS_MAX) {
                 // Stable, so a lane's tickets stay in the caller's order.
-                part.sort_by_key(|ticket| ticket.endpoint_id);
+                part.sort_by_key(|ticket| ticket.lane);
                 questions.push(self.question(&self.shards[shard], part, epoch));
             }
         }
@@ -70,19 +75,28 @@ impl Queue {
     }
 
     fn question(&self, shard: &Shard, tickets: &[Ticket], epoch: &Epoch) -> Question {
-        let mut question = Question::script(&PUSH, &shard.script_keys(), 8 + 3 * tickets.len());
+        let mut question = self.script(&PUSH, shard, 5 + 4 * tickets.len());
         question
-            .arg(&shard.lane_prefix)
             .arg(&epoch.0)
-            .arg(self.lane_in_flight_max)
             .arg(BELL_LENGTH_MAX)
             .arg(whole_ms(RING_WITHIN));
-        for lane in tickets.chunk_by(|one, other| one.endpoint_id == other.endpoint_id) {
+        for lane in tickets.chunk_by(|one, other| one.lane == other.lane) {
             question
-                .arg(LaneName(lane[0].endpoint_id).to_string())
+                .arg(LaneName(lane[0].lane).to_string())
                 .arg(lane.len());
             for ticket in lane {
-                question.arg(whole_ms(ticket.due_in)).arg(ticket.seq);
+                let class = if ticket.is_retry { 2 } else { 1 };
+                question.arg(whole_ms(ticket.due_in)).arg(class);
+                match ticket.ordering_key {
+                    0 => question.arg(ticket.seq),
+                    ordering_key => question.arg(
+                        TicketName {
+                            seq: ticket.seq,
+                            ordering_key,
+                        }
+                        .to_string(),
+                    ),
+                };
             }
         }
         question

@@ -7,10 +7,15 @@ use redis::{FromRedisValue, Script, Value};
 use uuid::Uuid;
 
 use crate::connection::Question;
-use crate::keys::Shard;
+use crate::keys::{ID_LENGTH, Shard};
 use crate::{Epoch, Queue, QueueError, SCRIPT_TICKETS_MAX};
 
-static MEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/mend.lua")));
+static MEND: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("../lua/lanes.lua"),
+        include_str!("../lua/mend.lua")
+    ))
+});
 
 /// How much lies in Redis.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,19 +65,16 @@ impl Queue {
         Ok(epoch)
     }
 
-    /// Makes the number of tickets each lane has out agree with the tickets that are really out. They
-    /// differ only after Redis has lost some of its keys and kept others; a lane would then stay closed
-    /// for ever. Returns the number of lanes put right. Costs next to nothing if all is well.
+    /// Makes the number of tickets each lane and each tenant has out agree with the tickets that are really
+    /// out. They differ only after Redis has lost some of its keys and kept others; a lane would then stay
+    /// closed for ever. Returns the number of lanes and tenants put right. Costs next to nothing if all is
+    /// well.
     ///
     /// # Errors
     ///
     /// See [`QueueError`].
     pub async fn mend(&self) -> Result<u64, QueueError> {
-        let questions = self.of_each_shard(|shard| {
-            let mut mend = Question::script(&MEND, &shard.script_keys(), 2);
-            mend.arg(&shard.lane_prefix).arg(self.lane_in_flight_max);
-            mend
-        });
+        let questions = self.of_each_shard(|shard| self.script(&MEND, shard, 0));
         let mut mended = 0;
         for answer in self.connections.ask(&questions).await? {
             mended += read::<u64>(answer)?;
@@ -81,7 +83,8 @@ impl Queue {
     }
 
     /// Counts tickets and lanes, for gauges and operators. Not one moment's picture: other work goes on
-    /// between its steps. Asks one question per lane, so not more often than every few seconds.
+    /// between its steps. Asks some questions per lane, so not more often than every few seconds. Tickets
+    /// that wait for others of their chain are not among them.
     ///
     /// # Errors
     ///
@@ -91,17 +94,33 @@ impl Queue {
         for shard in self.shards.iter() {
             let mut leased = Question::command("ZCARD");
             leased.arg(&shard.leased);
-            // A lane with a ticket is on the ring, or has all its slots taken, hence something in flight.
-            let mut ringed = Question::command("ZRANGE");
-            ringed.arg(&shard.ring).arg(0).arg(-1);
+            // Who has a ticket stands in line, or has all slots taken, hence something in flight.
             let mut busy = Question::command("HKEYS");
             busy.arg(&shard.in_flight);
-            let answers = self.connections.ask(&[leased, ringed, busy]).await?;
-            let [leased, ringed, busy] =
-                <[Value; 3]>::try_from(answers).map_err(|_| QueueError::Nonsense)?;
+            let mut questions = vec![leased, busy];
+            questions.extend(shard.tenants.iter().map(|ring| whole(ring)));
+            let answers = self.connections.ask(&questions).await?;
+            let [leased, busy, fresh, retries] =
+                <[Value; 4]>::try_from(answers).map_err(|_| QueueError::Nonsense)?;
             depth.leased += read::<u64>(leased)?;
-            let mut lanes: BTreeSet<String> = read(ringed)?;
-            lanes.extend(read::<Vec<String>>(busy)?);
+            let (mut tenants, mut lanes) = (BTreeSet::new(), BTreeSet::new());
+            for name in read::<Vec<String>>(busy)? {
+                if name.len() == ID_LENGTH {
+                    tenants.insert(name);
+                } else {
+                    lanes.insert(name);
+                }
+            }
+            tenants.extend(read::<Vec<String>>(fresh)?);
+            tenants.extend(read::<Vec<String>>(retries)?);
+            let tenants: Vec<String> = tenants.into_iter().collect();
+            for part in tenants.chunks(SCRIPT_TICKETS_MAX) {
+                let rings = part.iter().flat_map(|tenant| shard.lanes(tenant));
+                let questions: Vec<Question> = rings.map(|ring| whole(&ring)).collect();
+                for answer in self.connections.ask(&questions).await? {
+                    lanes.extend(read::<Vec<String>>(answer)?);
+                }
+            }
             self.add_lanes(shard, &lanes, &mut depth).await?;
         }
         Ok(depth)
@@ -115,16 +134,17 @@ impl Queue {
     ) -> Result<(), QueueError> {
         let lanes: Vec<&String> = lanes.iter().collect();
         for part in lanes.chunks(SCRIPT_TICKETS_MAX) {
-            let questions: Vec<Question> = part
-                .iter()
-                .map(|lane| {
+            let questions: Vec<Question> = (part.iter().flat_map(|lane| shard.tickets(lane)))
+                .map(|key| {
                     let mut count = Question::command("ZCARD");
-                    count.arg(format!("{}{lane}", shard.lane_prefix));
+                    count.arg(key);
                     count
                 })
                 .collect();
-            for answer in self.connections.ask(&questions).await? {
-                let tickets = read::<u64>(answer)?;
+            let answers = self.connections.ask(&questions).await?;
+            let counts: Vec<u64> = (answers.into_iter().map(read)).collect::<Result<_, _>>()?;
+            for of_a_lane in counts.chunks(2) {
+                let tickets: u64 = of_a_lane.iter().sum();
                 depth.waiting += tickets;
                 depth.lanes += u64::from(tickets > 0);
             }
@@ -137,6 +157,12 @@ impl Queue {
     }
 }
 
-fn read<T: FromRedisValue>(value: Value) -> Result<T, QueueError> {
+fn whole(sorted_set: &str) -> Question {
+    let mut range = Question::command("ZRANGE");
+    range.arg(sorted_set).arg(0).arg(-1);
+    range
+}
+
+pub(crate) fn read<T: FromRedisValue>(value: Value) -> Result<T, QueueError> {
     T::from_redis_value(value).map_err(|_| QueueError::Nonsense)
 }

@@ -32,6 +32,8 @@ pub struct ClaimedDelivery {
     pub endpoint_id: EndpointId,
     /// Who owns it.
     pub tenant_id: TenantId,
+    /// Of one endpoint and key only the first unfinished delivery is ever claimed; 0: it has no key.
+    pub ordering_key: i64,
     /// 1, and one more for each replay.
     pub generation: i32,
     /// The number of this attempt within its generation, from 1.
@@ -71,6 +73,13 @@ pub enum RefusedTicket {
         /// How long to wait before it is worth asking again.
         due_in: Duration,
     },
+    /// An earlier delivery with the same endpoint and ordering key is unfinished.
+    Blocked {
+        /// The outbox row.
+        seq: i64,
+        /// How long that one is leased, or waits, at least.
+        due_in: Duration,
+    },
 }
 
 /// A ticket may be this early: Redis' clock and PostgreSQL's are compared by way of relative waits,
@@ -78,10 +87,11 @@ pub enum RefusedTicket {
 const EARLY_MS_MAX: i64 = 20;
 
 /// The lease ends on PostgreSQL's clock. A row that somebody holds is not taken, whatever the ticket
-/// says; two claims of one row queue on it, and the second finds the first's lease.
+/// says; two claims of one row queue on it, and the second finds the first's lease. Nor is a row taken
+/// while one before it in its order is unfinished: Redis offers them one at a time, and may be wrong.
 const CLAIM: &str = "
     WITH claimed AS (
-        UPDATE zyven.outbox
+        UPDATE zyven.outbox o
            SET state = 'DISPATCHING',
                lease_token = $2,
                leased_until = clock_timestamp() + $3::bigint * interval '1 millisecond',
@@ -89,19 +99,37 @@ const CLAIM: &str = "
          WHERE seq = ANY ($1)
            AND leased_until <= clock_timestamp()
            AND due_at <= clock_timestamp() + $4::bigint * interval '1 millisecond'
-        RETURNING seq, delivery_id, event_id, endpoint_id, tenant_id, generation, attempts, enqueued_at
+           AND (ordering_key = 0
+                OR NOT EXISTS (SELECT FROM zyven.outbox earlier
+                                WHERE earlier.endpoint_id = o.endpoint_id
+                                  AND earlier.ordering_key = o.ordering_key
+                                  AND earlier.ordering_key <> 0
+                                  AND earlier.seq < o.seq))
+        RETURNING seq, delivery_id, event_id, endpoint_id, tenant_id, generation, attempts, enqueued_at,
+                  ordering_key
     )
     SELECT c.seq, c.delivery_id, c.event_id, c.endpoint_id, c.tenant_id, c.generation, c.attempts,
            c.enqueued_at, e.type, e.payload, e.traceparent,
-           CASE WHEN c.generation = 1 THEN e.expires_at END
+           CASE WHEN c.generation = 1 THEN e.expires_at END, c.ordering_key
       FROM claimed c
       LEFT JOIN zyven.events e ON e.id = c.event_id";
 
+/// Milliseconds until the row itself is free and due, and until the one that comes before it is.
 const EXPLAIN_REFUSALS: &str = "
-    SELECT seq,
-           (extract(epoch FROM greatest(due_at, leased_until) - clock_timestamp()) * 1000)::bigint
-      FROM zyven.outbox
-     WHERE seq = ANY ($1)";
+    SELECT o.seq,
+           (extract(epoch FROM greatest(o.due_at, o.leased_until) - clock_timestamp()) * 1000)::bigint,
+           CASE WHEN o.ordering_key <> 0 THEN
+               (SELECT (extract(epoch FROM greatest(earlier.due_at, earlier.leased_until) - clock_timestamp()) * 1000)::bigint
+                  FROM zyven.outbox earlier
+                 WHERE earlier.endpoint_id = o.endpoint_id
+                   AND earlier.ordering_key = o.ordering_key
+                   AND earlier.ordering_key <> 0
+                   AND earlier.seq < o.seq
+                 ORDER BY earlier.seq
+                 LIMIT 1)
+           END
+      FROM zyven.outbox o
+     WHERE o.seq = ANY ($1)";
 
 /// Undoes a claim as if it had not been made.
 const UNCLAIM: &str = "
@@ -157,10 +185,16 @@ impl Store {
         for row in unfinished {
             let seq: i64 = row.get(0);
             finished.remove(&seq);
-            let wait_ms = row.get::<_, i64>(1).max(ASK_AGAIN_MS_MIN);
-            claim.refused.push(RefusedTicket::Later {
-                seq,
-                due_in: Duration::from_millis(wait_ms.unsigned_abs()),
+            let wait = |ms: i64| Duration::from_millis(ms.max(ASK_AGAIN_MS_MIN).unsigned_abs());
+            claim.refused.push(match row.get::<_, Option<i64>>(2) {
+                None => RefusedTicket::Later {
+                    seq,
+                    due_in: wait(row.get(1)),
+                },
+                Some(ms) => RefusedTicket::Blocked {
+                    seq,
+                    due_in: wait(ms),
+                },
             });
         }
         let stale = finished.into_iter();
@@ -196,5 +230,6 @@ fn claimed_delivery(row: &Row) -> ClaimedDelivery {
         payload: row.get::<_, Option<&[u8]>>(9).map(Bytes::copy_from_slice),
         traceparent: row.get(10),
         expires_at: row.get(11),
+        ordering_key: row.get(12),
     }
 }

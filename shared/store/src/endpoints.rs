@@ -11,7 +11,7 @@ use zyven_domain::retry::RetryPolicy;
 
 use crate::endpoint_credentials::change_credentials;
 use crate::error::Doing;
-use crate::{CredentialChange, SealedSecret, Store, StoreError};
+use crate::{CredentialChange, LaneLimits, SealedSecret, Store, StoreError};
 
 /// Most endpoints of a tenant that are not deleted: bounds the fan-out of one event, and with it the
 /// size of one transaction.
@@ -34,6 +34,8 @@ pub struct NewEndpoint {
     pub channels: Vec<Channel>,
     /// How failures are repeated.
     pub policy: RetryPolicy,
+    /// What it may be asked to bear. A new endpoint is never paused.
+    pub limits: LaneLimits,
     /// What its requests are signed with.
     pub secret: SealedSecret,
     /// What else its requests carry.
@@ -67,6 +69,12 @@ pub struct EndpointChange {
     pub timeout: Option<Duration>,
     /// See [`NewEndpoint::credentials`].
     pub credentials: CredentialChange,
+    /// See [`LaneLimits::concurrency_max`]; 0 goes back to none.
+    pub concurrency_max: Option<u32>,
+    /// See [`LaneLimits::rate_per_minute`]; 0 goes back to none.
+    pub rate_per_minute: Option<u32>,
+    /// See [`LaneLimits::rate_burst`]; 0 goes back to none.
+    pub rate_burst: Option<u32>,
 }
 
 /// An endpoint as its owner sees it.
@@ -86,6 +94,8 @@ pub struct EndpointRecord {
     pub disabled_reason: Option<String>,
     /// How failures are repeated.
     pub policy: RetryPolicy,
+    /// What it may be asked to bear, and whether it is paused.
+    pub limits: LaneLimits,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When it last changed.
@@ -110,7 +120,8 @@ const RETRY_IS_SANE: &str = "endpoint_retry_is_sane";
 macro_rules! record_columns {
     () => {
         "id, url, description, event_types, channels, disabled_reason, retry_base_ms, retry_cap_ms,
-         attempts_max, age_max_ms, timeout_ms, created_at, updated_at, retry_schedule_ms, retry_statuses"
+         attempts_max, age_max_ms, timeout_ms, created_at, updated_at, retry_schedule_ms, retry_statuses,
+         concurrency_max, rate_per_minute, rate_burst, paused_at IS NOT NULL"
     };
 }
 
@@ -120,8 +131,8 @@ const INSERT: &str = "
         INSERT INTO zyven.endpoints
                (id, tenant_id, url, description, event_types, channels,
                 retry_base_ms, retry_cap_ms, attempts_max, age_max_ms, timeout_ms,
-                retry_schedule_ms, retry_statuses)
-        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $15, $16
+                retry_schedule_ms, retry_statuses, concurrency_max, rate_per_minute, rate_burst)
+        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $15, $16, $18, $19, $20
          WHERE $14 > (SELECT count(*) FROM zyven.endpoints WHERE tenant_id = $2 AND deleted_at IS NULL)
         ON CONFLICT (id) DO NOTHING
         RETURNING id
@@ -160,6 +171,9 @@ const CHANGE: &str = concat!(
             timeout_ms = coalesce($11, timeout_ms),
             retry_schedule_ms = coalesce($12, retry_schedule_ms),
             retry_statuses = coalesce($13, retry_statuses),
+            concurrency_max = nullif(coalesce($14, concurrency_max), 0),
+            rate_per_minute = nullif(coalesce($15, rate_per_minute), 0),
+            rate_burst = nullif(coalesce($16, rate_burst), 0),
             updated_at = now()
       WHERE tenant_id = $1
         AND id = $2
@@ -233,6 +247,9 @@ impl Store {
                     &schedule_ms(&endpoint.policy.schedule),
                     &smallints(&endpoint.policy.statuses),
                     &endpoint.secret.scheme,
+                    &endpoint.limits.concurrency_max.map(integer),
+                    &endpoint.limits.rate_per_minute.map(integer),
+                    &endpoint.limits.rate_burst.map(integer),
                 ],
             )
             .await
@@ -327,6 +344,9 @@ impl Store {
                     &change.timeout.map(|timeout| integer(timeout.as_millis())),
                     &change.retry_schedule.as_deref().map(schedule_ms),
                     &change.retry_statuses.as_deref().map(smallints),
+                    &change.concurrency_max.map(integer),
+                    &change.rate_per_minute.map(integer),
+                    &change.rate_burst.map(integer),
                 ],
             )
             .await
@@ -443,6 +463,7 @@ pub(crate) fn statuses(row: &Row, column: usize) -> Vec<u16> {
 
 fn record(row: &Row) -> EndpointRecord {
     let ms = |column: usize| Duration::from_millis(row.get::<_, i64>(column).unsigned_abs());
+    let count = |column: usize| row.get::<_, Option<i32>>(column).map(i32::unsigned_abs);
     EndpointRecord {
         id: EndpointId::from_uuid(row.get(0)),
         url: row.get(1),
@@ -458,6 +479,12 @@ fn record(row: &Row) -> EndpointRecord {
             statuses: statuses(row, 14),
             age_max: ms(9),
             timeout: Duration::from_millis(u64::from(row.get::<_, i32>(10).unsigned_abs())),
+        },
+        limits: LaneLimits {
+            concurrency_max: count(15),
+            rate_per_minute: count(16),
+            rate_burst: count(17),
+            is_paused: row.get(18),
         },
         created_at: row.get(11),
         updated_at: row.get(12),

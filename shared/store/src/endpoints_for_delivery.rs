@@ -17,6 +17,8 @@ use crate::{SealedCredential, Store, StoreError};
 pub enum EndpointStatus {
     /// It does.
     Enabled,
+    /// It does, and its owner wants them to wait.
+    Paused,
     /// Its owner, or a 410, has switched it off.
     Disabled,
     /// Its owner has removed it.
@@ -74,7 +76,7 @@ const ENDPOINTS: &str = "
     SELECT e.id, e.tenant_id, e.url, e.status = 'enabled', e.deleted_at IS NOT NULL,
            e.retry_base_ms, e.retry_cap_ms, e.attempts_max, e.age_max_ms, e.timeout_ms,
            s.ids, s.schemes, s.envelopes, c.ids, c.kinds, c.envelopes,
-           e.retry_schedule_ms, e.retry_statuses, e.updated_at
+           e.retry_schedule_ms, e.retry_statuses, e.updated_at, e.paused_at IS NOT NULL
       FROM zyven.endpoints e
      CROSS JOIN LATERAL (SELECT coalesce(array_agg(id ORDER BY created_at DESC, id), '{}') AS ids,
                                 coalesce(array_agg(scheme ORDER BY created_at DESC, id), '{}') AS schemes,
@@ -133,10 +135,11 @@ impl Store {
 
 fn endpoint(row: &Row) -> EndpointForDelivery {
     let ms = |column: usize| Duration::from_millis(row.get::<_, i64>(column).unsigned_abs());
-    let status = match (row.get(4), row.get(3)) {
-        (true, _) => EndpointStatus::Deleted,
-        (false, true) => EndpointStatus::Enabled,
-        (false, false) => EndpointStatus::Disabled,
+    let status = match (row.get(4), row.get(3), row.get(19)) {
+        (true, _, _) => EndpointStatus::Deleted,
+        (false, false, _) => EndpointStatus::Disabled,
+        (false, true, true) => EndpointStatus::Paused,
+        (false, true, false) => EndpointStatus::Enabled,
     };
     EndpointForDelivery {
         id: EndpointId::from_uuid(row.get(0)),

@@ -32,6 +32,7 @@ mod endpoints;
 mod endpoints_for_delivery;
 mod envelopes;
 mod error;
+mod lanes;
 mod maintenance;
 mod migrate;
 pub mod pool;
@@ -57,6 +58,7 @@ pub use endpoints::{
 pub use endpoints_for_delivery::{EndpointForDelivery, EndpointStatus, SealedSecret};
 pub use envelopes::{ENVELOPES_PAGE, EnvelopeTable, ResealedEnvelope, StoredEnvelope};
 pub use error::StoreError;
+pub use lanes::{Flow, LaneLimits, LaneLimitsOf};
 pub use maintenance::InvariantBreach;
 pub use migrate::{AppliedMigration, Migration, migrations};
 pub use pool::StoreConfig;

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use tokio_postgres::Row;
-use zyven_domain::id::EndpointId;
+use zyven_domain::id::{EndpointId, TenantId};
 
 use crate::{Store, StoreError};
 
@@ -16,8 +16,14 @@ use crate::{Store, StoreError};
 pub struct OutboxRow {
     /// The ticket.
     pub seq: i64,
-    /// The lane.
+    /// Whose it is.
+    pub tenant_id: TenantId,
+    /// Where it goes: with the tenant, the lane.
     pub endpoint_id: EndpointId,
+    /// See [`crate::ClaimedDelivery::ordering_key`].
+    pub ordering_key: i64,
+    /// Whether it was attempted before.
+    pub is_retry: bool,
     /// Wait until it is due, on PostgreSQL's clock; zero if it is.
     pub due_in: Duration,
     /// True while a dispatcher holds it: it has no need of a ticket then.
@@ -37,7 +43,7 @@ pub enum Leadership {
 const PAGE: &str = "
     SELECT seq, endpoint_id,
            greatest(0, extract(epoch FROM due_at - clock_timestamp()) * 1000)::bigint,
-           leased_until > clock_timestamp()
+           leased_until > clock_timestamp(), tenant_id, ordering_key, attempts > 0
       FROM zyven.outbox
      WHERE seq > $1
      ORDER BY seq
@@ -45,7 +51,7 @@ const PAGE: &str = "
 const ROWS: &str = "
     SELECT seq, endpoint_id,
            greatest(0, extract(epoch FROM due_at - clock_timestamp()) * 1000)::bigint,
-           leased_until > clock_timestamp()
+           leased_until > clock_timestamp(), tenant_id, ordering_key, attempts > 0
       FROM zyven.outbox
      WHERE seq = ANY ($1)
      ORDER BY seq";
@@ -170,5 +176,8 @@ fn outbox_row(row: &Row) -> OutboxRow {
         endpoint_id: EndpointId::from_uuid(row.get(1)),
         due_in: Duration::from_millis(row.get::<_, i64>(2).unsigned_abs()),
         leased: row.get(3),
+        tenant_id: TenantId::from_uuid(row.get(4)),
+        ordering_key: row.get(5),
+        is_retry: row.get(6),
     }
 }

@@ -166,12 +166,6 @@ async fn wait_ms(stage: &Stage, event: EventId) -> i64 {
 #[tokio::test]
 async fn retry_after_counts_in_each_form_with_the_statuses_it_belongs_to() {
     let stage = Stage::new().await;
-    stage.endpoint("/hook").await;
-    // Without a wish the wait is between 8 and 12 minutes.
-    stage
-        .sql
-        .run("UPDATE zyven.endpoints SET retry_base_ms = 600000")
-        .await;
     let dispatcher = stage.start();
     let usual_s = 480..=720;
     let date = |seconds| httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(seconds));
@@ -208,6 +202,12 @@ async fn retry_after_counts_in_each_form_with_the_statuses_it_belongs_to() {
     ] {
         let answer = Answer::status(status).header("retry-after", &wish);
         stage.receiver.answer(answer);
+        stage.fresh_endpoint("/hook").await;
+        // Without a wish the wait is between 8 and 12 minutes.
+        stage
+            .sql
+            .run("UPDATE zyven.endpoints SET retry_base_ms = 600000")
+            .await;
         let event = stage.publish("{}").await;
         let wait_ms = wait_ms(&stage, event).await;
         // Settling comes after the attempt, by as much as the machine is slow.

@@ -13,7 +13,7 @@ use zyven_dispatcher::{Config, Deps};
 use zyven_domain::id::{EndpointId, EventId, TenantId};
 use zyven_domain::secret_box::KeyRing;
 use zyven_domain::signature::{PrivateKey, Scheme, SigningKey, SigningSecret};
-use zyven_queue::{Epoch, Queue, QueueConfig, Ticket};
+use zyven_queue::{Epoch, Lane, Queue, QueueConfig, Ticket};
 use zyven_runtime::config::Source;
 use zyven_runtime::metrics::Metrics;
 use zyven_runtime::probes::Readiness;
@@ -188,6 +188,12 @@ impl Stage {
         published.parse().unwrap()
     }
 
+    /// An endpoint that takes over from all others, with a lane that has learned nothing yet.
+    pub(crate) async fn fresh_endpoint(&self, path: &str) {
+        self.sql.run("DELETE FROM zyven.subscriptions").await;
+        self.endpoint(path).await;
+    }
+
     /// What the relay does: a ticket for each outbox row.
     pub(crate) async fn offer(&self) {
         self.offer_up_to(i64::MAX).await;
@@ -198,14 +204,20 @@ impl Stage {
         let rows = self
             .sql
             .rows(&format!(
-                "SELECT seq, endpoint_id::text FROM zyven.outbox WHERE seq <= {seq_max} ORDER BY seq"
+                "SELECT seq, tenant_id::text, endpoint_id::text, ordering_key, attempts > 0
+                   FROM zyven.outbox WHERE seq <= {seq_max} ORDER BY seq"
             ))
             .await;
         let tickets: Vec<Ticket> = rows
             .iter()
             .map(|row| Ticket {
                 seq: row.get(0),
-                endpoint_id: EndpointId::from_uuid(row.get::<_, String>(1).parse().unwrap()),
+                lane: Lane {
+                    tenant_id: TenantId::from_uuid(row.get::<_, String>(1).parse().unwrap()),
+                    endpoint_id: EndpointId::from_uuid(row.get::<_, String>(2).parse().unwrap()),
+                },
+                ordering_key: row.get(3),
+                is_retry: row.get(4),
                 due_in: Duration::ZERO,
             })
             .collect();
@@ -214,13 +226,18 @@ impl Stage {
 
     /// A ticket for each outbox row, in a lane that is not its own.
     pub(crate) async fn offer_in_a_strange_lane(&self) {
-        let strange = EndpointId::new();
+        let strange = Lane {
+            tenant_id: TenantId::new(),
+            endpoint_id: EndpointId::new(),
+        };
         let rows = self.sql.rows("SELECT seq FROM zyven.outbox").await;
         let tickets: Vec<Ticket> = rows
             .iter()
             .map(|row| Ticket {
                 seq: row.get(0),
-                endpoint_id: strange,
+                lane: strange,
+                ordering_key: 0,
+                is_retry: false,
                 due_in: Duration::ZERO,
             })
             .collect();

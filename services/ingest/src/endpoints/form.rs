@@ -6,7 +6,7 @@ use std::time::Duration;
 use zyven_domain::event::{CHANNELS_MAX, Channel, PATTERNS_MAX, Pattern};
 use zyven_domain::retry::RetryPolicy;
 use zyven_domain::target::{EndpointUrl, NamePolicy};
-use zyven_store::{CredentialChange, EndpointChange};
+use zyven_store::{CredentialChange, EndpointChange, LaneLimits};
 
 use crate::fields::Members;
 
@@ -21,6 +21,11 @@ const AGE_MS: RangeInclusive<u64> = 1_000..=2_592_000_000;
 /// As many as there are.
 const STATUSES_MAX: usize = 99;
 const TIMEOUT_MS: RangeInclusive<u64> = 100..=30_000;
+
+// The same bounds stand in the constraint endpoint_lane_is_sane.
+const CONCURRENCY: RangeInclusive<u64> = 1..=1_000;
+const RATE_PER_MINUTE: RangeInclusive<u64> = 1..=600_000;
+const RATE_BURST: RangeInclusive<u64> = 1..=10_000;
 
 /// What a new endpoint is to be: its URL must be there, everything else has a default.
 pub(super) fn new_endpoint(
@@ -60,6 +65,9 @@ pub(super) fn change(members: &mut Members<'_>, names: &NamePolicy) -> EndpointC
         age_max: ms(members, "age_max_ms", AGE_MS),
         timeout: ms(members, "timeout_ms", TIMEOUT_MS),
         credentials: CredentialChange::default(),
+        concurrency_max: limit(members, "concurrency_max", CONCURRENCY),
+        rate_per_minute: limit(members, "rate_per_minute", RATE_PER_MINUTE),
+        rate_burst: limit(members, "rate_burst", RATE_BURST),
     }
 }
 
@@ -77,6 +85,17 @@ pub(super) fn policy(change: &EndpointChange) -> RetryPolicy {
     }
 }
 
+/// A new endpoint's limits: what was not said, or null, is not limited.
+pub(super) fn limits(change: &EndpointChange) -> LaneLimits {
+    let given = |limit: Option<u32>| limit.filter(|limit| *limit != 0);
+    LaneLimits {
+        concurrency_max: given(change.concurrency_max),
+        rate_per_minute: given(change.rate_per_minute),
+        rate_burst: given(change.rate_burst),
+        is_paused: false,
+    }
+}
+
 /// What an endpoint subscribes to when its owner does not say.
 pub(super) fn everything() -> Vec<Pattern> {
     vec![Pattern::parse("*").expect("the constant is a pattern")]
@@ -84,6 +103,15 @@ pub(super) fn everything() -> Vec<Pattern> {
 
 fn ms(members: &mut Members<'_>, name: &str, bounds: RangeInclusive<u64>) -> Option<Duration> {
     members.number(name, bounds).map(Duration::from_millis)
+}
+
+/// Null: no such limit, which is 0 in a change.
+fn limit(members: &mut Members<'_>, name: &str, bounds: RangeInclusive<u64>) -> Option<u32> {
+    if members.take_null(name) {
+        return Some(0);
+    }
+    let limit = members.number(name, bounds)?;
+    u32::try_from(limit).ok()
 }
 
 /// Null: no schedule. An empty one is refused, since it might be meant to say "never again", which is

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use zyven_domain::event::{DeliveryOptions, EventType};
 use zyven_domain::id::{EndpointId, EventId, TenantId};
-use zyven_queue::{Completion, Queue, QueueConfig};
+use zyven_queue::{Completion, Learned, Next, Queue, QueueConfig};
 use zyven_relay::{Config, Dependencies, Statistics, Term};
 use zyven_runtime::config::Source;
 use zyven_runtime::doorbell::Doorbell;
@@ -136,7 +136,11 @@ impl Stage {
                 let claimed = self.queue.claim(500, PATIENCE, &completions).await;
                 let Ok(claimed) = claimed else { break };
                 completions = (claimed.tickets.iter())
-                    .map(|ticket| Completion::Done(ticket.seq, ticket.endpoint_id))
+                    .map(|ticket| Completion {
+                        ticket: *ticket,
+                        learned: Learned::Nothing,
+                        next: Next::Done,
+                    })
                     .collect();
                 if claimed.tickets.is_empty() {
                     break;

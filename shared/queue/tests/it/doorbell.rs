@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use zyven_domain::id::EndpointId;
 use zyven_queue::Wake;
 use zyven_testkit::wait_until;
 
-use crate::support::Stage;
+use crate::support::{Stage, new_lane};
 
 /// Far longer than a bell takes.
 const LONG: Duration = Duration::from_secs(20);
@@ -32,7 +31,7 @@ async fn a_push_wakes_a_sleeper() {
     let started = Instant::now();
     let (wake, ()) = tokio::join!(doorbell.wait(LONG), async {
         is_waiting_for_a_bell(&stage).await;
-        stage.push(EndpointId::new(), [1]).await;
+        stage.push(new_lane(), [1]).await;
     });
     assert_eq!(wake, Wake::Rung);
     assert!(started.elapsed() < LONG / 2);
@@ -41,14 +40,14 @@ async fn a_push_wakes_a_sleeper() {
 #[tokio::test]
 async fn a_bell_rung_before_anybody_slept_is_heard() {
     let stage = Stage::new().await;
-    stage.push(EndpointId::new(), [1]).await;
+    stage.push(new_lane(), [1]).await;
     assert_eq!(stage.queue.doorbell().wait(LONG).await, Wake::Rung);
 }
 
 #[tokio::test]
 async fn nothing_new_rings_no_bell() {
     let stage = Stage::new().await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     stage.push(endpoint, [1]).await;
     let mut doorbell = stage.queue.doorbell();
     assert_eq!(doorbell.wait(LONG).await, Wake::Rung);
@@ -61,7 +60,7 @@ async fn nothing_new_rings_no_bell() {
 async fn bells_do_not_pile_up() {
     let stage = Stage::new().await;
     for seq in 1..=50 {
-        stage.push(EndpointId::new(), [seq]).await;
+        stage.push(new_lane(), [seq]).await;
     }
     let mut doorbell = stage.queue.doorbell();
     let mut rings = 0;
@@ -74,7 +73,7 @@ async fn bells_do_not_pile_up() {
 #[tokio::test]
 async fn whoever_leaves_something_behind_wakes_the_next() {
     let stage = Stage::new().await;
-    stage.push(EndpointId::new(), 1..=10).await;
+    stage.push(new_lane(), 1..=10).await;
     let mut doorbell = stage.queue.doorbell();
     assert_eq!(doorbell.wait(LONG).await, Wake::Rung);
     stage.claim(4).await;
@@ -91,7 +90,7 @@ async fn a_bell_that_rings_for_a_dropped_wait_ends_the_next_one() {
         _ = doorbell.wait(LONG) => panic!("nobody rang"),
         () = is_waiting_for_a_bell(&stage) => {}
     }
-    stage.push(EndpointId::new(), [1]).await;
+    stage.push(new_lane(), [1]).await;
     assert_eq!(doorbell.wait(LONG).await, Wake::Rung);
 }
 
@@ -112,7 +111,7 @@ async fn a_doorbell_outlives_its_redis() {
         stage.queue.begin_epoch().await
     })
     .await;
-    stage.push(EndpointId::new(), [1]).await;
+    stage.push(new_lane(), [1]).await;
     assert_eq!(doorbell.wait(LONG).await, Wake::Rung);
 }
 
@@ -126,6 +125,6 @@ async fn a_frozen_redis_does_not_keep_a_sleeper() {
     assert_eq!(doorbell.wait(SHORT).await, Wake::Quiet);
     assert!(started.elapsed() < SHORT * 10);
     stage.redis.thaw();
-    stage.push(EndpointId::new(), [1]).await;
+    stage.push(new_lane(), [1]).await;
     assert_eq!(doorbell.wait(LONG).await, Wake::Rung);
 }

@@ -3,15 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use zyven_domain::id::EndpointId;
-use zyven_queue::{Depth, NEAR_WINDOW, SCRIPT_TICKETS_MAX};
+use zyven_queue::{Depth, Lane, NEAR_WINDOW, SCRIPT_TICKETS_MAX};
 
-use crate::support::{LEASE, NOW, Stage, done, later, seqs, ticket};
+use crate::support::{LEASE, NOW, Stage, done, later, new_lane, seqs, ticket};
 
 #[tokio::test]
 async fn pushing_twice_adds_nothing() {
     let stage = Stage::new().await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     assert_eq!(stage.push(endpoint, 1..=10).await, 10);
     assert_eq!(stage.push(endpoint, 1..=10).await, 0);
     assert_eq!(stage.push(endpoint, 8..=12).await, 2);
@@ -21,7 +20,7 @@ async fn pushing_twice_adds_nothing() {
 #[tokio::test]
 async fn a_long_push_is_split_and_complete() {
     let stage = Stage::new().await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     let count = 2 * SCRIPT_TICKETS_MAX + 1;
     let last = i64::try_from(count).unwrap();
     assert_eq!(stage.push(endpoint, 1..=last).await, count);
@@ -39,7 +38,7 @@ async fn a_long_push_is_split_and_complete() {
 #[tokio::test]
 async fn tickets_leave_a_lane_in_sequence_order() {
     let stage = Stage::with(|config| config.lane_in_flight_max = 1_000).await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     stage.push(endpoint, 1_000..1_250).await;
     stage.push(endpoint, 1_250..1_500).await;
     let mut taken = Vec::new();
@@ -52,7 +51,7 @@ async fn tickets_leave_a_lane_in_sequence_order() {
 #[tokio::test]
 async fn a_ticket_that_is_held_is_not_pushed_again() {
     let stage = Stage::new().await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     stage.push(endpoint, 1..=4).await;
     assert_eq!(seqs(&stage.claim(2).await), [1, 2]);
     assert_eq!(stage.push(endpoint, 1..=5).await, 1);
@@ -62,7 +61,7 @@ async fn a_ticket_that_is_held_is_not_pushed_again() {
 #[tokio::test]
 async fn the_earlier_due_time_wins_whichever_push_comes_last() {
     let stage = Stage::new().await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     let soon = Duration::from_secs(60);
     stage.push_in(soon, endpoint, [1, 2]).await;
     assert_eq!(stage.claim(10).await, []);
@@ -77,7 +76,7 @@ async fn the_earlier_due_time_wins_whichever_push_comes_last() {
 #[tokio::test]
 async fn no_lane_has_more_than_its_limit_in_flight() {
     let stage = Stage::with(|config| config.lane_in_flight_max = 3).await;
-    let (one, other) = (EndpointId::new(), EndpointId::new());
+    let (one, other) = (new_lane(), new_lane());
     stage.push(one, 101..=110).await;
     stage.push(other, 111..=112).await;
 
@@ -101,7 +100,7 @@ async fn no_lane_has_more_than_its_limit_in_flight() {
 #[tokio::test]
 async fn a_lane_with_one_ticket_does_not_wait_for_one_with_ten_thousand() {
     let stage = Stage::with(|config| config.lane_in_flight_max = 100_000).await;
-    let (noisy, quiet) = (EndpointId::new(), EndpointId::new());
+    let (noisy, quiet) = (new_lane(), new_lane());
     stage.push(noisy, 1..=10_000).await;
     assert_eq!(stage.claim(64).await.len(), 64);
     stage.push(quiet, [20_000]).await;
@@ -115,7 +114,7 @@ async fn a_lane_with_one_ticket_does_not_wait_for_one_with_ten_thousand() {
 #[tokio::test]
 async fn lanes_take_turns() {
     let stage = Stage::with(|config| config.lane_in_flight_max = 100_000).await;
-    let lanes: Vec<EndpointId> = (0..5).map(|_| EndpointId::new()).collect();
+    let lanes: Vec<Lane> = (0..5).map(|_| new_lane()).collect();
     for (index, lane) in (0..).zip(&lanes) {
         stage
             .push(*lane, (1 + index * 100)..=(100 + index * 100))
@@ -125,8 +124,8 @@ async fn lanes_take_turns() {
     let mut order = Vec::new();
     for _ in 0..10 {
         let taken = stage.claim(8).await;
-        let lane = taken[0].endpoint_id;
-        assert!(taken.iter().all(|ticket| ticket.endpoint_id == lane));
+        let lane = taken[0].lane;
+        assert!(taken.iter().all(|ticket| ticket.lane == lane));
         order.push(lane);
     }
     assert_eq!(order[..5], order[5..]);
@@ -140,19 +139,19 @@ async fn lanes_take_turns() {
 #[tokio::test]
 async fn a_lane_that_has_long_been_overdue_does_not_jump_the_queue() {
     let stage = Stage::with(|config| config.lane_in_flight_max = 8).await;
-    let (full, fresh) = (EndpointId::new(), EndpointId::new());
+    let (full, fresh) = (new_lane(), new_lane());
     stage.push(full, 1..=100).await;
     let held = stage.claim(8).await;
     stage.push(fresh, 101..=200).await;
     // The full lane comes back to the ring behind the one that waits already.
     let taken = stage.exchange(8, &done(&held)).await.tickets;
-    assert!(taken.iter().all(|ticket| ticket.endpoint_id == fresh));
+    assert!(taken.iter().all(|ticket| ticket.lane == fresh));
 }
 
 #[tokio::test]
 async fn the_next_due_time_is_told() {
     let stage = Stage::new().await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     assert_eq!(stage.exchange(10, &[]).await.next_due_in, None);
 
     stage.push_in(Duration::from_secs(30), endpoint, [1]).await;
@@ -168,7 +167,7 @@ async fn the_next_due_time_is_told() {
 #[tokio::test]
 async fn a_ticket_in_the_near_future_is_served_when_its_time_has_come() {
     let stage = Stage::new().await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     stage
         .push_in(Duration::from_millis(40), endpoint, [1])
         .await;
@@ -190,7 +189,7 @@ async fn a_ticket_in_the_near_future_is_served_when_its_time_has_come() {
 #[tokio::test]
 async fn a_completion_puts_a_ticket_back_for_later() {
     let stage = Stage::new().await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     stage.push(endpoint, [1, 2, 3]).await;
     let held = stage.claim(3).await;
     let back = [
@@ -212,7 +211,7 @@ async fn a_completion_puts_a_ticket_back_for_later() {
 #[tokio::test]
 async fn what_is_due_beyond_the_near_window_stays_out() {
     let stage = Stage::new().await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     assert_eq!(stage.push_in(NEAR_WINDOW, endpoint, [1]).await, 1);
     let beyond = NEAR_WINDOW + Duration::from_millis(1);
     assert_eq!(stage.push_in(beyond, endpoint, [2]).await, 0);
@@ -221,7 +220,7 @@ async fn what_is_due_beyond_the_near_window_stays_out() {
 #[tokio::test]
 async fn several_shards_give_all_they_have() {
     let stage = Stage::with(|config| config.shards = 4).await;
-    let lanes: Vec<EndpointId> = (0..40).map(|_| EndpointId::new()).collect();
+    let lanes: Vec<Lane> = (0..40).map(|_| new_lane()).collect();
     let tickets: Vec<_> = (1..)
         .zip(&lanes)
         .map(|(seq, lane)| ticket(*lane, seq, NOW))
@@ -247,14 +246,14 @@ async fn several_shards_give_all_they_have() {
 #[tokio::test]
 async fn one_shard_alone_may_fill_the_whole_claim() {
     let stage = Stage::with(|config| config.shards = 4).await;
-    stage.push(EndpointId::new(), 1..=100).await;
+    stage.push(new_lane(), 1..=100).await;
     assert_eq!(stage.claim(60).await.len(), 60);
 }
 
 #[tokio::test]
 async fn many_completions_at_once_are_split() {
     let stage = Stage::with(|config| config.lane_in_flight_max = 10_000).await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     stage.push(endpoint, 1..=1_200).await;
     let mut held = Vec::new();
     while held.len() < 1_200 {

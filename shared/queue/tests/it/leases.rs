@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use zyven_domain::id::EndpointId;
-use zyven_queue::{ClaimedTicket, Completion};
+use zyven_queue::ClaimedTicket;
 
-use crate::support::{LEASE, Stage, done, later, seqs};
+use crate::support::{LEASE, Stage, done, later, new_lane, seqs};
 
 /// Claims with a lease that is over when the next claim looks.
 async fn claim_and_die(stage: &Stage, tickets_max: usize) -> Vec<ClaimedTicket> {
@@ -16,7 +15,7 @@ async fn claim_and_die(stage: &Stage, tickets_max: usize) -> Vec<ClaimedTicket> 
 #[tokio::test]
 async fn an_expired_lease_returns_its_ticket_to_the_front() {
     let stage = Stage::new().await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     stage.push(endpoint, 1..=6).await;
     assert_eq!(seqs(&claim_and_die(&stage, 2).await), [1, 2]);
     assert_eq!(seqs(&stage.claim(3).await), [1, 2, 3]);
@@ -27,7 +26,7 @@ async fn an_expired_lease_returns_its_ticket_to_the_front() {
 #[tokio::test]
 async fn a_full_lane_opens_when_its_leases_end() {
     let stage = Stage::with(|config| config.lane_in_flight_max = 2).await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     stage.push(endpoint, 1..=5).await;
     assert_eq!(claim_and_die(&stage, 10).await.len(), 2);
     assert_eq!(seqs(&stage.claim(10).await), [1, 2]);
@@ -36,7 +35,7 @@ async fn a_full_lane_opens_when_its_leases_end() {
 #[tokio::test]
 async fn the_end_of_a_lease_counts_as_the_next_due_time() {
     let stage = Stage::new().await;
-    stage.push(EndpointId::new(), [1]).await;
+    stage.push(new_lane(), [1]).await;
     let claimed = stage.exchange(10, &[]).await;
     let next = claimed.next_due_in.unwrap();
     assert!(next > LEASE / 2 && next <= LEASE, "{next:?}");
@@ -45,7 +44,7 @@ async fn the_end_of_a_lease_counts_as_the_next_due_time() {
 #[tokio::test]
 async fn a_completion_after_the_lease_frees_no_slot_twice() {
     let stage = Stage::with(|config| config.lane_in_flight_max = 2).await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     stage.push(endpoint, 1..=4).await;
     let dead = claim_and_die(&stage, 2).await;
     stage.give_back(&[]).await; // the leases end
@@ -60,7 +59,7 @@ async fn a_completion_after_the_lease_frees_no_slot_twice() {
 #[tokio::test]
 async fn a_late_owner_may_end_the_lease_of_the_next_one_without_harm() {
     let stage = Stage::new().await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     stage.push(endpoint, [1]).await;
     let first = claim_and_die(&stage, 1).await;
     let second = stage.claim(1).await;
@@ -78,7 +77,7 @@ async fn a_late_owner_may_end_the_lease_of_the_next_one_without_harm() {
 #[tokio::test]
 async fn more_expired_leases_than_one_call_returns_come_back_in_a_few() {
     let stage = Stage::with(|config| config.lane_in_flight_max = 10_000).await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     stage.push(endpoint, 1..=450).await;
     let dead = claim_and_die(&stage, 450).await;
     assert_eq!(dead.len(), 450);
@@ -92,8 +91,17 @@ async fn more_expired_leases_than_one_call_returns_come_back_in_a_few() {
 #[tokio::test]
 async fn completing_what_nobody_pushed_changes_nothing() {
     let stage = Stage::new().await;
-    let endpoint = EndpointId::new();
-    let claimed = stage.exchange(10, &[Completion::Done(7, endpoint)]).await;
+    let endpoint = new_lane();
+    let claimed = stage
+        .exchange(
+            10,
+            &[done(&[ClaimedTicket {
+                lane: endpoint,
+                seq: 7,
+                ordering_key: 0,
+            }])[0]],
+        )
+        .await;
     assert_eq!(claimed.tickets, []);
     let (counted, leased) = stage.books().await;
     assert!(counted.is_empty() && leased.is_empty());
@@ -102,7 +110,7 @@ async fn completing_what_nobody_pushed_changes_nothing() {
 #[tokio::test]
 async fn a_ticket_given_back_twice_at_once_frees_one_slot() {
     let stage = Stage::with(|config| config.lane_in_flight_max = 3).await;
-    stage.push(EndpointId::new(), 1..=3).await;
+    stage.push(new_lane(), 1..=3).await;
     let held = stage.claim(3).await;
     let twice = [done(&held[..1]), done(&held[..1])].concat();
     stage.give_back(&twice).await;

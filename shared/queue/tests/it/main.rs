@@ -5,7 +5,10 @@
     reason = "a test that cannot go on says so by panicking"
 )]
 
+mod breaker;
+mod chains;
 mod doorbell;
+mod fairness;
 mod lanes;
 mod leases;
 mod losses;

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use zyven_domain::id::EndpointId;
+use zyven_queue::Lane;
 
-use crate::support::{LEASE, NOW, Stage, done, ticket};
+use crate::support::{LEASE, NOW, Stage, done, new_lane, ticket};
 
 const TICKETS: i64 = 200_000;
 const BATCH: usize = 64;
@@ -27,7 +27,7 @@ async fn redis_cpu_s(stage: &Stage) -> f64 {
 async fn cpu_seconds_of_redis_per_thousand_tickets() {
     for lanes in [1_usize, 16, 1_000, 10_000] {
         let stage = Stage::with(|config| config.lane_in_flight_max = 64).await;
-        let endpoints: Vec<EndpointId> = (0..lanes).map(|_| EndpointId::new()).collect();
+        let endpoints: Vec<Lane> = (0..lanes).map(|_| new_lane()).collect();
         let (cpu_s, started) = (redis_cpu_s(&stage).await, Instant::now());
         let mut pushed: Vec<_> = Vec::with_capacity(BATCH);
         let (mut completions, mut completed) = (Vec::new(), 0);
@@ -56,7 +56,7 @@ async fn cpu_seconds_of_redis_per_thousand_tickets() {
 #[ignore = "a measurement, to be read by a person"]
 async fn a_million_tickets() {
     let stage = Stage::new().await;
-    let endpoints: Vec<EndpointId> = (0..100).map(|_| EndpointId::new()).collect();
+    let endpoints: Vec<Lane> = (0..100).map(|_| new_lane()).collect();
     let started = Instant::now();
     let mut slowest = Duration::ZERO;
     for page in 0..1_000_i64 {

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use zyven_domain::id::EndpointId;
 use zyven_queue::{OPERATION_TIME_MAX, Queue, QueueConfig, QueueError};
 use zyven_testkit::wait_until;
 
-use crate::support::{LEASE, NOW, Stage, ticket};
+use crate::support::{LEASE, NOW, Stage, new_lane, ticket};
 
 /// A loaded test machine may add this to a limit.
 const TOLERANCE: Duration = Duration::from_millis(500);
@@ -22,7 +21,7 @@ async fn fails_in_time<T: std::fmt::Debug>(work: impl Future<Output = Result<T, 
 #[tokio::test]
 async fn a_frozen_redis_hangs_nobody_and_is_used_again_once_it_thaws() {
     let mut stage = Stage::new().await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     stage.push(endpoint, [1]).await;
     stage.redis.freeze();
 
@@ -49,7 +48,7 @@ async fn a_frozen_redis_hangs_nobody_and_is_used_again_once_it_thaws() {
 #[tokio::test]
 async fn a_killed_redis_comes_back_without_anybody_restarting_us() {
     let mut stage = Stage::new().await;
-    let endpoint = EndpointId::new();
+    let endpoint = new_lane();
     stage.push(endpoint, [1]).await;
     stage.redis.kill();
     fails_in_time(stage.queue.health()).await;

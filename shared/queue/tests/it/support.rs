@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use zyven_domain::id::EndpointId;
-use zyven_queue::{Claimed, ClaimedTicket, Completion, Epoch, Pushed, Queue, QueueConfig, Ticket};
+use uuid::Uuid;
+use zyven_domain::id::{EndpointId, TenantId};
+use zyven_queue::{
+    Claimed, ClaimedTicket, Completion, Epoch, Lane, Learned, Next, Pushed, Queue, QueueConfig,
+    Ticket,
+};
 use zyven_testkit::TestRedis;
 
 pub(crate) const LEASE: Duration = Duration::from_secs(60);
@@ -26,6 +30,7 @@ impl Stage {
         let redis = TestRedis::start().await;
         let mut config = QueueConfig {
             url: redis.url(),
+            tenant_in_flight_max: 1_000_000, // most tests are about other limits
             ..QueueConfig::default()
         };
         change(&mut config);
@@ -39,25 +44,25 @@ impl Stage {
     }
 
     /// Pushes tickets that are due now; returns how many were new.
-    pub(crate) async fn push(
-        &self,
-        endpoint: EndpointId,
-        seqs: impl IntoIterator<Item = i64>,
-    ) -> usize {
-        self.push_in(NOW, endpoint, seqs).await
+    pub(crate) async fn push(&self, lane: Lane, seqs: impl IntoIterator<Item = i64>) -> usize {
+        self.push_in(NOW, lane, seqs).await
     }
 
     pub(crate) async fn push_in(
         &self,
         due_in: Duration,
-        endpoint: EndpointId,
+        lane: Lane,
         seqs: impl IntoIterator<Item = i64>,
     ) -> usize {
         let tickets: Vec<Ticket> = seqs
             .into_iter()
-            .map(|seq| ticket(endpoint, seq, due_in))
+            .map(|seq| ticket(lane, seq, due_in))
             .collect();
-        match self.queue.push(&tickets, &self.epoch).await.unwrap() {
+        self.offer(&tickets).await
+    }
+
+    pub(crate) async fn offer(&self, tickets: &[Ticket]) -> usize {
+        match self.queue.push(tickets, &self.epoch).await.unwrap() {
             Pushed::Accepted { added } => added,
             Pushed::EpochLost => panic!("the epoch is lost"),
         }
@@ -104,6 +109,10 @@ pub(crate) async fn books(
         .query_async(redis)
         .await
         .unwrap();
+    // Lanes have the longer names; tenants are counted beside them.
+    let counted = (counted.into_iter())
+        .filter(|(name, _)| name.len() == 64)
+        .collect();
     let members: Vec<String> = redis::cmd("ZRANGE")
         .arg("{z0}:leased")
         .arg(0)
@@ -119,11 +128,39 @@ pub(crate) async fn books(
     (counted, leased)
 }
 
-pub(crate) fn ticket(endpoint_id: EndpointId, seq: i64, due_in: Duration) -> Ticket {
+/// A lane of the tenant to whom all belong unless it matters.
+pub(crate) fn new_lane() -> Lane {
+    lane_of(1)
+}
+
+pub(crate) fn lane_of(tenant: u128) -> Lane {
+    Lane {
+        tenant_id: TenantId::from_uuid(Uuid::from_u128(tenant)),
+        endpoint_id: EndpointId::new(),
+    }
+}
+
+pub(crate) fn ticket(lane: Lane, seq: i64, due_in: Duration) -> Ticket {
     Ticket {
         seq,
-        endpoint_id,
+        lane,
+        ordering_key: 0,
+        is_retry: false,
         due_in,
+    }
+}
+
+pub(crate) fn retry(lane: Lane, seq: i64) -> Ticket {
+    Ticket {
+        is_retry: true,
+        ..ticket(lane, seq, NOW)
+    }
+}
+
+pub(crate) fn keyed(lane: Lane, seq: i64, ordering_key: i64) -> Ticket {
+    Ticket {
+        ordering_key,
+        ..ticket(lane, seq, NOW)
     }
 }
 
@@ -132,16 +169,20 @@ pub(crate) fn seqs(tickets: &[ClaimedTicket]) -> Vec<i64> {
 }
 
 pub(crate) fn done(tickets: &[ClaimedTicket]) -> Vec<Completion> {
-    tickets
-        .iter()
-        .map(|ticket| Completion::Done(ticket.seq, ticket.endpoint_id))
+    (tickets.iter())
+        .map(|ticket| complete(ticket, Learned::Succeeded, Next::Done))
         .collect()
 }
 
+/// Not attempted, and wanting another go.
 pub(crate) fn later(ticket: &ClaimedTicket, due_in: Duration) -> Completion {
-    Completion::Later {
-        seq: ticket.seq,
-        endpoint_id: ticket.endpoint_id,
-        due_in,
+    complete(ticket, Learned::NothingSent, Next::Later(due_in))
+}
+
+pub(crate) fn complete(ticket: &ClaimedTicket, learned: Learned, next: Next) -> Completion {
+    Completion {
+        ticket: *ticket,
+        learned,
+        next,
     }
 }

@@ -7,8 +7,8 @@ use zyven_domain::event::Pattern;
 use zyven_domain::id::{DeliveryId, EndpointId, TenantId};
 use zyven_domain::retry::RetryPolicy;
 use zyven_store::{
-    AcceptedFor, CredentialChange, EndpointChange, EndpointRefusal, NewEndpoint, SECRETS_VALID_MAX,
-    SealedSecret,
+    AcceptedFor, CredentialChange, EndpointChange, EndpointRefusal, LaneLimits, NewEndpoint,
+    SECRETS_VALID_MAX, SealedSecret,
 };
 
 use crate::fixture::Fixture;
@@ -30,6 +30,7 @@ pub(crate) fn endpoint(tenant: TenantId) -> NewEndpoint {
         event_types: vec![Pattern::parse("*").expect("a pattern")],
         channels: Vec::new(),
         policy: RetryPolicy::default(),
+        limits: LaneLimits::default(),
         secret: sealed(1),
         credentials: CredentialChange::default(),
     }

@@ -1,0 +1,207 @@
+//! A lane's limits, and what is going on in it.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use redis::{Script, Value};
+use zyven_domain::id::{EndpointId, TenantId};
+
+use crate::connection::Question;
+use crate::keys::LaneName;
+use crate::upkeep::read;
+use crate::{Epoch, Pushed, Queue, QueueError, SCRIPT_TICKETS_MAX};
+
+static CONFIGURE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("../lua/lanes.lua"),
+        include_str!("../lua/configure.lua")
+    ))
+});
+
+/// An endpoint's own queue of tickets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Lane {
+    /// Whose it is: tenants take turns, and each has a share of what may be in flight.
+    pub tenant_id: TenantId,
+    /// Where its deliveries go.
+    pub endpoint_id: EndpointId,
+}
+
+/// What an endpoint may be asked to bear.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct LaneSettings {
+    /// Tickets out at the same time; `None`: [`crate::QueueConfig::lane_in_flight_max`], which is also the
+    /// most there can be.
+    pub in_flight_max: Option<u32>,
+    /// A bucket of tokens, of which each ticket that is handed out takes one.
+    pub rate: Option<Rate>,
+    /// Whether its tickets stay where they are.
+    pub is_paused: bool,
+}
+
+/// A bucket of tokens.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    /// Tokens that come in a second.
+    pub per_s: f64,
+    /// Tokens it holds.
+    pub burst: u32,
+}
+
+/// Where a lane's breaker stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Deliveries flow.
+    Closed,
+    /// Nothing is sent for this long.
+    Open(Duration),
+    /// One probe may be sent, or is under way.
+    HalfOpen,
+}
+
+/// What is going on in a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneStatus {
+    /// Tickets in the lane that were not attempted before, due or not.
+    pub fresh: u64,
+    /// Tickets in the lane that were.
+    pub retries: u64,
+    /// Tickets that dispatchers hold.
+    pub in_flight: u64,
+    /// The breaker.
+    pub breaker: BreakerState,
+    /// How long the endpoint has asked to be left alone.
+    pub throttled_for: Option<Duration>,
+    /// Tickets that may be out at the same time, while that grows from little to the limit.
+    pub ramp: Option<u32>,
+}
+
+impl LaneSettings {
+    /// Nothing that the deployment's limits do not say already.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// As `lanes.lua` reads it.
+    fn text(&self) -> String {
+        if self.is_default() {
+            return String::new();
+        }
+        let or_none = |number: Option<String>| number.unwrap_or_else(|| "-".to_owned());
+        format!(
+            "{} {} {} {}",
+            or_none(self.in_flight_max.map(|max| max.to_string())),
+            or_none(self.rate.map(|rate| rate.per_s.to_string())),
+            or_none(self.rate.map(|rate| rate.burst.to_string())),
+            u8::from(self.is_paused)
+        )
+    }
+}
+
+impl Queue {
+    /// Tells lanes their limits, and lets go what a pause has held back. Idempotent. Limits live as long
+    /// as an epoch; whoever begins one tells them first.
+    ///
+    /// # Errors
+    ///
+    /// See [`QueueError`]. Some lanes may have been told; tell them again.
+    pub async fn configure(
+        &self,
+        lanes: &[(Lane, LaneSettings)],
+        epoch: &Epoch,
+    ) -> Result<Pushed, QueueError> {
+        let mut by_shard: Vec<Vec<&(Lane, LaneSettings)>> = vec![Vec::new(); self.shards.len()];
+        for lane in lanes {
+            by_shard[self.shard_of(lane.0)].push(lane);
+        }
+        let mut questions = Vec::new();
+        for (shard, lanes) in self.shards.iter().zip(by_shard) {
+            for part in lanes.chunks(SCRIPT_TICKETS_MAX) {
+                let mut question = self.script(&CONFIGURE, shard, 1 + 2 * part.len());
+                question.arg(&epoch.0);
+                for (lane, settings) in part {
+                    question
+                        .arg(LaneName(*lane).to_string())
+                        .arg(settings.text());
+                }
+                questions.push(question);
+            }
+        }
+        let mut told = Pushed::Accepted { added: lanes.len() };
+        for answer in self.connections.ask(&questions).await? {
+            match answer {
+                Value::Int(-1) => told = Pushed::EpochLost,
+                Value::Int(_) => {}
+                _ => return Err(QueueError::Nonsense),
+            }
+        }
+        Ok(told)
+    }
+
+    /// What is going on in a lane, for operators and explanations.
+    ///
+    /// # Errors
+    ///
+    /// See [`QueueError`].
+    pub async fn lane(&self, lane: Lane) -> Result<LaneStatus, QueueError> {
+        let shard = &self.shards[self.shard_of(lane)];
+        let name = LaneName(lane).to_string();
+        let mut questions: Vec<Question> = (shard.tickets(&name).iter())
+            .map(|key| {
+                let mut count = Question::command("ZCARD");
+                count.arg(key);
+                count
+            })
+            .collect();
+        for hash in [&shard.in_flight, &shard.state] {
+            let mut get = Question::command("HGET");
+            get.arg(hash).arg(&name);
+            questions.push(get);
+        }
+        questions.push(Question::command("TIME"));
+        let answers = self.connections.ask(&questions).await?;
+        let [fresh, retries, in_flight, state, time] =
+            <[Value; 5]>::try_from(answers).map_err(|_| QueueError::Nonsense)?;
+        let (seconds, us): (u64, u64) = read(time)?;
+        let state = State::read(&read::<Option<String>>(state)?.unwrap_or_default());
+        let now_ms = seconds * 1_000 + us / 1_000;
+        Ok(LaneStatus {
+            fresh: read(fresh)?,
+            retries: read(retries)?,
+            in_flight: read::<Option<u64>>(in_flight)?.unwrap_or_default(),
+            breaker: match state.opens_at_ms {
+                0 => BreakerState::Closed,
+                opens_at_ms if opens_at_ms > now_ms => {
+                    BreakerState::Open(Duration::from_millis(opens_at_ms - now_ms))
+                }
+                _ => BreakerState::HalfOpen,
+            },
+            throttled_for: (state.throttled_ms > now_ms)
+                .then(|| Duration::from_millis(state.throttled_ms - now_ms)),
+            ramp: (state.ramp > 0).then_some(state.ramp),
+        })
+    }
+}
+
+/// What `lanes.lua` writes of a lane's state, as far as anybody asks.
+#[derive(Default)]
+struct State {
+    opens_at_ms: u64,
+    ramp: u32,
+    throttled_ms: u64,
+}
+
+impl State {
+    fn read(text: &str) -> Self {
+        let fields: Vec<&str> = text.split(' ').collect();
+        let number = |index: usize| {
+            let field = fields.get(index).and_then(|field| field.parse().ok());
+            field.unwrap_or_default()
+        };
+        Self {
+            opens_at_ms: number(4),
+            ramp: u32::try_from(number(8)).unwrap_or(u32::MAX),
+            throttled_ms: number(9),
+        }
+    }
+}
