@@ -17,7 +17,7 @@ use zyven_domain::retry::LaneSignal;
 use zyven_queue::{ClaimedTicket, Completion, Learned, Next};
 use zyven_runtime::pace::Backoff;
 use zyven_runtime::supervisor::Chain;
-use zyven_store::{SettleItem, Settled, Settlement, Store, StoreError};
+use zyven_store::{Actor, SettleItem, Settled, Settlement, Store, StoreError};
 
 use crate::statistics::Statistics;
 
@@ -163,7 +163,11 @@ async fn settle_patiently(store: &Store, items: &[SettleItem]) -> Result<Vec<Set
 async fn disable(store: &Store, endpoint_id: EndpointId, seen: DateTime<Utc>) {
     const TRIES_MAX: u32 = 5;
     for failures in 1..=TRIES_MAX {
-        match store.disable_endpoint(endpoint_id, seen, GONE).await {
+        match store
+            .by(Actor::Dispatcher)
+            .disable_endpoint(endpoint_id, seen, GONE)
+            .await
+        {
             Ok(is_news) => {
                 if is_news {
                     tracing::info!(endpoint.id = %endpoint_id, "disabled: it answered 410");

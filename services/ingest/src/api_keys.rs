@@ -9,7 +9,7 @@ use http::StatusCode;
 use serde::Serialize;
 use zyven_domain::api_key::{ApiKey, Scope, Scopes};
 use zyven_domain::id::{ApiKeyId, TenantId};
-use zyven_store::{ApiKeyRecord, NewApiKey};
+use zyven_store::{API_KEYS_PER_TENANT_MAX, ApiKeyRecord, NewApiKey};
 
 use crate::answer::{self, Answer};
 use crate::app::{App, random};
@@ -17,7 +17,7 @@ use crate::auth::Caller;
 use crate::body;
 use crate::fields::Members;
 use crate::pages::{self, Query};
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 
 /// Longest name of a key, in characters.
 const NAME_CHARS_MAX: usize = 200;
@@ -123,7 +123,11 @@ pub(crate) async fn create(
         scopes,
         expires_at,
     );
-    let record = app.store.add_api_key(&row).await?;
+    let record = app
+        .store_of(caller)
+        .add_api_key(&row)
+        .await?
+        .ok_or_else(too_many)?;
     let view = ApiKeyView {
         key: Some(key.expose()),
         ..ApiKeyView::of(&record)
@@ -159,11 +163,24 @@ pub(crate) async fn revoke(
     let id = id
         .parse::<ApiKeyId>()
         .map_err(|_| Problem::not_found("API key"))?;
-    if app.store.revoke_api_key(caller.tenant, id).await? {
+    if app
+        .store_of(caller)
+        .revoke_api_key(caller.tenant, id)
+        .await?
+    {
         Ok(answer::nothing())
     } else {
         Err(Problem::not_found("API key"))
     }
+}
+
+fn too_many() -> Problem {
+    Problem::new(
+        Code::ApiKeyLimit,
+        format!(
+            "A tenant may have {API_KEYS_PER_TENANT_MAX} keys that are neither revoked nor expired."
+        ),
+    )
 }
 
 fn name(text: &str) -> Result<String, String> {

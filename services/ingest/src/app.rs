@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use zyven_domain::secret_box::KeyRing;
 use zyven_runtime::doorbell::Bell;
-use zyven_store::Store;
+use zyven_store::{Actor, Store};
 
-use crate::auth::Keys;
+use crate::auth::{Caller, Keys};
 use crate::batcher::Batcher;
 use crate::body::{Allowed, Room};
 use crate::config::Config;
@@ -25,6 +25,11 @@ pub(crate) struct App {
 }
 
 impl App {
+    /// The store for whatever the caller changes: the audit log then says who did it.
+    pub(crate) fn store_of(&self, caller: Caller) -> Store {
+        self.store.by(Actor::Key(caller.key))
+    }
+
     /// What the body of most requests may be.
     pub(crate) fn body_allowed(&self) -> Allowed {
         Allowed {

@@ -176,11 +176,10 @@ pub(crate) async fn replay(
     }
     members.finish()?;
     let id = delivery_id(&id)?;
-    let decided_by = caller.key.to_string();
     let reason = reason.unwrap_or_default();
     match app
-        .store
-        .replay(caller.tenant, id, &reason, &decided_by)
+        .store_of(caller)
+        .replay(caller.tenant, id, &reason)
         .await?
     {
         Replayed::Queued => {

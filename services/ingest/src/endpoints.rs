@@ -136,7 +136,11 @@ pub(crate) async fn create(
         secret: signing.seal(&app.ring, caller.tenant)?,
         credentials: CredentialChange::default(),
     };
-    let record = app.store.add_endpoint(&endpoint).await?.map_err(refused)?;
+    let record = app
+        .store_of(caller)
+        .add_endpoint(&endpoint)
+        .await?
+        .map_err(refused)?;
     let safeguards = safeguards::of_one(&app, caller.tenant, record.id).await?;
     let view = EndpointView {
         secret: Some(signing.shown()),
@@ -199,7 +203,7 @@ pub(crate) async fn change(
     let change = form::change(&mut members, &app.config.names);
     members.finish()?;
     let record = app
-        .store
+        .store_of(caller)
         .change_endpoint(caller.tenant, endpoint_id(&id)?, &change)
         .await?
         .map_err(refused)?;
@@ -213,7 +217,7 @@ pub(crate) async fn delete(
     Path(id): Path<String>,
 ) -> Result<Answer, Problem> {
     let removed = app
-        .store
+        .store_of(caller)
         .remove_endpoint(caller.tenant, endpoint_id(&id)?)
         .await?;
     if removed {
@@ -230,7 +234,7 @@ pub(crate) async fn enable(
     Path(id): Path<String>,
 ) -> Result<Answer, Problem> {
     let found = app
-        .store
+        .store_of(caller)
         .enable_endpoint_of(caller.tenant, endpoint_id(&id)?)
         .await?;
     show(&app, &caller, found).await
@@ -244,7 +248,7 @@ pub(crate) async fn disable(
 ) -> Result<Answer, Problem> {
     let reason = format!("disabled with key {}", caller.key);
     let found = app
-        .store
+        .store_of(caller)
         .disable_endpoint_of(caller.tenant, endpoint_id(&id)?, &reason)
         .await?;
     show(&app, &caller, found).await
@@ -257,7 +261,10 @@ pub(crate) async fn pause(
     Path(id): Path<String>,
 ) -> Result<Answer, Problem> {
     let id = endpoint_id(&id)?;
-    let found = app.store.set_flow(caller.tenant, id, Flow::Paused).await?;
+    let found = app
+        .store_of(caller)
+        .set_flow(caller.tenant, id, Flow::Paused)
+        .await?;
     show(&app, &caller, found).await
 }
 
@@ -268,7 +275,10 @@ pub(crate) async fn resume(
     Path(id): Path<String>,
 ) -> Result<Answer, Problem> {
     let id = endpoint_id(&id)?;
-    let found = app.store.set_flow(caller.tenant, id, Flow::Running).await?;
+    let found = app
+        .store_of(caller)
+        .set_flow(caller.tenant, id, Flow::Running)
+        .await?;
     show(&app, &caller, found).await
 }
 
@@ -292,7 +302,7 @@ pub(crate) async fn test(
         options: DeliveryOptions::default(),
         idempotency: None,
     };
-    match app.store.accept_for(&event, endpoint).await? {
+    match app.store_of(caller).accept_for(&event, endpoint).await? {
         AcceptedFor::Accepted(delivery) => {
             app.bell.ring();
             let body = json!({

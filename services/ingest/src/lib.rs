@@ -27,6 +27,7 @@
 mod answer;
 mod api_keys;
 mod app;
+mod audit;
 mod auth;
 mod batcher;
 mod body;

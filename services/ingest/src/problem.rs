@@ -28,6 +28,7 @@ pub(crate) enum Code {
     IdempotencyConflict,
     EndpointDisabled,
     EndpointLimit,
+    ApiKeyLimit,
     NotReplayable,
     BeingAttempted,
     NotCancellable,
@@ -82,6 +83,7 @@ impl Code {
                 "endpoint_limit",
                 "There are too many endpoints",
             ),
+            Self::ApiKeyLimit => (S::CONFLICT, "api_key_limit", "There are too many API keys"),
             Self::NotReplayable => (
                 S::CONFLICT,
                 "not_replayable",

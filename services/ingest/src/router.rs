@@ -14,7 +14,7 @@ use zyven_domain::api_key::Scope;
 use crate::app::App;
 use crate::exchange::Trail;
 use crate::problem::{Code, Problem};
-use crate::{api_keys, cancel, deliveries, endpoints, events};
+use crate::{api_keys, audit, cancel, deliveries, endpoints, events};
 
 /// The path of the one route that the exchange answers itself.
 pub(crate) const PUBLISH: &str = "/v1/events";
@@ -76,6 +76,7 @@ fn fill<T: Table>(table: T) -> T {
         .add(M::GET,    "/v1/api-keys",                     Manage,  api_keys::list)
         .add(M::POST,   "/v1/api-keys",                     Manage,  api_keys::create)
         .add(M::DELETE, "/v1/api-keys/{id}",                Manage,  api_keys::revoke)
+        .add(M::GET,    "/v1/audit-log",                    Manage,  audit::list)
 }
 
 /// What the table of routes is written into.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cron::Schedule;
 use zyven_runtime::config::Source;
+use zyven_store::AUDIT_RETENTION_MIN;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -26,6 +27,8 @@ pub struct Config {
     pub event_retention: Duration,
     /// How long dead letters are kept.
     pub dead_letter_retention: Duration,
+    /// How long entries of the audit log are kept.
+    pub audit_retention: Duration,
     /// How long an idempotency key protects.
     pub idempotency_retention: Duration,
 }
@@ -67,6 +70,12 @@ impl Config {
             Some("90d"),
             MINUTE..=RETENTION_MAX,
         );
+        let audit_retention = source.duration_in(
+            "ZYVEN_RELAY_AUDIT_RETENTION",
+            "how long the audit log is kept; the database refuses less than 30 days",
+            Some("400d"),
+            AUDIT_RETENTION_MIN..=RETENTION_MAX,
+        );
         let idempotency_retention = source.duration_in(
             "ZYVEN_RELAY_IDEMPOTENCY_RETENTION",
             "how long an idempotency key is remembered",
@@ -80,6 +89,7 @@ impl Config {
             maintenance: maintenance?,
             event_retention: event_retention?,
             dead_letter_retention: dead_letter_retention?,
+            audit_retention: audit_retention?,
             idempotency_retention: idempotency_retention?,
         })
     }

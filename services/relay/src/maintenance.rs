@@ -80,9 +80,14 @@ impl Maintenance {
                 .store
                 .expire_dead_letters(self.config.dead_letter_retention)
                 .await?;
+            let audited = self
+                .store
+                .expire_audit_log(self.config.audit_retention)
+                .await?;
             self.statistics.idempotency_keys_expired.add(keys);
             self.statistics.dead_letters_expired.add(letters);
-            if keys < BATCH_ROWS && letters < BATCH_ROWS {
+            self.statistics.audit_entries_expired.add(audited);
+            if keys.max(letters).max(audited) < BATCH_ROWS {
                 return Ok(true);
             }
         }

@@ -27,6 +27,7 @@ pub struct Statistics {
     pub(crate) rebuild_tickets: Counter,
     pub(crate) idempotency_keys_expired: Counter,
     pub(crate) dead_letters_expired: Counter,
+    pub(crate) audit_entries_expired: Counter,
     pub(crate) partitions_made: Counter,
     pub(crate) partitions_dropped: Counter,
     queue_waiting: Gauge,
@@ -105,6 +106,10 @@ impl Statistics {
             idempotency_keys_expired: counter(
                 "zyven_relay_idempotency_keys_expired_total",
                 "Idempotency keys deleted after their retention",
+            ),
+            audit_entries_expired: counter(
+                "zyven_relay_audit_entries_expired_total",
+                "Entries of the audit log deleted after their retention",
             ),
             dead_letters_expired: counter(
                 "zyven_relay_dead_letters_expired_total",

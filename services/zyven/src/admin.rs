@@ -11,7 +11,7 @@ use zyven_domain::signature::Scheme;
 use zyven_domain::target::EndpointUrl;
 use zyven_runtime::config::Source;
 use zyven_store::{
-    CredentialChange, LaneLimits, NewApiKey, NewEndpoint, SealedSecret, Store, StoreError,
+    Actor, CredentialChange, LaneLimits, NewApiKey, NewEndpoint, SealedSecret, Store,
 };
 
 use crate::{Failure, master_keys, settings};
@@ -220,8 +220,10 @@ pub(crate) async fn add_key(
     expires_at: Option<DateTime<Utc>>,
 ) -> Result<ApiKey, Failure> {
     let (key, row) = new_key(tenant, name, expires_at)?;
-    store.add_api_key(&row).await.map_err(Failure::other)?;
-    Ok(key)
+    let added = store.add_api_key(&row).await.map_err(Failure::other)?;
+    added
+        .map(|_| key)
+        .ok_or_else(|| Failure::Plain("the tenant has too many API keys already".to_owned()))
 }
 
 /// A fresh key with all scopes.
@@ -249,7 +251,8 @@ pub(crate) fn open_store() -> Result<Store, Failure> {
     let config = settings::store(&mut source);
     source.finish()?;
     let config = config.ok_or_else(|| unreported("the database"))?;
-    Store::connect(&config).map_err(|error: StoreError| Failure::other(error))
+    let store = Store::connect(&config).map_err(Failure::other)?;
+    Ok(store.by(Actor::CommandLine))
 }
 
 fn open_store_and_keys() -> Result<(Store, KeyRing), Failure> {
@@ -258,7 +261,10 @@ fn open_store_and_keys() -> Result<(Store, KeyRing), Failure> {
     let keys = settings::master_keys(&mut source);
     source.finish()?;
     match (config, keys) {
-        (Some(config), Some(keys)) => Ok((Store::connect(&config).map_err(Failure::other)?, keys)),
+        (Some(config), Some(keys)) => {
+            let store = Store::connect(&config).map_err(Failure::other)?;
+            Ok((store.by(Actor::CommandLine), keys))
+        }
         _ => Err(unreported("the database or the master keys")),
     }
 }

@@ -98,6 +98,11 @@ id!(
     DeliveryId, "dlv_"
 );
 
+id!(
+    /// An entry of the audit log.
+    AuditId, "aud_"
+);
+
 impl DeliveryId {
     /// The delivery of `event` to `endpoint`: the same id wherever and however often it is computed,
     /// so a repeated insert is recognised as a repetition.

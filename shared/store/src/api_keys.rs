@@ -8,6 +8,10 @@ use zyven_domain::id::{ApiKeyId, TenantId};
 
 use crate::{Store, StoreError};
 
+/// Most keys of a tenant that are neither revoked nor expired: more than a tenant has programs, and a
+/// bound on what somebody with one stolen key can leave behind.
+pub const API_KEYS_PER_TENANT_MAX: u32 = 1_000;
+
 /// A key ready to be stored.
 #[derive(Debug, Clone)]
 pub struct NewApiKey {
@@ -66,9 +70,15 @@ const CREDENTIAL: &str = "
       FROM zyven.api_keys
      WHERE public_id = $1
        AND revoked_at IS NULL";
+/// `$8` is [`API_KEYS_PER_TENANT_MAX`]; requests that race past it exceed it by their number at most.
 pub(crate) const INSERT_KEY: &str = "
     INSERT INTO zyven.api_keys (id, tenant_id, public_id, secret_hash, name, scopes, expires_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7)
+    SELECT $1, $2, $3, $4, $5, $6, $7
+     WHERE $8 > (SELECT count(*)
+                   FROM zyven.api_keys
+                  WHERE tenant_id = $2
+                    AND revoked_at IS NULL
+                    AND (expires_at IS NULL OR expires_at > now()))
     ON CONFLICT (id) DO NOTHING";
 const KEYS_OF: &str = "
     SELECT id, public_id, name, scopes, created_at, expires_at, revoked_at
@@ -102,11 +112,12 @@ impl Store {
         row.as_ref().map(credential).transpose()
     }
 
-    /// Stores a key. A repetition with the same id changes nothing.
+    /// Stores a key. A repetition with the same id changes nothing. `None`: the tenant has
+    /// [`API_KEYS_PER_TENANT_MAX`] already.
     ///
     /// # Errors
     /// PostgreSQL could not be asked.
-    pub async fn add_api_key(&self, key: &NewApiKey) -> Result<ApiKeyRecord, StoreError> {
+    pub async fn add_api_key(&self, key: &NewApiKey) -> Result<Option<ApiKeyRecord>, StoreError> {
         const DOING: &str = "adding an API key";
         let connection = self.durable(DOING).await?;
         let (public_id, hash, scopes) = key_columns(key);
@@ -121,13 +132,15 @@ impl Store {
                     &key.name,
                     &scopes,
                     &key.expires_at,
+                    &i64::from(API_KEYS_PER_TENANT_MAX),
                 ],
             )
             .await?;
+        // Only the limit leaves nothing behind; an id that existed is found like a new one.
         let row = connection
-            .query_one(KEY_OF, &[&key.tenant_id.uuid(), &key.id.uuid()])
+            .query_opt(KEY_OF, &[&key.tenant_id.uuid(), &key.id.uuid()])
             .await?;
-        record(&row)
+        row.as_ref().map(record).transpose()
     }
 
     /// The tenant's keys in the order they were made, revoked ones included, after the key `after`.

@@ -112,7 +112,7 @@ const CLAIM: &str = "
            c.enqueued_at, e.type, e.payload, e.traceparent,
            CASE WHEN c.generation = 1 THEN e.expires_at END, c.ordering_key
       FROM claimed c
-      LEFT JOIN zyven.events e ON e.id = c.event_id";
+      LEFT JOIN zyven.events e ON e.id = c.event_id AND e.tenant_id = c.tenant_id";
 
 /// Milliseconds until the row itself is free and due, and until the one that comes before it is.
 const EXPLAIN_REFUSALS: &str = "

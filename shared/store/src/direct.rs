@@ -32,6 +32,11 @@ const ACCEPT_FOR: &str = "
            AND e.deleted_at IS NULL
         ON CONFLICT (id) DO NOTHING
         RETURNING id, tenant_id
+    ), noted AS (
+        INSERT INTO zyven.audit_log (tenant_id, action, subject, details)
+        SELECT tenant_id, 'endpoint.test', zyven.typed_id('ep', $3),
+               jsonb_build_object('event', zyven.typed_id('evt', id))
+          FROM accepted
     )
     INSERT INTO zyven.outbox (delivery_id, event_id, endpoint_id, tenant_id)
     SELECT $9, a.id, $3, a.tenant_id

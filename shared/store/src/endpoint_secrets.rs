@@ -93,7 +93,7 @@ impl Store {
         let overlap_ms = i64::try_from(overlap.as_millis()).unwrap_or(i64::MAX);
         let endpoint = endpoint.uuid();
         let mut connection = self.durable(DOING).await?;
-        let transaction = connection.client_mut().transaction().await.doing(DOING)?;
+        let transaction = connection.transaction().await?;
         let locked = transaction
             .execute(LOCK, &[&tenant.uuid(), &endpoint])
             .await

@@ -223,7 +223,7 @@ impl Store {
     ) -> Result<Result<EndpointRecord, EndpointRefusal>, StoreError> {
         const DOING: &str = "adding an endpoint";
         let mut connection = self.durable(DOING).await?;
-        let transaction = connection.client_mut().transaction().await.doing(DOING)?;
+        let transaction = connection.transaction().await?;
         let patterns: Vec<&str> = endpoint.event_types.iter().map(Pattern::as_str).collect();
         let channels: Vec<&str> = endpoint.channels.iter().map(Channel::as_str).collect();
         let inserted = transaction
@@ -317,7 +317,7 @@ impl Store {
     ) -> Result<Result<EndpointRecord, EndpointRefusal>, StoreError> {
         const DOING: &str = "changing an endpoint";
         let mut connection = self.durable(DOING).await?;
-        let transaction = connection.client_mut().transaction().await.doing(DOING)?;
+        let transaction = connection.transaction().await?;
         let patterns: Option<Vec<&str>> = change
             .event_types
             .as_ref()

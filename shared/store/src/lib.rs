@@ -23,6 +23,7 @@
 
 mod accept;
 mod api_keys;
+mod audit;
 mod cancellations;
 mod claim;
 mod direct;
@@ -44,7 +45,8 @@ mod settle;
 mod tenants;
 
 pub use accept::{Accepted, Idempotency, NewEvent};
-pub use api_keys::{ApiKeyRecord, Credential, NewApiKey};
+pub use api_keys::{API_KEYS_PER_TENANT_MAX, ApiKeyRecord, Credential, NewApiKey};
+pub use audit::{AUDIT_RETENTION_MIN, Actor, AuditFilter, AuditRecord};
 pub use cancellations::{CANCEL_REASON_CHARS_MAX, Cancelled};
 pub use claim::{Claim, ClaimedDelivery, RefusedTicket};
 pub use direct::AcceptedFor;
@@ -76,6 +78,8 @@ use std::sync::Arc;
 pub struct Store {
     pools: Arc<pool::Pools>,
     routes: Arc<routing::Routes>,
+    /// In whose name changes are made.
+    actor: Option<Actor>,
 }
 
 impl Store {
@@ -87,6 +91,17 @@ impl Store {
         Ok(Self {
             pools: Arc::new(pool::Pools::new(config)?),
             routes: Arc::new(routing::Routes::default()),
+            actor: None,
         })
+    }
+
+    /// The same database, with every change made in the name of `actor`: that is what the audit log
+    /// says. Without it, the log names the database role.
+    #[must_use]
+    pub fn by(&self, actor: Actor) -> Self {
+        Self {
+            actor: Some(actor),
+            ..self.clone()
+        }
     }
 }

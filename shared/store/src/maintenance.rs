@@ -22,7 +22,7 @@ const EXPIRE_IDEMPOTENCY_KEYS: &str = "
      WHERE key IN (SELECT key FROM expired)";
 
 /// Each row of each statement is a breach. Numbers as in ARCHITECTURE.md, "Invariants".
-const INVARIANTS: [(&str, &str); 5] = [
+const INVARIANTS: [(&str, &str); 6] = [
     (
         "1 conservation: no generation is both unfinished and finished",
         "SELECT o.delivery_id::text || ' generation ' || o.generation
@@ -65,6 +65,15 @@ const INVARIANTS: [(&str, &str); 5] = [
         "SELECT o.delivery_id::text
            FROM zyven.outbox o
           WHERE NOT EXISTS (SELECT FROM zyven.events e WHERE e.id = o.event_id)",
+    ),
+    (
+        "8 one tenant: an unfinished delivery, its event and its endpoint belong to one tenant",
+        "SELECT o.delivery_id::text
+           FROM zyven.outbox o
+           LEFT JOIN zyven.events v ON v.id = o.event_id
+           LEFT JOIN zyven.endpoints e ON e.id = o.endpoint_id
+          WHERE v.tenant_id <> o.tenant_id
+             OR e.tenant_id <> o.tenant_id",
     ),
 ];
 

@@ -10,13 +10,16 @@
 //! options, so there is no session state to lose behind a transaction-pooling PgBouncer.
 
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{
+    Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts, Transaction,
+};
 use tokio_postgres::{Config, NoTls, Row, Statement, types::ToSql};
 
 use crate::error::Doing;
-use crate::{Store, StoreError};
+use crate::{Actor, Store, StoreError};
 
 /// How to reach PostgreSQL.
 #[derive(Clone)]
@@ -99,13 +102,23 @@ impl Pools {
 
 /// A connection on loan, with its prepared statements.
 pub(crate) struct Connection {
-    client: Object,
+    /// Always there until it is dropped.
+    client: Option<Object>,
     doing: &'static str,
+    /// In whose name statements are run.
+    actor: Option<Actor>,
+    /// A transaction was begun here and has not ended.
+    amid: AtomicBool,
 }
+
+/// For this transaction only: behind a transaction-pooling PgBouncer the next one is somebody else's.
+const ACT: &str = "SELECT set_config('zyven.actor', $1, true)";
 
 impl Store {
     pub(crate) async fn durable(&self, doing: &'static str) -> Result<Connection, StoreError> {
-        Connection::from(&self.pools.durable, doing).await
+        let mut connection = Connection::from(&self.pools.durable, doing).await?;
+        connection.actor = self.actor;
+        Ok(connection)
     }
 
     pub(crate) async fn relaxed(&self, doing: &'static str) -> Result<Connection, StoreError> {
@@ -132,11 +145,61 @@ impl Connection {
             .get()
             .await
             .map_err(|source| StoreError::Unreachable { doing, source })?;
-        Ok(Self { client, doing })
+        Ok(Self {
+            client: Some(client),
+            doing,
+            actor: None,
+            amid: AtomicBool::new(false),
+        })
+    }
+
+    fn client(&self) -> &Object {
+        self.client.as_ref().expect("only drop takes it away")
     }
 
     async fn statement(&self, sql: &str) -> Result<Statement, StoreError> {
-        self.client.prepare_cached(sql).await.doing(self.doing)
+        self.client().prepare_cached(sql).await.doing(self.doing)
+    }
+
+    async fn run<T>(
+        &self,
+        statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, StoreError> {
+        match self.actor {
+            None => statement.await.doing(self.doing),
+            // Boxed, or every statement's future would be as large as these few ones'.
+            Some(actor) => Box::pin(self.run_in_name_of(actor, statement)).await,
+        }
+    }
+
+    /// Runs one statement in a transaction that tells PostgreSQL whose it is. It may be dropped at any
+    /// await: the connection is closed then, which undoes what was not committed.
+    async fn run_in_name_of<T>(
+        &self,
+        actor: Actor,
+        statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, StoreError> {
+        let act = self.statement(ACT).await?;
+        let name = actor.to_string();
+        let name: [&(dyn ToSql + Sync); 1] = [&name];
+        self.amid.store(true, Ordering::Relaxed);
+        // Sent one behind the other without waiting; PostgreSQL runs them in this order.
+        let outcome = tokio::try_join!(
+            biased;
+            self.client().batch_execute("BEGIN"),
+            self.client().execute(&act, &name),
+            statement,
+        );
+        let end = if outcome.is_ok() {
+            "COMMIT"
+        } else {
+            "ROLLBACK"
+        };
+        let ended = self.client().batch_execute(end).await;
+        self.amid.store(ended.is_err(), Ordering::Relaxed);
+        let (_, _, result) = outcome.doing(self.doing)?;
+        ended.doing(self.doing)?;
+        Ok(result)
     }
 
     /// Runs a prepared statement and returns its rows.
@@ -146,10 +209,7 @@ impl Connection {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, StoreError> {
         let statement = self.statement(sql).await?;
-        self.client
-            .query(&statement, parameters)
-            .await
-            .doing(self.doing)
+        self.run(self.client().query(&statement, parameters)).await
     }
 
     /// Runs a prepared statement that returns at most one row.
@@ -159,10 +219,8 @@ impl Connection {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<Row>, StoreError> {
         let statement = self.statement(sql).await?;
-        self.client
-            .query_opt(&statement, parameters)
+        self.run(self.client().query_opt(&statement, parameters))
             .await
-            .doing(self.doing)
     }
 
     /// Runs a prepared statement that returns exactly one row.
@@ -172,10 +230,8 @@ impl Connection {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, StoreError> {
         let statement = self.statement(sql).await?;
-        self.client
-            .query_one(&statement, parameters)
+        self.run(self.client().query_one(&statement, parameters))
             .await
-            .doing(self.doing)
     }
 
     /// Runs a prepared statement and returns how many rows it touched.
@@ -185,14 +241,34 @@ impl Connection {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<u64, StoreError> {
         let statement = self.statement(sql).await?;
-        self.client
-            .execute(&statement, parameters)
+        self.run(self.client().execute(&statement, parameters))
             .await
-            .doing(self.doing)
     }
 
-    /// The connection itself, for the few callers that need a transaction of several statements.
+    /// A transaction of several statements, in the actor's name if there is one.
+    pub(crate) async fn transaction(&mut self) -> Result<Transaction<'_>, StoreError> {
+        let (doing, actor) = (self.doing, self.actor);
+        let transaction = self.client_mut().transaction().await.doing(doing)?;
+        if let Some(actor) = actor {
+            let name = actor.to_string();
+            transaction.execute(ACT, &[&name]).await.doing(doing)?;
+        }
+        Ok(transaction)
+    }
+
+    /// The connection itself, for the few callers that need more of it than statements.
     pub(crate) fn client_mut(&mut self) -> &mut Object {
-        &mut self.client
+        self.client.as_mut().expect("only drop takes it away")
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if *self.amid.get_mut()
+            && let Some(client) = self.client.take()
+        {
+            // Not back into the pool, where somebody else's statement would join the transaction.
+            drop(Object::take(client));
+        }
     }
 }

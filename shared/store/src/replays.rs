@@ -26,16 +26,9 @@ const IS_MINE: &str = "
     SELECT EXISTS (SELECT FROM zyven.deliveries WHERE delivery_id = $2 AND tenant_id = $1)
         OR EXISTS (SELECT FROM zyven.dead_letter_records WHERE delivery_id = $2 AND tenant_id = $1)";
 const REPLAY: &str = "SELECT zyven.replay($1, $2)";
-/// The row that `zyven.replay` has just written; the sequence's current value is this transaction's.
-const SIGN: &str = "
-    UPDATE zyven.replays
-       SET decided_by = $1
-     WHERE id = currval(pg_get_serial_sequence('zyven.replays', 'id'))
-       AND xact_id = pg_current_xact_id()";
-
 impl Store {
-    /// Sends one of the tenant's dead letters back to the start, with an audit row that names
-    /// `decided_by`. `reason` must not be blank nor longer than [`REPLAY_REASON_CHARS_MAX`].
+    /// Sends one of the tenant's dead letters back to the start, with an audit row that names the actor.
+    /// `reason` must not be blank nor longer than [`REPLAY_REASON_CHARS_MAX`].
     ///
     /// Repeated after an unknown outcome, it says that the delivery is not dead any more.
     ///
@@ -46,7 +39,6 @@ impl Store {
         tenant: TenantId,
         delivery: DeliveryId,
         reason: &str,
-        decided_by: &str,
     ) -> Result<Replayed, StoreError> {
         const DOING: &str = "replaying a delivery";
         let mut connection = self.durable(DOING).await?;
@@ -56,7 +48,7 @@ impl Store {
         if !mine.get::<_, bool>(0) {
             return Ok(Replayed::NotFound);
         }
-        let transaction = connection.client_mut().transaction().await.doing(DOING)?;
+        let transaction = connection.transaction().await?;
         let replayed = transaction
             .execute(REPLAY, &[&delivery.to_string(), &reason])
             .await;
@@ -68,10 +60,6 @@ impl Store {
                 Some(_) | None => Err(error).doing(DOING),
             };
         }
-        transaction
-            .execute(SIGN, &[&decided_by])
-            .await
-            .doing(DOING)?;
         transaction.commit().await.doing(DOING)?;
         Ok(Replayed::Queued)
     }

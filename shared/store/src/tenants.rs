@@ -3,7 +3,7 @@
 use uuid::Uuid;
 use zyven_domain::id::TenantId;
 
-use crate::api_keys::{INSERT_KEY, key_columns};
+use crate::api_keys::{API_KEYS_PER_TENANT_MAX, INSERT_KEY, key_columns};
 use crate::error::Doing;
 use crate::{NewApiKey, Store, StoreError};
 
@@ -31,7 +31,7 @@ impl Store {
     pub async fn create_tenant(&self, name: &str, first_key: &NewApiKey) -> Result<(), StoreError> {
         const DOING: &str = "creating a tenant";
         let mut connection = self.durable(DOING).await?;
-        let transaction = connection.client_mut().transaction().await.doing(DOING)?;
+        let transaction = connection.transaction().await?;
         transaction
             .execute(INSERT_TENANT, &[&first_key.tenant_id.uuid(), &name])
             .await
@@ -48,6 +48,7 @@ impl Store {
                     &first_key.name,
                     &scopes,
                     &first_key.expires_at,
+                    &i64::from(API_KEYS_PER_TENANT_MAX),
                 ],
             )
             .await

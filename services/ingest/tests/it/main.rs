@@ -14,6 +14,7 @@ mod outages;
 mod protocol;
 mod publishing;
 mod response_rules;
+mod routes;
 mod routing;
 mod signing;
 mod stopping;

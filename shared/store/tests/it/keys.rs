@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use zyven_domain::api_key::{ApiKey, Scope, Scopes};
 use zyven_domain::id::{ApiKeyId, TenantId};
-use zyven_store::NewApiKey;
+use zyven_store::{API_KEYS_PER_TENANT_MAX, NewApiKey};
 
 use crate::fixture::Fixture;
 
@@ -27,6 +27,7 @@ async fn a_key_is_found_by_its_public_id_until_it_is_revoked() {
     let new = key(fixture.tenant, 1, end);
     for _ in 0..2 {
         let record = fixture.store.add_api_key(&new).await.expect("added");
+        let record = record.expect("there is room");
         assert_eq!(record.id, new.id);
         assert_eq!(record.scopes, new.scopes);
     }
@@ -127,4 +128,35 @@ async fn a_tenant_is_made_with_its_first_key_once() {
         .expect("made");
     let found = fixture.store.tenant_named("demo").await.expect("asked");
     assert_eq!(found, Some(tenant), "the older one has the better claim");
+}
+
+#[tokio::test]
+async fn a_tenant_has_no_more_than_a_thousand_keys_that_work() {
+    let fixture = Fixture::new().await;
+    let add = async |seed| {
+        let new = key(fixture.tenant, seed, None);
+        let added = fixture.store.add_api_key(&new);
+        added.await.expect("asked").is_some()
+    };
+    // Neither an expired nor a revoked key counts.
+    fixture
+        .sql
+        .execute(
+            "INSERT INTO zyven.api_keys (id, tenant_id, public_id, secret_hash, name, scopes, expires_at, revoked_at)
+             SELECT gen_random_uuid(), $1, n::text, sha256(''), 'many', '{read}',
+                    CASE WHEN n = -1 THEN now() END, CASE WHEN n = 0 THEN now() END
+               FROM generate_series(-1, $2::integer - 1) AS n",
+            &[&fixture.tenant.uuid(), &API_KEYS_PER_TENANT_MAX.cast_signed()],
+        )
+        .await
+        .expect("keys");
+    assert!(add(1).await, "the thousandth");
+    assert!(!add(2).await, "one more");
+    fixture
+        .sql
+        .batch_execute("UPDATE zyven.api_keys SET revoked_at = now() WHERE public_id = '7'")
+        .await
+        .expect("revoked");
+    assert!(add(3).await, "another one's place");
+    assert!(!add(4).await);
 }

@@ -1,6 +1,7 @@
 //! The store against a real PostgreSQL.
 
 mod accepting;
+mod auditing;
 mod cancelling;
 mod claiming;
 mod credentials;
@@ -14,4 +15,5 @@ mod plans;
 mod reads;
 mod replaying;
 mod settling;
+mod tenancy;
 mod twins;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use zyven_domain::id::{DeliveryId, EndpointId, EventId, TenantId};
+use zyven_domain::id::{ApiKeyId, DeliveryId, EndpointId, EventId, TenantId};
 use zyven_domain::lifecycle::DeliveryState;
 use zyven_domain::retry::DeadLetterReason;
-use zyven_store::{DeliveryFilter, Replayed, Settlement, Store};
+use zyven_store::{Actor, DeliveryFilter, Replayed, Settlement, Store};
 use zyven_testkit::wait_until;
 
 use crate::fixture::{Fixture, TOKEN, open, record, settling};
@@ -47,16 +47,14 @@ async fn a_replayed_dead_letter_is_listed_once_in_its_latest_generation() {
     assert_eq!(listed(&fixture, &[]).await, [(id, DeadLettered, 1)]);
 
     let stranger = TenantId::new();
-    let refused = fixture
-        .store
-        .replay(stranger, id, "mine now", "key_x")
-        .await;
+    let refused = fixture.store.replay(stranger, id, "mine now").await;
     assert_eq!(refused.expect("asked"), Replayed::NotFound);
-    let replayed = fixture.store.replay(tenant, id, "fixed", "key_x").await;
+    let actor = Actor::Key(ApiKeyId::new());
+    let replayed = fixture.store.by(actor).replay(tenant, id, "fixed").await;
     assert_eq!(replayed.expect("asked"), Replayed::Queued);
     assert_eq!(listed(&fixture, &[]).await, [(id, Received, 2)]);
     assert_eq!(listed(&fixture, &[DeadLettered]).await, []);
-    let refused = fixture.store.replay(tenant, id, "again", "key_x").await;
+    let refused = fixture.store.by(actor).replay(tenant, id, "again").await;
     assert_eq!(
         refused.expect("asked"),
         Replayed::Refused("it is still being delivered".to_owned())
@@ -89,7 +87,9 @@ async fn a_replayed_dead_letter_is_listed_once_in_its_latest_generation() {
         .collect();
     assert_eq!(seen, [(1, 1, DeadLettered), (2, 1, Delivered)]);
     let signed = fixture
-        .count("SELECT count(*) FROM zyven.replays WHERE decided_by = 'key_x'")
+        .count(&format!(
+            "SELECT count(*) FROM zyven.replays WHERE decided_by = '{actor}'"
+        ))
         .await;
     assert_eq!(signed, 1, "a refused replay leaves no trace");
 }

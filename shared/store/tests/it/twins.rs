@@ -246,3 +246,123 @@ async fn signing_schemes_and_kinds_of_credentials_are_listed_alike() {
     let kinds = CredentialKind::ALL.map(CredentialKind::as_str);
     listed("endpoint_credentials", "kind", &kinds).await;
 }
+
+async fn judged_in_sql(fixture: &Fixture, payload: &str) -> Result<(), tokio_postgres::Error> {
+    let sql = "SELECT zyven.check_payload($1::text::json)";
+    fixture.sql.query_one(sql, &[&payload]).await.map(|_| ())
+}
+
+#[tokio::test]
+async fn payloads_are_judged_alike() {
+    let fixture = Fixture::new().await;
+    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let objects = |depth: usize| format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth));
+    let wide = format!("[{}1]", "[],{},".repeat(500));
+    let long_text = format!("{{\"a\":\"{}\"}}", "[{:7e5".repeat(2000));
+    let expectations = [
+        ("null", true),
+        (" {\"a\" : [1.50, -0, 1E2] } ", true),
+        (&nested(64), true),
+        (&nested(65), false),
+        (&objects(64), true),
+        (&objects(65), false),
+        (&format!("[{}]", vec![nested(63); 3].join(",")), true),
+        (&format!("[{}]", [nested(63), nested(64)].join(",")), false),
+        (&wide, true),
+        (&long_text, true),
+        (r#"{"a":1,"a":1}"#, false),
+        (r#"{"a":1,"\u0061":2}"#, false),
+        (r#"{"a":1,"A":2,"b":{"a":1}}"#, true),
+        (r#"[{"x":{"b":1,"c":2,"b":3}}]"#, false),
+        // The escaped colon of the value that is kept makes up for the lost member.
+        (r#"{"a":1,"a":"\u003a"}"#, false),
+        (r#"{"a":"\u003A","b":":"}"#, true),
+        (r#"{"a":"\\u003a","b":"\"}{:"}"#, true),
+        (r#"{"\u003a":1,":":2}"#, false),
+        ("1e308", true),
+        ("1e309", false),
+        ("5e-324", true),
+        ("1e-324", false),
+        ("[0e-999,-0.00E+7]", true),
+        (&"7".repeat(128), true),
+        (&"7".repeat(129), false),
+        (&format!("0.{}", "3".repeat(127)), false),
+        (&format!("\"{}\"", "7".repeat(500)), true),
+        (&format!("[{}]", vec!["12345"; 100].join(",")), true),
+        (r#""1e-999 \" 1e999""#, true),
+        (r#""\u0000""#, false),
+        (r#"{"\u0000":1}"#, false),
+        (r#""\ud800""#, false),
+        (r#""\ud83d\ude00""#, true),
+    ];
+    for (payload, good) in expectations {
+        let (rust, sql) = (
+            zyven_domain::payload::validate(payload.as_bytes()),
+            judged_in_sql(&fixture, payload).await,
+        );
+        assert_eq!(rust.is_ok(), good, "{payload:.80}: {rust:?}");
+        assert_eq!(sql.is_ok(), good, "{payload:.80}: {sql:?}");
+    }
+}
+
+/// Strings first: they are names as well.
+const PIECES: [&str; 8] = [
+    "\"a\"",
+    "\"\\u0061\"",
+    "\":\"",
+    "\"\\u003a\"",
+    "\"\\\\\\\"{\"",
+    "1e-400",
+    "0.5",
+    "null",
+];
+
+/// Small pieces in every order: duplicates, brackets, colons and escapes at every place.
+#[tokio::test]
+async fn payloads_made_at_random_are_judged_alike() {
+    let fixture = Fixture::new().await;
+    let (mut good, mut bad) = (0, 0);
+    // A linear congruential generator: the same pieces every time.
+    let mut state = 42_u64;
+    let mut next = |bound: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).expect("31 bits") % bound
+    };
+    for _ in 0..600 {
+        let mut text = String::new();
+        value(&mut text, 4, &mut next);
+        let (rust, sql) = (
+            zyven_domain::payload::validate(text.as_bytes()),
+            judged_in_sql(&fixture, &text).await,
+        );
+        assert_eq!(rust.is_ok(), sql.is_ok(), "{text}: {rust:?} {sql:?}");
+        if rust.is_ok() { good += 1 } else { bad += 1 }
+    }
+    assert!(good > 100 && bad > 100, "{good} good, {bad} bad");
+}
+
+fn value(text: &mut String, depth: usize, next: &mut dyn FnMut(usize) -> usize) {
+    match if depth == 0 { 0 } else { next(4) } {
+        0 | 1 => text.push_str(PIECES[next(8)]),
+        2 => {
+            text.push('[');
+            for at in 0..next(4) {
+                text.push_str(if at == 0 { "" } else { "," });
+                value(text, depth - 1, next);
+            }
+            text.push(']');
+        }
+        _ => {
+            text.push('{');
+            for at in 0..next(4) {
+                text.push_str(if at == 0 { "" } else { "," });
+                text.push_str(PIECES[next(5)]);
+                text.push(':');
+                value(text, depth - 1, next);
+            }
+            text.push('}');
+        }
+    }
+}
