@@ -265,8 +265,13 @@ async fn send(
         Ok(answer) => answer,
         Err(mut error) => {
             let was_unsent = error.take_message().is_some();
-            let failure = Failure::from_hyper(error.error());
-            return Err(if was_unsent || !connection.has_heard_anything() {
+            let was_heard = connection.has_heard_anything();
+            let failure = if was_unsent && was_heard {
+                Failure::unasked()
+            } else {
+                Failure::from_hyper(error.error())
+            };
+            return Err(if was_unsent || !was_heard {
                 Lost::Dead(failure)
             } else {
                 Lost::Failed(failure)

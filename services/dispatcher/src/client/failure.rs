@@ -47,6 +47,14 @@ impl Failure {
         Self::new(Outcome::TimedOut, detail)
     }
 
+    /// Neither an HTTP nor a TLS server speaks first.
+    pub(super) fn unasked() -> Self {
+        Self::failed(
+            FailureKind::Protocol,
+            "the endpoint spoke before it was asked",
+        )
+    }
+
     /// What hyper reports, once the tunnel was open.
     pub(super) fn from_hyper(error: &hyper::Error) -> Self {
         let io_error = source_of::<io::Error>(error);

@@ -308,10 +308,10 @@ impl Proxies {
             return if answer.len() == head_bytes {
                 Ok(())
             } else {
-                // Neither an HTTP nor a TLS server speaks first.
+                let Failure { outcome, detail } = Failure::unasked();
                 Err(Refusal::Said {
-                    outcome: Outcome::Failed(FailureKind::Protocol),
-                    detail: "the endpoint spoke before it was asked".to_owned(),
+                    outcome,
+                    detail: detail.into_owned(),
                 })
             };
         }

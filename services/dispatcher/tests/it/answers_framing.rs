@@ -117,6 +117,17 @@ async fn a_body_without_a_length_ends_with_its_connection() {
     assert_eq!(outcome.verdict, DELIVERED, "{outcome:?}");
     assert_eq!(outcome.attempt.body.as_deref(), Some(&b"ok"[..]));
     assert!(!outcome.reused);
+
+    // The proxy passes on what was said and closes, whichever way the endpoint ended it.
+    let server = WireServer::start(async |mut caller: Caller| {
+        caller.read_request().await;
+        caller.say("HTTP/1.1 200 OK\r\n\r\nok").await;
+        caller.reset();
+    })
+    .await;
+    let outcome = meet(&stage, &server.url(), 5_000).await;
+    assert_eq!(outcome.verdict, DELIVERED, "{outcome:?}");
+    assert!(!outcome.reused);
     dispatcher.stop().await;
 }
 

@@ -122,22 +122,22 @@ async fn a_connection_on_which_the_endpoint_speaks_unasked_is_closed() {
 
 #[tokio::test]
 async fn an_answer_that_was_here_before_the_request_is_no_answer() {
-    // The proxy is scripted, so that its own answer and the endpoint's arrive as one.
-    let proxy = WireServer::start(async |mut caller: Caller| {
-        if caller.read_head().await {
-            caller.say(format!("HTTP/1.1 200 OK\r\n\r\n{OK}")).await;
-            caller.linger().await;
-        }
-    })
-    .await;
     let stage = Stage::new().await;
-    let dispatcher = stage.start_with(config(&[proxy.address]));
-    let (verdict, attempt) = meet_once(&stage, "http://hooks.example.com/", 5_000).await;
-    assert_eq!(verdict, "attempts_exhausted");
-    assert_eq!(attempt.error.as_deref(), Some("protocol"));
-    let detail = "the endpoint spoke before it was asked";
-    assert_eq!(attempt.detail.as_deref(), Some(detail));
-    dispatcher.stop().await;
+    // The proxy is scripted, so that its own answer and the endpoint's arrive as one. With a head of
+    // 512 bytes the endpoint's is found by the HTTP client, with a shorter one by the handshake.
+    let padding = "y".repeat(512 - "HTTP/1.1 200 OK\r\nx: \r\n\r\n".len());
+    for padding in [String::new(), padding] {
+        let answers = format!("HTTP/1.1 200 OK\r\nx: {padding}\r\n\r\n{OK}");
+        let proxy = WireServer::saying(answers).await;
+        let dispatcher = stage.start_with(config(&[proxy.address]));
+        let (verdict, attempt) = meet_once(&stage, "http://hooks.example.com/", 5_000).await;
+        assert_eq!(verdict, "attempts_exhausted");
+        assert_eq!(attempt.error.as_deref(), Some("protocol"), "{attempt:?}");
+        let detail = "the endpoint spoke before it was asked";
+        assert_eq!(attempt.detail.as_deref(), Some(detail));
+        assert_eq!(attempt.http_status, None);
+        dispatcher.stop().await;
+    }
 }
 
 #[tokio::test]
@@ -175,6 +175,23 @@ async fn a_head_that_drips_beyond_the_deadline_is_timed_out() {
     assert_eq!(attempt.error.as_deref(), Some("timeout"));
     assert_eq!(attempt.detail.as_deref(), Some("no answer in time"));
     assert_eq!(attempt.http_status, None);
+    dispatcher.stop().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_never_reads_the_request_is_timed_out() {
+    let (stage, dispatcher) = stage().await;
+    let server =
+        WireServer::start(async |_caller: Caller| tokio::time::sleep(PATIENCE).await).await;
+    let terms = Terms {
+        timeout_ms: 2_000,
+        attempts_max: 1,
+    };
+    stage.endpoint_at(&server.url(), terms).await;
+    let (verdict, attempt) = attempt_with_huge_payload(&stage).await;
+    assert_eq!(verdict, "attempts_exhausted");
+    assert_eq!(attempt.error.as_deref(), Some("timeout"));
+    assert_eq!(attempt.detail.as_deref(), Some("no answer in time"));
     dispatcher.stop().await;
 }
 

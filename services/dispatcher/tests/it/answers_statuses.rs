@@ -259,6 +259,33 @@ async fn an_endpoint_with_a_schedule_keeps_to_it() {
 }
 
 #[tokio::test]
+async fn an_endpoint_has_attempts_and_an_age_of_its_own() {
+    let stage = Stage::new().await;
+    stage.receiver.answer(Answer::status(500));
+    let terms = Terms {
+        attempts_max: 3,
+        ..Terms::default()
+    };
+    stage.endpoint_at(&stage.receiver.url("/hook"), terms).await;
+    let dispatcher = stage.start();
+    let event = stage.publish("{}").await;
+    assert_eq!(stage.wait_for_dead(event).await, "attempts_exhausted");
+    assert_eq!(stage.delivery(event).await.attempts, 3);
+
+    stage.retire_endpoints().await;
+    stage.endpoint("/hook").await;
+    // The second attempt would come between 8 and 12 minutes after the first, and be too late.
+    stage
+        .sql
+        .run("UPDATE zyven.endpoints SET retry_base_ms = 600000, age_max_ms = 480000 WHERE status = 'enabled'")
+        .await;
+    let event = stage.publish("{}").await;
+    assert_eq!(stage.wait_for_dead(event).await, "age_exceeded");
+    assert_eq!(stage.delivery(event).await.attempts, 1);
+    dispatcher.stop().await;
+}
+
+#[tokio::test]
 async fn an_endpoints_own_statuses_are_retried() {
     let stage = Stage::new().await;
     stage.endpoint("/hook").await;
