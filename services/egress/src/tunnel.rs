@@ -8,7 +8,8 @@
 //! # How a tunnel ends
 //!
 //! - One side closes or fails: what it sent is still passed on, then both are closed (RFC 9110,
-//!   section 9.3.6).
+//!   section 9.3.6). An endpoint may well answer and reset amid a request it does not want to read; that
+//!   answer is the reason why a failed write ends nothing by itself.
 //! - It was *idle*: no byte for the idle limit (and at most half of it longer).
 //! - It is *retired* and quiet. A tunnel retires when the process stops, or at half of its lifetime or
 //!   of its bytes. Callers keep connections open between requests, and cutting one amid an answer costs
@@ -116,6 +117,8 @@ struct Tunnel<'a> {
     limits: &'a TunnelLimits,
     began: Instant,
     retired: bool,
+    /// Nothing more can be written to the endpoint; what it has said is still to be read.
+    endpoint_is_deaf: bool,
     stop_seen: bool,
     /// Who was heard last.
     endpoint_spoke_last: bool,
@@ -135,6 +138,7 @@ impl<'a> Tunnel<'a> {
             limits,
             began,
             retired: false,
+            endpoint_is_deaf: false,
             stop_seen: false,
             endpoint_spoke_last: false,
             bytes_at_tick: 0,
@@ -183,7 +187,11 @@ impl<'a> Tunnel<'a> {
         let bytes_max = self.limits.bytes_max;
         let (request, answer) = CHUNK.with_borrow_mut(|chunk| {
             let stop_at = bytes_max.saturating_sub(answer_before);
-            let request = self.to_endpoint.pump(caller, endpoint, chunk, stop_at, cx);
+            let request = if self.endpoint_is_deaf {
+                Poll::Pending
+            } else {
+                self.to_endpoint.pump(caller, endpoint, chunk, stop_at, cx)
+            };
             let stop_at = bytes_max.saturating_sub(self.to_endpoint.bytes);
             let answer = self.to_caller.pump(endpoint, caller, chunk, stop_at, cx);
             (request, answer)
@@ -195,7 +203,14 @@ impl<'a> Tunnel<'a> {
         }
 
         match (request, answer) {
-            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Some(End::Broken),
+            (Poll::Ready(Err(Broken::Reader)), _) | (_, Poll::Ready(Err(_))) => Some(End::Broken),
+            (Poll::Ready(Err(Broken::Writer)), Poll::Ready(Ok(()))) => Some(End::Broken),
+            // Its socket may hold an answer that this thread has not been woken for.
+            (Poll::Ready(Err(Broken::Writer)), Poll::Pending) => {
+                self.endpoint_is_deaf = true;
+                None
+            }
+            (Poll::Pending, Poll::Ready(Ok(()))) if self.endpoint_is_deaf => Some(End::Broken),
             (Poll::Ready(Ok(())), _) | (_, Poll::Ready(Ok(()))) => Some(End::Finished),
             (Poll::Pending, Poll::Pending) => {
                 (self.bytes() >= self.limits.bytes_max).then_some(End::BytesSpent)
@@ -249,6 +264,13 @@ impl<'a> Tunnel<'a> {
     }
 }
 
+/// Whose socket failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Broken {
+    Reader,
+    Writer,
+}
+
 /// One way through the tunnel.
 #[derive(Default)]
 struct Direction {
@@ -273,9 +295,9 @@ impl Direction {
         chunk: &mut [u8],
         stop_at: u64,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Broken>> {
         loop {
-            ready!(self.poll_leftover(writer, cx))?;
+            ready!(self.poll_leftover(writer, cx)).map_err(|_| Broken::Writer)?;
             if self.ended {
                 return Poll::Ready(Ok(()));
             }
@@ -285,14 +307,14 @@ impl Direction {
             }
             let end = room.min(chunk.len());
             let mut chunk = ReadBuf::new(&mut chunk[..end]);
-            ready!(Pin::new(&mut *reader).poll_read(cx, &mut chunk))?;
+            ready!(Pin::new(&mut *reader).poll_read(cx, &mut chunk)).map_err(|_| Broken::Reader)?;
             let read = chunk.filled();
             if read.is_empty() {
                 self.ended = true;
                 return Poll::Ready(Ok(()));
             }
             let written = match Pin::new(&mut *writer).poll_write(cx, read) {
-                Poll::Ready(written) => written?,
+                Poll::Ready(written) => written.map_err(|_| Broken::Writer)?,
                 Poll::Pending => 0,
             };
             self.bytes += written as u64;

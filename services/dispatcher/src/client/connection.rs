@@ -74,7 +74,7 @@ impl Connection {
     pub(super) async fn is_reusable(&mut self) -> bool {
         poll_fn(|cx| {
             self.advance(cx);
-            Poll::Ready(self.driver.is_some() && self.sender.is_ready())
+            Poll::Ready(self.is_ready())
         })
         .await
     }
@@ -82,7 +82,11 @@ impl Connection {
     /// Like [`Connection::is_reusable`], for a connection that is idle and stays so.
     pub(super) fn look_alive(&mut self) -> bool {
         self.advance(&mut Context::from_waker(Waker::noop()));
-        self.driver.is_some() && self.sender.is_ready()
+        self.is_ready()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.driver.is_some() && self.sender.is_ready() && !self.heard.writes_fail()
     }
 
     /// Marks the beginning of an idle time.

@@ -308,7 +308,9 @@ impl Proxies {
             return if answer.len() == head_bytes {
                 Ok(())
             } else {
-                let Failure { outcome, detail } = Failure::unasked();
+                let Failure {
+                    outcome, detail, ..
+                } = Failure::unasked();
                 Err(Refusal::Said {
                     outcome,
                     detail: detail.into_owned(),

@@ -64,6 +64,32 @@ async fn a_side_that_closes_ends_the_tunnel_behind_its_last_byte() {
     assert_eq!(received, "never mind");
 }
 
+/// The order in which a thread learns of a socket's two directions is chance, hence the repetitions.
+#[tokio::test]
+async fn what_an_endpoint_says_before_it_resets_amid_a_request_is_passed_on() {
+    let proxy = Proxy::start(&[]).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap();
+    for round in 0..100 {
+        let (mut read, mut write) = proxy.connect(target).await.opened().into_split();
+        let (mut endpoint, _) = listener.accept().await.unwrap();
+        let writing = tokio::spawn(async move {
+            let request = vec![b'x'; 64 * 1024];
+            while write.write_all(&request).await.is_ok() {}
+            write
+        });
+        endpoint.read_exact(&mut [0; 1_000]).await.unwrap();
+        endpoint.write_all(b"too much").await.unwrap();
+        endpoint.set_zero_linger().unwrap();
+        drop(endpoint);
+        let mut received = [0; 8];
+        let read = timeout(SOON, read.read_exact(&mut received)).await.unwrap();
+        assert!(read.is_ok(), "round {round}: {read:?}");
+        assert_eq!(&received, b"too much", "round {round}");
+        writing.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn an_idle_tunnel_is_closed_and_a_used_one_is_not() {
     let proxy = Proxy::start(&[("ZYVEN_EGRESS_IDLE", "200ms")]).await;
