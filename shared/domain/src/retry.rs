@@ -1,5 +1,5 @@
 //! What follows an attempt. A pure function of the outcome, the policy, and a random number the
-//! caller has drawn.
+//! caller has drawn (ADR 0016).
 
 use std::time::Duration;
 
