@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use zyven_domain::signature::{SigningKey, SigningSecret, sign};
-use zyven_testkit::{Answer, Binary};
+use zyven_testkit::{Answer, Binary, wait_until};
 
 use crate::stack::{PATIENCE, Spread, Stack};
 
@@ -172,6 +172,44 @@ async fn an_endpoint_inside_the_network_is_refused_by_the_proxy() {
     stack.wait_for_state(&event, "DEAD_LETTERED").await;
     let (_, attempts, reason) = stack.delivery(&event).await;
     assert_eq!((attempts, reason.as_deref()), (1, Some("egress_denied")));
+}
+
+#[tokio::test]
+async fn proxies_of_the_environment_are_not_believed_in() {
+    // Nobody listens there; whoever went there, or past the configured proxy, would deliver nothing or count nothing.
+    let nowhere = "http://127.0.0.1:1";
+    let stack = Stack::start_with(
+        Spread::ProcessEach,
+        &[
+            ("HTTP_PROXY", nowhere),
+            ("http_proxy", nowhere),
+            ("HTTPS_PROXY", nowhere),
+            ("https_proxy", nowhere),
+            ("ALL_PROXY", nowhere),
+            ("NO_PROXY", "*"),
+            ("ZYVEN_EGRESS_DENY_CIDRS", "127.0.0.2/32"),
+        ],
+    )
+    .await;
+    stack.endpoint("/hook", json!({})).await;
+    let event = stack.publish("a", json!({})).await;
+    stack.wait_for_state(&event, "DELIVERED").await;
+
+    // NO_PROXY would have sent this one past the policy.
+    let port = stack.receiver.address().port();
+    let url = json!({ "url": format!("http://127.0.0.2:{port}/"), "event_types": ["denied"] });
+    stack.endpoint("/", url).await;
+    let event = stack.publish("denied", json!({})).await;
+    let denied = async || {
+        let sql = stack.database.client().await;
+        let query = "SELECT count(*) FROM zyven.dead_letters WHERE reason = 'egress_denied'";
+        sql.query_one(query, &[])
+            .await
+            .expect("a count")
+            .get::<_, i64>(0)
+            == 1
+    };
+    wait_until(&format!("{event} is denied"), PATIENCE, denied).await;
 }
 
 #[tokio::test]
