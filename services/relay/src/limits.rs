@@ -1,12 +1,15 @@
 //! Endpoints' own limits, on their way to the lanes.
 //!
 //! PostgreSQL has them; Redis is told, as it is told of tickets, and forgets them with its epoch. So they
-//! are told before an epoch's first ticket, again with every scrub, and in between what has changed.
-//! A pause does not depend on that: a dispatcher looks at the endpoint before it sends.
+//! are told before an epoch's first ticket, before a lane's first ticket, again with every scrub, and in
+//! between what has changed. A pause does not depend on that: a dispatcher looks at the endpoint before
+//! it sends.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use zyven_domain::id::EndpointId;
 use zyven_queue::{Epoch, Lane, LaneSettings, Pushed, Queue, Rate};
 use zyven_store::{LaneLimitsOf, Store};
 
@@ -19,56 +22,90 @@ const CHANGED_WITHIN: Duration = Duration::from_secs(60);
 /// Tells lanes their limits.
 #[derive(Default)]
 pub(crate) struct Limits {
-    /// Those that were told something. Everybody else has none.
-    told: HashMap<Lane, LaneSettings>,
+    /// Those that were told something; everybody else has none. Held while Redis is told, so that what is
+    /// told last is what was read last.
+    told: tokio::sync::Mutex<HashMap<Lane, LaneSettings>>,
+    /// Whose limits were looked at. Held for look-ups only.
+    known: Mutex<HashSet<EndpointId>>,
 }
 
 impl Limits {
     /// Tells all limits there are, and takes back those that are gone.
     pub(crate) async fn tell_all(
-        &mut self,
+        &self,
         store: &Store,
         queue: &Queue,
         epoch: &Epoch,
     ) -> Result<Pushed, RelayError> {
-        let mut all: HashMap<Lane, LaneSettings> = (self.told.keys())
+        let mut told = self.told.lock().await;
+        let mut all: HashMap<Lane, LaneSettings> = (told.keys())
             .map(|lane| (*lane, LaneSettings::default()))
             .collect();
         all.extend(store.lane_limits().await?.iter().map(settings));
-        self.tell(queue, epoch, all.into_iter().collect()).await
+        tell(&mut told, queue, epoch, all.into_iter().collect()).await
     }
 
     /// Tells what has changed of late and was not told yet.
     pub(crate) async fn tell_changed(
-        &mut self,
+        &self,
         store: &Store,
         queue: &Queue,
         epoch: &Epoch,
     ) -> Result<Pushed, RelayError> {
+        let mut told = self.told.lock().await;
         let changed = store.lane_limits_changed(CHANGED_WITHIN).await?;
-        let is_news = |(lane, settings): &(Lane, LaneSettings)| {
-            self.told.get(lane).copied().unwrap_or_default() != *settings
-        };
-        let news = changed.iter().map(settings).filter(is_news).collect();
-        self.tell(queue, epoch, news).await
+        let news = news(&told, &changed);
+        tell(&mut told, queue, epoch, news).await
     }
 
-    async fn tell(
-        &mut self,
+    /// Tells the limits of endpoints that are met for the first time: an endpoint made a moment ago is not
+    /// to be flooded until the next look at changes.
+    pub(crate) async fn tell_new(
+        &self,
+        store: &Store,
         queue: &Queue,
         epoch: &Epoch,
-        lanes: Vec<(Lane, LaneSettings)>,
+        endpoints: impl Iterator<Item = EndpointId>,
     ) -> Result<Pushed, RelayError> {
-        let told = queue.configure(&lanes, epoch).await?;
-        for (lane, settings) in lanes {
-            if settings.is_default() {
-                self.told.remove(&lane);
-            } else {
-                self.told.insert(lane, settings);
-            }
+        let unknown: HashSet<EndpointId> = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            endpoints.filter(|id| !known.contains(id)).collect()
+        };
+        if unknown.is_empty() {
+            return Ok(Pushed::Accepted { added: 0 });
         }
-        Ok(told)
+        let unknown: Vec<EndpointId> = unknown.into_iter().collect();
+        let mut told = self.told.lock().await;
+        let new = store.lane_limits_of(&unknown).await?;
+        let news = news(&told, &new);
+        let outcome = tell(&mut told, queue, epoch, news).await?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(unknown);
+        Ok(outcome)
     }
+}
+
+fn news(told: &HashMap<Lane, LaneSettings>, limits: &[LaneLimitsOf]) -> Vec<(Lane, LaneSettings)> {
+    (limits.iter().map(settings))
+        .filter(|(lane, settings)| told.get(lane).copied().unwrap_or_default() != *settings)
+        .collect()
+}
+
+async fn tell(
+    told: &mut HashMap<Lane, LaneSettings>,
+    queue: &Queue,
+    epoch: &Epoch,
+    lanes: Vec<(Lane, LaneSettings)>,
+) -> Result<Pushed, RelayError> {
+    let outcome = queue.configure(&lanes, epoch).await?;
+    for (lane, settings) in lanes {
+        if settings.is_default() {
+            told.remove(&lane);
+        } else {
+            told.insert(lane, settings);
+        }
+    }
+    Ok(outcome)
 }
 
 fn settings(of: &LaneLimitsOf) -> (Lane, LaneSettings) {

@@ -9,7 +9,6 @@ use zyven_runtime::pace::Rest;
 use zyven_store::{OutboxRow, Store};
 
 use crate::RelayError;
-use crate::limits::Limits;
 use crate::term::{Offered, Term};
 
 /// While nothing is wrong, walking takes one part of the time and resting the other nine: a backlog
@@ -24,7 +23,6 @@ const EPOCH_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Sweep {
     term: Arc<Term>,
     interval: Duration,
-    limits: Limits,
     walk: Option<Walk>,
     next_walk_at: Instant,
     epoch_seen_at: Option<Instant>,
@@ -56,7 +54,6 @@ impl Sweep {
         Self {
             term,
             interval,
-            limits: Limits::default(),
             walk: None,
             next_walk_at: Instant::now(),
             epoch_seen_at: None,
@@ -157,16 +154,16 @@ impl Sweep {
     }
 
     /// An epoch that is lost meanwhile is noticed by the next look.
-    async fn tell_all_limits(&mut self, epoch: &zyven_queue::Epoch) -> Result<(), RelayError> {
+    async fn tell_all_limits(&self, epoch: &zyven_queue::Epoch) -> Result<(), RelayError> {
         let Term { store, queue, .. } = &*self.term;
-        let _ = self.limits.tell_all(store, queue, epoch).await?;
-        Ok(())
+        let told = self.term.limits.tell_all(store, queue, epoch);
+        told.await.map(drop)
     }
 
-    async fn tell_changed_limits(&mut self, epoch: &zyven_queue::Epoch) -> Result<(), RelayError> {
+    async fn tell_changed_limits(&self, epoch: &zyven_queue::Epoch) -> Result<(), RelayError> {
         let Term { store, queue, .. } = &*self.term;
-        let _ = self.limits.tell_changed(store, queue, epoch).await?;
-        Ok(())
+        let told = self.term.limits.tell_changed(store, queue, epoch);
+        told.await.map(drop)
     }
 
     fn start_over(&mut self, epoch: zyven_queue::Epoch, reason: Reason) {

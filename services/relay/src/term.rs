@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use zyven_queue::{Epoch, Lane, Pushed, Queue, Ticket};
 use zyven_store::{OutboxRow, Store};
 
+use crate::limits::Limits;
 use crate::{RelayError, Statistics};
 
 /// One leader's time in office: from taking the lead until losing it.
@@ -14,6 +15,7 @@ pub struct Term {
     pub(crate) store: Store,
     pub(crate) queue: Queue,
     pub(crate) statistics: Statistics,
+    pub(crate) limits: Limits,
     /// Under which tickets are pushed; `None` until the sweep has found or begun one. Never held across
     /// an await.
     epoch: Mutex<Option<Epoch>>,
@@ -38,18 +40,25 @@ impl Term {
             store,
             queue,
             statistics,
+            limits: Limits::default(),
             epoch: Mutex::new(None),
             handed_over: AtomicI64::new(i64::MAX),
             alarm: Notify::new(),
         }
     }
 
-    /// Gives a ticket to each of the rows that no dispatcher holds.
+    /// Gives a ticket to each of the rows that no dispatcher holds. Their lanes know their limits by then.
     pub(crate) async fn offer(&self, rows: &[OutboxRow]) -> Result<Offered, RelayError> {
         let Some(epoch) = self.epoch() else {
             self.alarm.notify_one();
             return Ok(Offered::EpochLost);
         };
+        let endpoints = rows.iter().map(|row| row.endpoint_id);
+        // What comes of an epoch that is lost by now is found out by the push.
+        let _ = self
+            .limits
+            .tell_new(&self.store, &self.queue, &epoch, endpoints)
+            .await?;
         let tickets: Vec<Ticket> = rows
             .iter()
             .filter(|row| !row.leased)

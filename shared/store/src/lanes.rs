@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio_postgres::Row;
+use uuid::Uuid;
 use zyven_domain::id::{EndpointId, TenantId};
 
 use crate::{EndpointRecord, Store, StoreError};
@@ -45,14 +46,25 @@ const ALL: &str = "
       FROM zyven.endpoints
      WHERE deleted_at IS NULL
        AND (paused_at IS NOT NULL OR concurrency_max IS NOT NULL OR rate_per_minute IS NOT NULL)";
-const CHANGED: &str = "
-    SELECT tenant_id, id,
-           CASE WHEN deleted_at IS NULL THEN concurrency_max END,
-           CASE WHEN deleted_at IS NULL THEN rate_per_minute END,
-           CASE WHEN deleted_at IS NULL THEN rate_burst END,
-           deleted_at IS NULL AND paused_at IS NOT NULL
-      FROM zyven.endpoints
-     WHERE updated_at > clock_timestamp() - $1::bigint * interval '1 millisecond'";
+/// A macro because statements are constants: of some endpoints, whether they have limits or not.
+macro_rules! limits_where {
+    ($condition:literal) => {
+        concat!(
+            "SELECT tenant_id, id,
+                    CASE WHEN deleted_at IS NULL THEN concurrency_max END,
+                    CASE WHEN deleted_at IS NULL THEN rate_per_minute END,
+                    CASE WHEN deleted_at IS NULL THEN rate_burst END,
+                    deleted_at IS NULL AND paused_at IS NOT NULL
+               FROM zyven.endpoints
+              WHERE ",
+            $condition
+        )
+    };
+}
+
+const CHANGED: &str =
+    limits_where!("updated_at > clock_timestamp() - $1::bigint * interval '1 millisecond'");
+const OF: &str = limits_where!("id = ANY ($1)");
 const PAUSE: &str = "
     UPDATE zyven.endpoints
        SET paused_at = CASE WHEN $3 THEN coalesce(paused_at, now()) END
@@ -111,6 +123,20 @@ impl Store {
         let within_ms = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
         let connection = self.relaxed("reading changed limits of endpoints").await?;
         let rows = connection.query(CHANGED, &[&within_ms]).await?;
+        Ok(rows.iter().map(limits_of).collect())
+    }
+
+    /// The limits of these endpoints, whether they have any or not.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn lane_limits_of(
+        &self,
+        ids: &[EndpointId],
+    ) -> Result<Vec<LaneLimitsOf>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+        let connection = self.relaxed("reading limits of new endpoints").await?;
+        let rows = connection.query(OF, &[&ids]).await?;
         Ok(rows.iter().map(limits_of).collect())
     }
 }

@@ -8,6 +8,7 @@
 mod caring;
 mod handing_over;
 mod leading;
+mod limits;
 mod measurement;
 mod outages;
 mod stage;

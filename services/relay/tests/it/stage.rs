@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use zyven_domain::event::{DeliveryOptions, EventType};
 use zyven_domain::id::{EndpointId, EventId, TenantId};
-use zyven_queue::{Completion, Learned, Next, Queue, QueueConfig};
+use zyven_queue::{Completion, Lane, Learned, Next, Queue, QueueConfig};
 use zyven_relay::{Config, Dependencies, Statistics, Term};
 use zyven_runtime::config::Source;
 use zyven_runtime::doorbell::Doorbell;
@@ -53,6 +53,7 @@ impl Stage {
         let queue = Queue::connect(&QueueConfig {
             url: redis.url(),
             lane_in_flight_max: 1_000_000,
+            tenant_in_flight_max: 1_000_000,
             ..QueueConfig::default()
         });
         let store = Store::connect(&StoreConfig {
@@ -83,6 +84,44 @@ impl Stage {
             redis,
             database,
         }
+    }
+
+    pub(crate) fn lane(&self) -> Lane {
+        Lane {
+            tenant_id: self.tenant,
+            endpoint_id: self.endpoint,
+        }
+    }
+
+    /// As it stands in Redis' keys.
+    pub(crate) fn lane_name(&self) -> String {
+        let (tenant, endpoint) = (self.tenant.uuid(), self.endpoint.uuid());
+        format!("{}{}", tenant.as_simple(), endpoint.as_simple())
+    }
+
+    /// Waits until the lane was told this.
+    pub(crate) async fn wait_for_setting(&self, expected: &str) {
+        let mut redis = self.redis.connection().await;
+        wait_until("the lane knows its limits", PATIENCE, async || {
+            let told: Option<String> = redis::cmd("HGET")
+                .arg("{z0}:settings")
+                .arg(self.lane_name())
+                .query_async(&mut redis)
+                .await
+                .unwrap();
+            if told.as_deref() == Some(expected) {
+                Ok(())
+            } else {
+                Err(told)
+            }
+        })
+        .await;
+    }
+
+    /// Changes the endpoint as an operator would.
+    pub(crate) async fn set(&self, assignment: &str) {
+        let update = format!("UPDATE zyven.endpoints SET {assignment}");
+        self.sql.execute(&update, &[]).await.unwrap();
     }
 
     /// Accepts events as ingest does; returns their sequence numbers.

@@ -51,12 +51,13 @@ async fn a_lost_ticket_comes_back_with_the_next_walk() {
     stage.wait_for_waiting(10).await;
     // All but the epoch is gone, so nobody can tell from outside.
     let mut redis = stage.redis.connection().await;
-    let lane = format!("{{z0}}:lane:{}", stage.endpoint.uuid().as_simple());
-    redis::cmd("DEL")
-        .arg(&[lane.as_str(), "{z0}:ring"])
-        .exec_async(&mut redis)
+    let lane = format!("{{z0}}:fresh:{}", stage.lane_name());
+    let was_there: u64 = redis::cmd("DEL")
+        .arg(&[lane.as_str(), "{z0}:fresh_tenants"])
+        .query_async(&mut redis)
         .await
         .unwrap();
+    assert_eq!(was_there, 2);
     stage.wait_for_tickets(&seqs).await;
     relay.stop().await;
 }

@@ -222,7 +222,7 @@ impl World {
         match step {
             Step::Push(tickets) => self.push(tickets).await,
             Step::Claim { tickets_max, lives } => {
-                self.claim(*tickets_max, *lives, &BTreeMap::new()).await
+                self.claim(*tickets_max, *lives, &BTreeMap::new()).await;
             }
             Step::Complete(completions) => self.claim(0, true, completions).await,
             Step::Forget => {

@@ -11,6 +11,7 @@ mod fixture;
 mod keys;
 mod maintaining;
 mod options;
+mod ordering;
 mod plans;
 mod reads;
 mod replaying;

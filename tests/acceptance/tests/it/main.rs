@@ -1,6 +1,7 @@
 //! The promises of docs/guarantees.md, on the real program with real PostgreSQL, Redis and sockets.
 
 mod journey;
+mod lanes;
 mod measuring;
 mod operating;
 mod options;

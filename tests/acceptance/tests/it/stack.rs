@@ -56,18 +56,14 @@ impl Stack {
         for (name, value) in settings {
             binary = binary.with(name, value);
         }
-        let tenant = binary
-            .run(["admin", "create-tenant", "test", "--json"], PATIENCE)
-            .await
-            .expect_success();
-        let tenant: Value = serde_json::from_str(&tenant).expect("JSON");
+        let key = create_tenant(&binary, "test").await;
         let services: &[&str] = match spread {
             Spread::OneProcess => &["all"],
             Spread::ProcessEach => &["egress", "dispatcher", "relay", "ingest"],
         };
         let mut stack = Self {
             api: format!("http://{}", loopback(api)),
-            key: tenant["api_key"].as_str().expect("a key").to_owned(),
+            key,
             receiver: Receiver::start().await,
             redis,
             binary,
@@ -87,6 +83,11 @@ impl Stack {
             stack.wait_until_ready(name).await;
         }
         stack
+    }
+
+    /// Makes a further tenant and returns its key.
+    pub(crate) async fn other_tenant(&self, name: &str) -> String {
+        create_tenant(&self.binary, name).await
     }
 
     pub(crate) fn start_service(&mut self, name: &'static str) {
@@ -140,11 +141,22 @@ impl Stack {
 
     /// Calls the API and returns status and body.
     pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        self.call_as(&self.key, method, path, body).await
+    }
+
+    /// Calls the API with another key.
+    pub(crate) async fn call_as(
+        &self,
+        key: &str,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> (u16, Value) {
         let method = method.parse().expect("a method");
         let mut request = self
             .http
             .request(method, format!("{}{path}", self.api))
-            .bearer_auth(&self.key);
+            .bearer_auth(key);
         if let Some(body) = body {
             request = request.json(&body);
         }
@@ -213,6 +225,15 @@ impl Stack {
         let checked = self.binary.run(["admin", "check"], PATIENCE).await;
         assert!(checked.expect_success().contains("every invariant holds"));
     }
+}
+
+async fn create_tenant(binary: &Binary, name: &str) -> String {
+    let tenant = binary
+        .run(["admin", "create-tenant", name, "--json"], PATIENCE)
+        .await
+        .expect_success();
+    let tenant: Value = serde_json::from_str(&tenant).expect("JSON");
+    tenant["api_key"].as_str().expect("a key").to_owned()
 }
 
 /// A port nobody listens on, below the range from which outgoing connections take theirs, so that a
