@@ -7,11 +7,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use zyven_domain::api_key::{ApiKey, PublicId, Scope, Scopes, SecretHash};
 use zyven_domain::id::{ApiKeyId, TenantId};
 use zyven_runtime::pace::Backoff;
-use zyven_store::{Credential, Store, StoreError};
+use zyven_store::{Credential, Store, StoreConfig, StoreError};
 
 use crate::body::only;
 use crate::problem::Problem;
@@ -25,8 +26,13 @@ const BACKOFF: Backoff = Backoff {
     min: Duration::from_millis(50),
     max: Duration::from_secs(1),
 };
-/// Answers kept, of unknown keys as well. When there are more, old ones go.
-const ANSWERS_MAX: usize = 16_384;
+/// Answers kept about keys that exist. When there are more, old ones go.
+const KNOWN_MAX: usize = 16_384;
+/// Answers kept about keys that do not. They are apart, for anybody can think of more of them.
+const UNKNOWN_MAX: usize = 4_096;
+/// Keys that are looked up at the same time without being known to exist; more wait for their turn. Half the
+/// connections for reading that a process has, so whoever makes up keys leaves the other half.
+const LOOKUPS_MAX: usize = StoreConfig::POOL_SIZE_DEFAULT / 2;
 
 /// Whoever holds the key of a request.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +48,37 @@ pub(crate) struct Keys {
     /// How long a caller waits for a database that is away.
     patience: Duration,
     // Held to look up or insert, never across an await.
-    answers: Mutex<HashMap<PublicId, Arc<Answer>>>,
+    answers: Mutex<Answers>,
+    lookups: Semaphore,
+}
+
+/// What the database said of keys, lately.
+#[derive(Default)]
+struct Answers {
+    known: HashMap<PublicId, Arc<Answer>>,
+    unknown: HashMap<PublicId, Arc<Answer>>,
+}
+
+impl Answers {
+    fn get(&self, public_id: PublicId) -> Option<&Arc<Answer>> {
+        let known = self.known.get(&public_id);
+        known.or_else(|| self.unknown.get(&public_id))
+    }
+
+    fn insert(&mut self, public_id: PublicId, answer: Answer) {
+        let (to, max, from) = match answer.credential {
+            Some(_) => (&mut self.known, KNOWN_MAX, &mut self.unknown),
+            None => (&mut self.unknown, UNKNOWN_MAX, &mut self.known),
+        };
+        from.remove(&public_id);
+        if to.len() >= max && !to.contains_key(&public_id) {
+            to.retain(|_, answer| answer.age() < REVOCATION_MAX);
+            if to.len() >= max {
+                to.clear();
+            }
+        }
+        to.insert(public_id, Arc::new(answer));
+    }
 }
 
 /// What the database said of a key.
@@ -65,6 +101,7 @@ impl Keys {
             store,
             patience,
             answers: Mutex::default(),
+            lookups: Semaphore::new(LOOKUPS_MAX),
         }
     }
 
@@ -122,6 +159,9 @@ impl Keys {
         known: Option<Arc<Answer>>,
     ) -> Result<Option<Credential>, Problem> {
         // One at a time asks about one key. The lock of a key never seen is nobody else's.
+        let exists = known
+            .as_ref()
+            .is_some_and(|answer| answer.credential.is_some());
         let asking = known.map_or_else(Arc::default, |answer| Arc::clone(&answer.asking));
         let _turn = asking.lock().await;
         let mut failures = 0;
@@ -131,7 +171,13 @@ impl Keys {
             {
                 return Ok(answer.credential);
             }
-            match self.ask(public_id).await {
+            let place = match exists {
+                true => None,
+                false => self.lookups.acquire().await.ok(),
+            };
+            let answer = self.ask(public_id).await;
+            drop(place);
+            match answer {
                 Err(error) if error.is_transient() => {
                     failures += 1;
                     sleep(BACKOFF.wait(failures)).await;
@@ -145,24 +191,16 @@ impl Keys {
         // The answer is as old as the question: a revocation may be committed right after it was read.
         let asked_at = Instant::now();
         let credential = self.store.credential(public_id).await?;
-        let answer = |asking| {
-            Arc::new(Answer {
-                credential,
-                asked_at,
-                asking,
-            })
-        };
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        if answers.len() >= ANSWERS_MAX && !answers.contains_key(&public_id) {
-            answers.retain(|_, answer| answer.age() < REVOCATION_MAX);
-            if answers.len() >= ANSWERS_MAX {
-                answers.clear();
-            }
-        }
         let asking = answers
-            .get(&public_id)
+            .get(public_id)
             .map_or_else(Arc::default, |answer| Arc::clone(&answer.asking));
-        answers.insert(public_id, answer(asking));
+        let answer = Answer {
+            credential,
+            asked_at,
+            asking,
+        };
+        answers.insert(public_id, answer);
         Ok(credential)
     }
 
@@ -170,7 +208,7 @@ impl Keys {
         self.answers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .get(&public_id)
+            .get(public_id)
             .cloned()
     }
 }
@@ -222,6 +260,41 @@ mod tests {
             two.append(AUTHORIZATION, HeaderValue::from_static("Bearer zyk_x"));
         }
         assert_eq!(bearer(&two), None, "whose is it?");
+    }
+
+    #[test]
+    fn keys_that_somebody_made_up_push_out_each_other_and_nobody_elses() {
+        let public_id =
+            |number: usize| ApiKey::from_random((number as u64).to_be_bytes(), [0; 32]).public_id();
+        let answer = |credential| Answer {
+            credential,
+            asked_at: Instant::now(),
+            asking: Arc::default(),
+        };
+        let key = ApiKey::from_random([9; 8], [2; 32]);
+        let credential = Credential {
+            key_id: ApiKeyId::new(),
+            tenant_id: TenantId::new(),
+            secret_hash: key.secret_hash(),
+            scopes: Scopes::all(),
+            expires_at: None,
+        };
+        let mut answers = Answers::default();
+        answers.insert(key.public_id(), answer(Some(credential)));
+        for number in 0..2 * UNKNOWN_MAX {
+            answers.insert(public_id(number), answer(None));
+            assert!(answers.unknown.len() <= UNKNOWN_MAX);
+        }
+        assert!(answers.get(key.public_id()).is_some());
+        assert!(answers.get(public_id(2 * UNKNOWN_MAX - 1)).is_some());
+        // Revoked: it is unknown from then on.
+        answers.insert(key.public_id(), answer(None));
+        assert!(
+            answers
+                .get(key.public_id())
+                .is_some_and(|a| a.credential.is_none())
+        );
+        assert!(answers.known.is_empty());
     }
 
     #[test]

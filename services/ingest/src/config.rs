@@ -7,9 +7,10 @@ use zyven_domain::target::NamePolicy;
 use zyven_runtime::config::Source;
 use zyven_runtime::doorbell::Peer;
 
-/// Largest request head, in bytes. It may have 100 header lines: hyper's own limit, which costs
-/// nothing as long as it is not set.
+/// Largest request head, in bytes.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Most header lines of a request. hyper's own limit, which costs nothing as long as it is not set.
+pub const HEAD_LINES_MAX: usize = 100;
 /// Most events stored by one statement, unless one request brings more.
 pub const FLUSH_EVENTS_MAX: usize = 128;
 /// Most payload bytes stored by one statement, unless one request brings more.

@@ -62,7 +62,9 @@ use zyven_store::Store;
 
 pub use api_keys::new_api_key;
 pub use auth::REVOCATION_MAX;
-pub use config::{Config, Deadlines, FLUSH_BYTES_MAX, FLUSH_EVENTS_MAX, HEAD_BYTES_MAX, Limits};
+pub use config::{
+    Config, Deadlines, FLUSH_BYTES_MAX, FLUSH_EVENTS_MAX, HEAD_BYTES_MAX, HEAD_LINES_MAX, Limits,
+};
 pub use router::{Route, routes};
 
 use app::App;

@@ -139,6 +139,17 @@ impl Store {
     }
 }
 
+/// Runs a statement, in the actor's name if there is one. A macro, for a function would keep room for the
+/// statement's future twice; and that of the few named ones is boxed, or all would be as large as they are.
+macro_rules! run {
+    ($connection:ident, $statement:expr) => {
+        match $connection.actor {
+            None => $statement.await.doing($connection.doing),
+            Some(actor) => Box::pin($connection.run_in_name_of(actor, $statement)).await,
+        }
+    };
+}
+
 impl Connection {
     async fn from(pool: &Pool, doing: &'static str) -> Result<Self, StoreError> {
         let client = pool
@@ -159,17 +170,6 @@ impl Connection {
 
     async fn statement(&self, sql: &str) -> Result<Statement, StoreError> {
         self.client().prepare_cached(sql).await.doing(self.doing)
-    }
-
-    async fn run<T>(
-        &self,
-        statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
-    ) -> Result<T, StoreError> {
-        match self.actor {
-            None => statement.await.doing(self.doing),
-            // Boxed, or every statement's future would be as large as these few ones'.
-            Some(actor) => Box::pin(self.run_in_name_of(actor, statement)).await,
-        }
     }
 
     /// Runs one statement in a transaction that tells PostgreSQL whose it is. It may be dropped at any
@@ -209,7 +209,7 @@ impl Connection {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, StoreError> {
         let statement = self.statement(sql).await?;
-        self.run(self.client().query(&statement, parameters)).await
+        run!(self, self.client().query(&statement, parameters))
     }
 
     /// Runs a prepared statement that returns at most one row.
@@ -219,8 +219,7 @@ impl Connection {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<Row>, StoreError> {
         let statement = self.statement(sql).await?;
-        self.run(self.client().query_opt(&statement, parameters))
-            .await
+        run!(self, self.client().query_opt(&statement, parameters))
     }
 
     /// Runs a prepared statement that returns exactly one row.
@@ -230,8 +229,7 @@ impl Connection {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, StoreError> {
         let statement = self.statement(sql).await?;
-        self.run(self.client().query_one(&statement, parameters))
-            .await
+        run!(self, self.client().query_one(&statement, parameters))
     }
 
     /// Runs a prepared statement and returns how many rows it touched.
@@ -241,8 +239,7 @@ impl Connection {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<u64, StoreError> {
         let statement = self.statement(sql).await?;
-        self.run(self.client().execute(&statement, parameters))
-            .await
+        run!(self, self.client().execute(&statement, parameters))
     }
 
     /// A transaction of several statements, in the actor's name if there is one.

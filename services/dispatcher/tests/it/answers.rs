@@ -80,6 +80,9 @@ async fn a_410_disables_the_endpoint_and_what_follows_is_not_sent() {
         status == "disabled: the endpoint answered 410 Gone"
     })
     .await;
+    let audited =
+        "SELECT concat_ws(' ', actor, action) FROM zyven.audit_log WHERE action LIKE '%able'";
+    assert_eq!(stage.sql.text(audited).await, "dispatcher endpoint.disable");
     // What the cache knows is at most a second old.
     dispatcher.stop().await;
     let dispatcher = stage.start();

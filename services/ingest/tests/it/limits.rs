@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use zyven_ingest::{HEAD_BYTES_MAX, HEAD_LINES_MAX};
 
 use crate::support::{Answer, Api, SOON, exchange_raw};
 
@@ -105,16 +106,23 @@ async fn a_body_that_does_not_come_is_408() {
 #[tokio::test]
 async fn heads_are_bounded() {
     let api = Api::start().await;
-    let long = format!(
-        "GET /v1/events HTTP/1.1\r\nhost: x\r\nx-a: {}\r\n\r\n",
-        "x".repeat(40_000)
-    );
-    let answer = exchange_raw(api.address, long.as_bytes()).await;
-    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
-    let many: String = (0..101).map(|n| format!("x-{n}: 1\r\n")).collect();
-    let many = format!("GET /v1/events HTTP/1.1\r\nhost: x\r\n{many}\r\n");
-    let answer = exchange_raw(api.address, many.as_bytes()).await;
-    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    // As large as allowed, and a byte more.
+    for (bytes, status) in [(HEAD_BYTES_MAX, "401"), (HEAD_BYTES_MAX + 1, "431")] {
+        let start = "GET /v1/endpoints HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-a: ";
+        let filling = "x".repeat(bytes - start.len() - "\r\n\r\n".len());
+        let answer =
+            exchange_raw(api.address, format!("{start}{filling}\r\n\r\n").as_bytes()).await;
+        let line = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&line), "{bytes}: {answer}");
+    }
+    for (lines, status) in [(HEAD_LINES_MAX, "401"), (HEAD_LINES_MAX + 1, "431")] {
+        let filling: String = (2..lines).map(|n| format!("x-{n}: 1\r\n")).collect();
+        let text =
+            format!("GET /v1/endpoints HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{filling}\r\n");
+        let answer = exchange_raw(api.address, text.as_bytes()).await;
+        let line = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&line), "{lines}: {answer}");
+    }
     let answer = exchange_raw(api.address, b"\x16\x03\x01 nonsense\r\n\r\n").await;
     assert!(
         answer.starts_with("HTTP/1.1 400 ") || answer.is_empty(),

@@ -23,7 +23,11 @@ async fn maintenance_makes_partitions_and_lets_go_of_what_is_old() {
              SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), now() - interval '25 hours'
                FROM generate_series(1, 2500);
              INSERT INTO zyven.idempotency_keys (key, event_id, body)
-             SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid()",
+             SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid();
+             INSERT INTO zyven.audit_log (action, subject, done_at)
+             SELECT 'a.b', 'old', now() - interval '401 days' FROM generate_series(1, 1500);
+             INSERT INTO zyven.audit_log (action, subject, done_at)
+             SELECT 'a.b', 'young', now() - interval '399 days'",
         )
         .await
         .unwrap();
@@ -41,6 +45,13 @@ async fn maintenance_makes_partitions_and_lets_go_of_what_is_old() {
     assert_eq!(
         metric(&metrics, "zyven_relay_idempotency_keys_expired_total"),
         2_500.0
+    );
+    let entries = "SELECT count(*) FROM zyven.audit_log WHERE action = 'a.b'";
+    let left: i64 = stage.sql.query_one(entries, &[]).await.unwrap().get(0);
+    assert_eq!(left, 1);
+    assert_eq!(
+        metric(&metrics, "zyven_relay_audit_entries_expired_total"),
+        1_500.0
     );
     assert_eq!(
         metric(&metrics, "zyven_relay_partitions_dropped_total"),

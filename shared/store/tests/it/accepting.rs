@@ -228,6 +228,13 @@ async fn publish_refuses_what_the_api_refuses_and_names_the_field() {
         ("'a', '{}', NULL, NULL, 'ä'", "source"),
         ("'a', '{}', NULL, NULL, NULL, '00-1'", "traceparent"),
         ("'a', '\"\\u0000\"'", "unsupported Unicode escape"),
+        ("'a', '{\"b\": {\"c\": 1, \"c\": 2}}'", "occurs twice"),
+        (
+            "'a', (repeat('[', 65) || repeat(']', 65))::json",
+            "nest deeper than 64",
+        ),
+        ("'a', '[1e999]'", "out of range"),
+        ("'a', repeat('7', 129)::json", "longer than 128"),
     ] {
         let sql = format!("SELECT zyven.publish('{tenant}', {arguments})");
         let error = fixture.sql.query(&sql, &[]).await.expect_err(arguments);

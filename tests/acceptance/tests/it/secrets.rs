@@ -87,6 +87,24 @@ async fn master_keys_are_rotated_while_deliveries_flow_and_the_old_one_can_be_re
         .expect("a count");
     let (delivered, attempts): (i64, i32) = (row.get(0), row.get(1));
     assert_eq!((delivered, attempts), (2 * EVENTS as i64 + 3, 1), "{last}");
+    // Whoever works with the command line is in the audit log, too: for each secret that was sealed anew.
+    let rows = sql
+        .query(
+            "SELECT action, count(*) FROM zyven.audit WHERE actor = 'zyven admin' GROUP BY 1 ORDER BY 1",
+            &[],
+        )
+        .await
+        .expect("entries");
+    let audited: Vec<(String, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let expected = [
+        ("api_key.create", 1),
+        ("endpoint_secret.reseal", 3),
+        ("tenant.create", 1),
+    ];
+    assert_eq!(
+        audited,
+        expected.map(|(action, count)| (action.to_owned(), count))
+    );
 
     let id = shared["id"].as_str().expect("an id");
     let path = format!("/v1/endpoints/{id}/secret");
