@@ -115,3 +115,34 @@ async fn order_is_kept_for_each_endpoint_by_itself() {
         .expect("set");
     assert_eq!(seqs(&claim(&fixture, &[one, later]).await.0), [one, later]);
 }
+
+#[tokio::test]
+async fn what_waits_says_for_what() {
+    let (fixture, endpoint) = Fixture::with_endpoint().await;
+    let [one, two, ..] = in_order(&fixture).await;
+    let overdue = "UPDATE zyven.outbox SET due_at = now() - interval '1 minute'";
+    fixture.sql.execute(overdue, &[]).await.expect("overdue");
+    fixture.store.record_watermark(two).await.expect("passed");
+    let why = async |seq: i64| -> String {
+        let row = (fixture.sql)
+            .query_one("SELECT why FROM zyven.stuck WHERE seq = $1", &[&seq])
+            .await;
+        row.expect("it is stuck").get(0)
+    };
+    assert!(
+        why(one)
+            .await
+            .starts_with("it waits in its endpoint's lane")
+    );
+    assert_eq!(
+        why(two).await,
+        "an earlier delivery with its ordering key is unfinished"
+    );
+    let pause = "SELECT zyven.pause($1)";
+    fixture
+        .sql
+        .query_one(pause, &[&endpoint.to_string()])
+        .await
+        .expect("paused");
+    assert_eq!(why(one).await, "its endpoint is paused");
+}
