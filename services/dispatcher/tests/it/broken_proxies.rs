@@ -95,6 +95,42 @@ async fn a_mute_proxy_costs_the_attempt_two_seconds_and_the_endpoint_nothing() {
 }
 
 #[tokio::test]
+async fn two_mute_proxies_and_one_that_works_are_one_attempt() {
+    let stage = Stage::new().await;
+    stage
+        .endpoint_at(&stage.receiver.url("/hook"), timeout_of(15_000))
+        .await;
+    let (one, other) = (Parrot::saying("").await, Parrot::saying("").await);
+    let proxies = [one.address, other.address, stage.proxy.address];
+    let dispatcher = stage.start_with(config(&proxies));
+    let (event, attempt) = stage.first_attempt().await;
+    assert_eq!(attempt.http_status, Some(200), "{attempt:?}");
+    assert_eq!(stage.delivery(event).await.attempts, 1);
+    assert!(one.asked() > 0 && other.asked() > 0);
+    dispatcher.stop().await;
+}
+
+#[tokio::test]
+async fn a_proxy_without_a_place_hands_over_to_the_next() {
+    let stage = Stage::new().await;
+    stage.endpoint("/hook").await;
+    let full = Parrot::refusing(&format!(
+        "HTTP/1.1 503 X\r\n{EGRESS_REASON_HEADER}: overloaded\r\n\r\n"
+    ))
+    .await;
+    let dispatcher = stage.start_with(config(&[full.address, stage.proxy.address]));
+    let (event, attempt) = stage.first_attempt().await;
+    assert_eq!(attempt.http_status, Some(200), "{attempt:?}");
+    assert_eq!(full.asked(), 1);
+    assert_eq!(stage.delivery(event).await.attempts, 1);
+    assert!(
+        !dispatcher.misses("dispatcher_egress"),
+        "a full one is not down"
+    );
+    dispatcher.stop().await;
+}
+
+#[tokio::test]
 async fn an_endpoint_that_takes_no_connection_is_charged_on_the_proxys_word() {
     // One is decided before the proxy says that it works on it, the other after that.
     for timeout_ms in [400, 2_000] {

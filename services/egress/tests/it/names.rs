@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::RecordType;
+use zyven_domain::target::NamePolicy;
 
 use crate::support::dns::{NameServer, Reply, address, addresses_of, alias};
 use crate::support::{Proxy, assert_echoes, echo};
@@ -186,6 +187,28 @@ async fn no_name_server_means_no_tunnel() {
         "{}",
         answer.reason()
     );
+}
+
+#[tokio::test]
+async fn the_hosts_file_is_not_read() {
+    let file = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+    // Of `localhost` the resolver has an opinion of its own (RFC 6761).
+    let mut names: Vec<&str> = file
+        .lines()
+        .filter_map(|line| line.split('#').next())
+        .flat_map(|line| line.split_whitespace().skip(1))
+        .filter(|name| *name != "localhost" && name.parse::<NamePolicy>().is_ok())
+        .collect();
+    names.push("in-no-file");
+    let server = NameServer::start().await;
+    let allow = names.join(",");
+    let proxy = Proxy::asking(&server, &[("ZYVEN_EGRESS_ALLOW_NAMES", &allow)]).await;
+    for name in names {
+        let answer = proxy.connect(format!("{name}:80")).await;
+        answer.refused(502, "dns_not_found");
+        let asked = format!("{}.", name.to_lowercase());
+        assert!(server.queries().iter().any(|(name, _)| *name == asked));
+    }
 }
 
 #[tokio::test]
