@@ -7,13 +7,14 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
-use zyven_domain::retry::{Decision, Outcome, Verdict, decide};
+use zyven_domain::retry::{Decision, FailureKind, Outcome, Verdict, decide};
 use zyven_queue::{ClaimedTicket, Lane};
 use zyven_runtime::pace;
 use zyven_store::{AttemptRecord, ClaimedDelivery, SettleItem, Settlement};
 
 use crate::client::{Client, Failure, Observed, Reachability, Stage, error_class};
 use crate::destination::Destination;
+use crate::oauth::Token;
 use crate::retry_after::retry_after;
 use crate::settle::Finished;
 use crate::statistics::Statistics;
@@ -60,6 +61,7 @@ impl Attempt {
     pub(crate) async fn make(self, client: &Client, statistics: &Statistics) -> Finished {
         let timeout = self.destination.policy.timeout;
         let mut observed = Observed::default();
+        let mut token = None;
         let mut started_at = Utc::now();
         let mut began = Instant::now();
         // Held up on the way here, somebody else may be about to claim it.
@@ -70,7 +72,8 @@ impl Attempt {
         while self.lease.covers(timeout) {
             (started_at, began) = (Utc::now(), Instant::now());
             let deadline = began + timeout;
-            ended = timeout_at(deadline, self.exchange(client, deadline, &mut observed)).await;
+            let exchange = self.exchange(client, statistics, deadline, &mut token, &mut observed);
+            ended = timeout_at(deadline, exchange).await;
             // Time that a broken proxy cost is not the endpoint's: it gets its whole timeout, as long as
             // the lease has it and another proxy is believed to work.
             let lost_time = matches!(&ended, Ok(Err(failure)) if failure.cost_time);
@@ -78,6 +81,12 @@ impl Attempt {
                 break;
             }
         }
+        let carried = token.as_ref().map(|token: &Token| &token.authorization);
+        self.destination.authentication.conceal(
+            carried,
+            &mut observed.headers,
+            &mut observed.body_start,
+        );
         let total = observed.complete.unwrap_or_else(|| began.elapsed());
         let (outcome, detail) = judge(ended, &observed);
         let decision = self.decide(&outcome);
@@ -110,15 +119,51 @@ impl Attempt {
         }
     }
 
+    /// The request and its answer. If an access token is part of it and the endpoint answers 401, the
+    /// token has been revoked or has ended early: the request is sent once more with a new one, under the
+    /// same deadline. `token` is the one that was sent last.
     async fn exchange(
         &self,
         client: &Client,
+        statistics: &Statistics,
         deadline: Instant,
+        token: &mut Option<Token>,
         observed: &mut Observed,
     ) -> Result<(), Failure> {
+        let Some(tokens) = self.destination.authentication.tokens() else {
+            return self.send(client, deadline, None, observed).await;
+        };
+        let began = Instant::now();
+        let mut spent = None;
+        for is_last in [false, true] {
+            observed.stage = Stage::Authorizing;
+            let fetched = tokens.token(spent.as_ref(), client, statistics, deadline);
+            let fetched = token.insert(fetched.await?);
+            let waited = began.elapsed();
+            observed.stage = Stage::default();
+            self.send(client, deadline, Some(fetched), observed).await?;
+            observed.delay(waited);
+            if is_last || observed.status != Some(401) {
+                break;
+            }
+            spent = Some(fetched.clone());
+            *observed = Observed::default();
+        }
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        client: &Client,
+        deadline: Instant,
+        token: Option<&Token>,
+        observed: &mut Observed,
+    ) -> Result<(), Failure> {
+        let authorization = token.map(|token| &token.authorization);
         let request = || {
-            self.destination
-                .request(&self.delivery, &self.payload, Utc::now())
+            let (delivery, payload) = (&self.delivery, &self.payload);
+            let destination = &self.destination;
+            destination.request(delivery, payload, Utc::now(), authorization)
         };
         let origin = &self.destination.origin;
         client.exchange(origin, request, deadline, observed).await
@@ -239,6 +284,10 @@ fn out_of_time(stage: Stage) -> Failure {
     match stage {
         Stage::Leaving => Failure::new(Outcome::Unsent, "no egress proxy answered in time"),
         Stage::Connecting => Failure::new(Outcome::TimedOut, "no connection in time"),
+        Stage::Authorizing => Failure::new(
+            Outcome::Failed(FailureKind::OAuth),
+            "no access token in time",
+        ),
         Stage::Waiting => Failure::new(Outcome::TimedOut, "no answer in time"),
         Stage::Answering => Failure::new(Outcome::TimedOut, "the answer did not end in time"),
     }

@@ -40,6 +40,8 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::Builder;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
+use uuid::Uuid;
+use zyven_domain::credential::ClientCertificate;
 use zyven_domain::retry::FailureKind;
 use zyven_domain::target::EndpointUrl;
 
@@ -50,7 +52,9 @@ use origin::{IdleLimits, OriginKey};
 use proxies::Proxies;
 pub(crate) use proxies::Reachability;
 pub use proxies::{ParseProxyAddressError, ProxyAddress};
+pub(crate) use tls::Identity;
 pub use tls::TlsError;
+use tls::{IdentityError, Trust};
 use wire::Stream;
 
 /// The largest head of an answer. Proxies in front of endpoints allow 8 to 32 KiB.
@@ -78,7 +82,9 @@ pub(crate) struct ClientConfig<'a> {
 /// Sends requests. One for the whole process.
 pub(crate) struct Client {
     proxies: Proxies,
-    tls: TlsConnector,
+    trust: Trust,
+    /// For origins that are shown no certificate.
+    anonymous: TlsConnector,
     http: Builder,
     idle_limits: Arc<IdleLimits>,
     /// Weak: an origin lives as long as an endpoint in the cache, or an attempt, refers to it. The
@@ -95,6 +101,8 @@ pub(crate) enum Stage {
     Leaving,
     /// The TLS handshake is under way.
     Connecting,
+    /// The access token that the request needs is being fetched.
+    Authorizing,
     /// The request is on its way.
     Waiting,
     /// The answer's head is here.
@@ -115,10 +123,39 @@ pub(crate) struct Observed {
     pub(crate) headers: HeaderMap,
     /// The beginning of the answer's body.
     pub(crate) body_start: Bytes,
+    /// How much of the answer's body is kept.
+    pub(crate) body_kept: Kept,
     /// Time to the end of the answer, or to where it was cut off: it counts as given.
     pub(crate) complete: Option<Duration>,
     /// Whether the request went out a second time because a kept connection was dead.
     pub(crate) was_resent: bool,
+}
+
+/// A number of bytes, usually what is put on record.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kept(usize);
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self(BODY_BYTES_KEPT)
+    }
+}
+
+impl Observed {
+    /// For an exchange whose answer is read rather than recorded.
+    pub(crate) fn keeping(bytes: usize) -> Self {
+        Self {
+            body_kept: Kept(bytes),
+            ..Self::default()
+        }
+    }
+
+    /// Counts time that went by before the exchange began.
+    pub(crate) fn delay(&mut self, waited: Duration) {
+        for time in [&mut self.first_byte, &mut self.complete] {
+            *time = time.map(|time| time + waited);
+        }
+    }
 }
 
 /// How a request on one connection ended, if not with an answer.
@@ -140,9 +177,11 @@ impl Client {
         let mut http = Builder::new();
         http.max_buf_size(HEAD_BYTES_MAX)
             .max_header_size(HEAD_BYTES_MAX);
+        let trust = Trust::new(config.tls_ca_file)?;
         Ok(Self {
             proxies: Proxies::new(config.proxies, config.credential),
-            tls: tls::connector(config.tls_ca_file)?,
+            anonymous: trust.anonymous(),
+            trust,
             http,
             idle_limits: Arc::new(IdleLimits {
                 per_origin_max: config.idle_per_origin_max,
@@ -154,12 +193,23 @@ impl Client {
         })
     }
 
-    /// The origin of an endpoint's URL; the same one for all endpoints that share it.
-    pub(crate) fn origin(&self, url: &EndpointUrl) -> Arc<Origin> {
+    /// What shows this certificate, the credential `id`.
+    pub(crate) fn identity(
+        &self,
+        id: Uuid,
+        certificate: &ClientCertificate,
+    ) -> Result<Identity, IdentityError> {
+        self.trust.identity(id, certificate)
+    }
+
+    /// The origin of an endpoint's URL; the same one for all endpoints that share it and show the same.
+    pub(crate) fn origin(&self, url: &EndpointUrl, identity: Option<&Identity>) -> Arc<Origin> {
         let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = origins.entry(OriginKey::of(url)).or_default();
+        let entry = origins.entry(OriginKey::of(url, identity)).or_default();
         entry.upgrade().unwrap_or_else(|| {
-            let origin = Arc::new(Origin::new(url, Arc::clone(&self.idle_limits)));
+            let tls = identity.map_or(&self.anonymous, |identity| &identity.connector);
+            let limits = Arc::clone(&self.idle_limits);
+            let origin = Arc::new(Origin::new(url, tls.clone(), limits));
             *entry = Arc::downgrade(&origin);
             origin
         })
@@ -226,7 +276,7 @@ impl Client {
         let stream = match &origin.server_name {
             None => Stream::Plain(tunnel),
             Some(name) => Stream::Tls(Box::new(
-                tls::secure(&self.tls, name.clone(), tunnel).await?,
+                tls::secure(&origin.tls, name.clone(), tunnel).await?,
             )),
         };
         Connection::open(&self.http, stream)
@@ -291,7 +341,7 @@ async fn send(
     observed.headers = head.headers;
     let has_one_framing = has_one_framing(&observed.headers);
     let remainder = connection
-        .drive(read(body, &mut observed.body_start))
+        .drive(read(body, &mut observed.body_start, observed.body_kept))
         .await
         .map_err(|error| Lost::Failed(Failure::from_hyper(&error)))?;
     observed.complete = Some(began.elapsed());
@@ -309,7 +359,11 @@ fn has_one_framing(headers: &HeaderMap) -> bool {
 }
 
 /// Reads a body up to [`BODY_BYTES_MAX`] and keeps its beginning in `kept`, also if it fails.
-async fn read(mut body: Incoming, kept: &mut Bytes) -> Result<Remainder, hyper::Error> {
+async fn read(
+    mut body: Incoming,
+    kept: &mut Bytes,
+    kept_max: Kept,
+) -> Result<Remainder, hyper::Error> {
     let mut read_bytes = 0;
     while !body.is_end_stream() {
         let Some(frame) = body.frame().await else {
@@ -320,7 +374,7 @@ async fn read(mut body: Incoming, kept: &mut Bytes) -> Result<Remainder, hyper::
             continue;
         };
         read_bytes += data.len();
-        keep_start(kept, data);
+        keep_start(kept, data, kept_max);
         if read_bytes > BODY_BYTES_MAX {
             return Ok(Remainder::Something);
         }
@@ -329,8 +383,8 @@ async fn read(mut body: Incoming, kept: &mut Bytes) -> Result<Remainder, hyper::
 }
 
 /// Most answers are one small piece, which is kept without a copy.
-fn keep_start(kept: &mut Bytes, mut data: Bytes) {
-    let room = BODY_BYTES_KEPT - kept.len();
+fn keep_start(kept: &mut Bytes, mut data: Bytes, Kept(kept_max): Kept) {
+    let room = kept_max - kept.len();
     data.truncate(room);
     if kept.is_empty() {
         *kept = data;

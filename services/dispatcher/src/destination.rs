@@ -12,6 +12,7 @@ use zyven_domain::signature::{SigningKey, sign};
 use zyven_domain::target::EndpointUrl;
 use zyven_store::ClaimedDelivery;
 
+use crate::authentication::Authentication;
 use crate::client::Origin;
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -23,7 +24,8 @@ const ATTEMPT: HeaderName = HeaderName::from_static("zyven-attempt");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const AGENT: HeaderValue = HeaderValue::from_static(concat!("Zyven/", env!("CARGO_PKG_VERSION")));
+pub(crate) const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("Zyven/", env!("CARGO_PKG_VERSION")));
 
 /// Room for the headers above and those hyper adds, so that the map is allocated once.
 const HEADERS_EXPECTED: usize = 14;
@@ -40,6 +42,7 @@ pub(crate) struct Destination {
     host_header: HeaderValue,
     /// The current secret's first, then those in their overlap.
     keys: Vec<SigningKey>,
+    pub(crate) authentication: Authentication,
 }
 
 impl Destination {
@@ -50,6 +53,7 @@ impl Destination {
         policy: RetryPolicy,
         updated_at: DateTime<Utc>,
         keys: Vec<SigningKey>,
+        authentication: Authentication,
     ) -> Option<Self> {
         Some(Self {
             origin,
@@ -59,6 +63,7 @@ impl Destination {
             path_and_query: url.path_and_query().parse().ok()?,
             host_header: HeaderValue::from_str(url.host_header()).ok()?,
             keys,
+            authentication,
         })
     }
 
@@ -68,12 +73,15 @@ impl Destination {
         delivery: &ClaimedDelivery,
         payload: &Bytes,
         now: DateTime<Utc>,
+        token: Option<&HeaderValue>,
     ) -> Request<Full<Bytes>> {
         let timestamp_s = now.timestamp();
         let webhook_id = delivery.event_id.to_string();
         let signature = sign(&self.keys, &webhook_id, timestamp_s, payload);
 
-        let mut headers = HeaderMap::with_capacity(HEADERS_EXPECTED);
+        let added = self.authentication.header_count();
+        let mut headers = HeaderMap::with_capacity(HEADERS_EXPECTED + added);
+        self.authentication.apply(&mut headers, token);
         headers.insert(HOST, self.host_header.clone());
         headers.insert(USER_AGENT, AGENT);
         headers.insert(CONTENT_TYPE, JSON);

@@ -4,24 +4,30 @@
 //! not changed is not parsed and decrypted again.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{TimeDelta, Utc};
 use tokio::time::Instant;
 use zyven_domain::id::{EndpointId, TenantId};
 use zyven_domain::retry::{DeadLetterReason, RetryPolicy};
 use zyven_domain::secret_box::KeyRing;
-use zyven_domain::signature::{Scheme, SigningKey};
-use zyven_domain::target::{EndpointUrl, NamePolicy};
+use zyven_domain::signature::{self, SigningKey};
+use zyven_domain::target::{EndpointUrl, NamePolicy, Scheme};
 use zyven_store::{EndpointForDelivery, EndpointStatus, SealedSecret, Store, StoreError};
 
-use crate::client::Client;
+use crate::authentication::{Authentication, Opener};
+use crate::client::{Client, Origin};
 use crate::destination::Destination;
+use crate::statistics::Statistics;
 
 /// How old what is known of an endpoint may be.
 const TIME_TO_LIVE: Duration = Duration::from_secs(1);
 /// An endpoint without deliveries for this long is forgotten, and its connections with it.
 const UNUSED_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long before its end a client certificate is warned about.
+const CERTIFICATE_WARNING: TimeDelta = TimeDelta::days(14);
 
 /// What may be done for an endpoint.
 #[derive(Clone)]
@@ -32,7 +38,7 @@ pub(crate) enum Endpoint {
     Closed(DeadLetterReason),
     /// Wait until its owner lets it go on. Its lane is closed, or about to be.
     Paused,
-    /// Wait for the operator: its secret cannot be opened, so nothing can be signed.
+    /// Wait for the operator: a secret cannot be opened, so requests would go out without it.
     Sealed,
 }
 
@@ -42,6 +48,7 @@ pub(crate) struct Endpoints {
     key_ring: KeyRing,
     names: NamePolicy,
     client: Arc<Client>,
+    statistics: Arc<Statistics>,
     entries: HashMap<EndpointId, Entry>,
     longest_timeout: Duration,
     swept_at: Instant,
@@ -61,12 +68,14 @@ impl Endpoints {
         key_ring: KeyRing,
         names: NamePolicy,
         client: Arc<Client>,
+        statistics: Arc<Statistics>,
     ) -> Self {
         Self {
             store,
             key_ring,
             names,
             client,
+            statistics,
             entries: HashMap::new(),
             longest_timeout: RetryPolicy::default().timeout,
             swept_at: Instant::now(),
@@ -129,12 +138,17 @@ impl Endpoints {
             .into_iter()
             .map(|endpoint| (endpoint.id, endpoint))
             .collect();
+        let mut shows_certificates = false;
         for id in stale {
             let stored = found.remove(id);
             let known = self.entries.remove(id);
             let ready = match known {
                 Some(entry) if entry.stored == stored => entry.ready,
-                Some(_) | None => self.prepare(stored.as_ref()),
+                other => {
+                    let shows = EndpointForDelivery::shows_certificate;
+                    shows_certificates |= stored.as_ref().is_some_and(shows);
+                    self.prepare(stored.as_ref(), other.as_ref().map(|entry| &entry.ready))
+                }
             };
             let entry = Entry {
                 stored,
@@ -152,11 +166,26 @@ impl Endpoints {
                 .retain(|_, entry| now.duration_since(entry.used_at) < UNUSED_TIME_MAX);
             let timeouts = self.entries.keys().filter_map(|id| self.timeout_of(*id));
             self.longest_timeout = timeouts.max().unwrap_or(RetryPolicy::default().timeout);
+            shows_certificates = true;
+        }
+        if shows_certificates {
+            self.count_ending_certificates();
         }
         Ok(())
     }
 
-    fn prepare(&self, stored: Option<&EndpointForDelivery>) -> Endpoint {
+    fn count_ending_certificates(&self) {
+        let soon = Utc::now() + CERTIFICATE_WARNING;
+        let ends_soon = |entry: &&Entry| match &entry.ready {
+            Endpoint::Open(destination) => destination.authentication.certificate_ends() < soon,
+            Endpoint::Closed(_) | Endpoint::Paused | Endpoint::Sealed => false,
+        };
+        let ending = self.entries.values().filter(ends_soon).count();
+        self.statistics.certificates_ending.set(ending as i64);
+    }
+
+    /// `known` is what it was before.
+    fn prepare(&self, stored: Option<&EndpointForDelivery>, known: Option<&Endpoint>) -> Endpoint {
         let Some(stored) = stored else {
             return Endpoint::Closed(DeadLetterReason::EndpointDeleted);
         };
@@ -182,8 +211,11 @@ impl Endpoints {
             timeout: stored.policy.timeout.min(RetryPolicy::TIMEOUT_MAX),
             ..stored.policy.clone()
         };
-        let origin = self.client.origin(&url);
-        match Destination::new(&url, origin, policy, stored.updated_at, keys) {
+        let Some((origin, authentication)) = self.open_credentials(stored, &url, known) else {
+            return Endpoint::Sealed;
+        };
+        let updated_at = stored.updated_at;
+        match Destination::new(&url, origin, policy, updated_at, keys, authentication) {
             Some(destination) => Endpoint::Open(Arc::new(destination)),
             None => Endpoint::Closed(DeadLetterReason::InvalidUrl),
         }
@@ -210,7 +242,7 @@ impl Endpoints {
     }
 
     fn open_secret(&self, tenant: TenantId, secret: &SealedSecret) -> Result<SigningKey, String> {
-        let scheme: Scheme = secret
+        let scheme: signature::Scheme = secret
             .scheme
             .parse()
             .map_err(|_| format!("signing scheme {:?} is unknown", secret.scheme))?;
@@ -220,5 +252,50 @@ impl Endpoints {
             .open(&secret.envelope, &place)
             .map_err(|error| error.to_string())?;
         SigningKey::from_bytes(scheme, bytes).map_err(|error| error.to_string())
+    }
+
+    /// What requests carry, and the connections they go over, or nothing: a request must not go out
+    /// without what its owner asked for.
+    fn open_credentials(
+        &self,
+        stored: &EndpointForDelivery,
+        url: &EndpointUrl,
+        known: Option<&Endpoint>,
+    ) -> Option<(Arc<Origin>, Authentication)> {
+        let sealed = |error: &dyn Display| {
+            tracing::error!(endpoint.id = %stored.id, %error, "cannot authenticate to this endpoint; its deliveries wait");
+        };
+        let known = known.and_then(|known| match known {
+            Endpoint::Open(destination) => Some(&destination.authentication),
+            Endpoint::Closed(_) | Endpoint::Paused | Endpoint::Sealed => None,
+        });
+        let opener = Opener {
+            key_ring: &self.key_ring,
+            names: &self.names,
+            client: &self.client,
+            known,
+        };
+        let opened = opener
+            .open(stored.tenant_id, &stored.credentials)
+            .inspect_err(|error| sealed(error))
+            .ok()?;
+        let Some((id, certificate)) = &opened.certificate else {
+            return Some((self.client.origin(url, None), opened.authentication));
+        };
+        if url.scheme() == Scheme::Http {
+            sealed(&"over http its client certificate would not be shown");
+            return None;
+        }
+        let left = opened.authentication.certificate_ends() - Utc::now();
+        if left < CERTIFICATE_WARNING {
+            tracing::warn!(endpoint.id = %stored.id, days_left = left.num_days(), "the client certificate of this endpoint ends soon, or has ended");
+        }
+        let identity = self
+            .client
+            .identity(*id, certificate)
+            .inspect_err(|error| sealed(error))
+            .ok()?;
+        let origin = self.client.origin(url, Some(&identity));
+        Some((origin, opened.authentication))
     }
 }

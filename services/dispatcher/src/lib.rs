@@ -33,12 +33,14 @@
 //! gathered while the previous one was under way. No state that outlives a lease.
 
 mod attempt;
+mod authentication;
 mod client;
 mod config;
 mod destination;
 mod endpoints;
 mod health;
 mod intake;
+mod oauth;
 mod retry_after;
 mod settle;
 mod statistics;
@@ -123,6 +125,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
             deps.key_ring,
             config.names,
             Arc::clone(&client),
+            Arc::clone(&statistics),
         ),
         store: deps.store,
         doorbell: deps.queue.doorbell(),

@@ -10,7 +10,7 @@ use zyven_runtime::metrics::{BATCH_BOUNDS, Counter, Gauge, Histogram, LATENCY_BO
 use crate::client::{Client, Observed};
 
 /// Outcomes as the `outcome` label tells them apart. [`class_of`] gives the position.
-const CLASSES: [&str; 14] = [
+const CLASSES: [&str; 15] = [
     "2xx",
     "3xx",
     "4xx",
@@ -22,6 +22,7 @@ const CLASSES: [&str; 14] = [
     "tls",
     "reset",
     "protocol",
+    "oauth",
     "egress_denied",
     "invalid_url",
     "unsent",
@@ -43,6 +44,9 @@ pub(crate) struct Statistics {
     pub(crate) superseded: Counter,
     breakers_opened: Counter,
     breakers_closed: Counter,
+    pub(crate) tokens_issued: Counter,
+    pub(crate) tokens_refused: Counter,
+    pub(crate) certificates_ending: Gauge,
 }
 
 impl Statistics {
@@ -66,6 +70,13 @@ impl Statistics {
                 "zyven_dispatcher_connections_total",
                 "Requests by the connection they went over.",
                 &[("kind", value)],
+            )
+        };
+        let tokens = |value| {
+            metrics.counter(
+                "zyven_dispatcher_oauth_tokens_total",
+                "Access tokens asked for, by what came of it.",
+                &[("result", value)],
             )
         };
         let latency = |name, help| metrics.histogram(name, help, &[], LATENCY_BOUNDS_S);
@@ -128,6 +139,13 @@ impl Statistics {
                 "zyven_dispatcher_breakers_closed_total",
                 "Times a probe found an endpoint well again.",
             ),
+            tokens_issued: tokens("issued"),
+            tokens_refused: tokens("refused"),
+            certificates_ending: metrics.gauge(
+                "zyven_dispatcher_client_certificates_ending",
+                "Client certificates in use that end within 14 days, or have ended.",
+                &[],
+            ),
         }
     }
 
@@ -180,9 +198,10 @@ const fn class_of(outcome: &Outcome) -> usize {
         Outcome::Failed(FailureKind::Tls) => 8,
         Outcome::Failed(FailureKind::Reset) => 9,
         Outcome::Failed(FailureKind::Protocol) => 10,
-        Outcome::Refused(RefusalReason::EgressDenied) => 11,
-        Outcome::Refused(RefusalReason::InvalidUrl) => 12,
-        Outcome::Unsent => 13,
+        Outcome::Failed(FailureKind::OAuth) => 11,
+        Outcome::Refused(RefusalReason::EgressDenied) => 12,
+        Outcome::Refused(RefusalReason::InvalidUrl) => 13,
+        Outcome::Unsent => 14,
     }
 }
 
@@ -199,6 +218,7 @@ mod tests {
             FailureKind::Tls,
             FailureKind::Reset,
             FailureKind::Protocol,
+            FailureKind::OAuth,
         ];
         let outcomes = kinds.map(Outcome::Failed).into_iter().chain([
             Outcome::TimedOut,

@@ -1,5 +1,7 @@
 //! Endpoints as their owners manage them.
 
+mod client_certificate;
+mod credentials;
 mod form;
 mod safeguards;
 mod secrets;
@@ -18,8 +20,8 @@ use zyven_domain::event::{DeliveryOptions, EventType};
 use zyven_domain::id::{EndpointId, EventId};
 use zyven_domain::lifecycle::DeliveryState;
 use zyven_store::{
-    AcceptedFor, CredentialChange, ENDPOINTS_PER_TENANT_MAX, EndpointRecord, EndpointRefusal, Flow,
-    NewEndpoint, NewEvent, Safeguards,
+    AcceptedFor, ENDPOINTS_PER_TENANT_MAX, EndpointRecord, EndpointRefusal, Flow, NewEndpoint,
+    NewEvent, Safeguards,
 };
 
 use crate::answer::{self, Answer};
@@ -30,6 +32,7 @@ use crate::fields::Members;
 use crate::pages::{self, Query};
 use crate::problem::{Code, Problem};
 
+use credentials::Wanted;
 use safeguards::ShownSafeguards;
 use secrets::{ShownSecret, Signing};
 pub(crate) use secrets::{public_key, rotate_secret, secret};
@@ -119,7 +122,10 @@ pub(crate) async fn create(
     let mut members = Members::parse(received.text()?)?;
     let (url, change) = form::new_endpoint(&mut members, &app.config.names);
     let (scheme, given) = secrets::wanted(&mut members);
+    let wanted = Wanted::read(&mut members, &app.config.names, Utc::now());
     members.finish()?;
+    let url = url.unwrap_or_default();
+    wanted.check_new(&url)?;
     let signing = match given {
         Some(secret) => Signing::Hmac(secret),
         None => Signing::generate(scheme.unwrap_or_default())?,
@@ -127,14 +133,14 @@ pub(crate) async fn create(
     let endpoint = NewEndpoint {
         id: EndpointId::new(),
         tenant_id: caller.tenant,
-        url: url.unwrap_or_default(),
+        url,
         description: change.description.clone().unwrap_or_default(),
         event_types: change.event_types.clone().unwrap_or_else(form::everything),
         channels: change.channels.clone().unwrap_or_default(),
         policy: form::policy(&change),
         limits: form::limits(&change),
         secret: signing.seal(&app.ring, caller.tenant)?,
-        credentials: CredentialChange::default(),
+        credentials: wanted.seal(&app.ring, caller.tenant)?,
     };
     let record = app
         .store_of(caller)
@@ -200,11 +206,17 @@ pub(crate) async fn change(
     let (head, body) = request.into_parts();
     let received = body::receive(&head.headers, body, app.body_allowed(), &app.room).await?;
     let mut members = Members::parse(received.text()?)?;
-    let change = form::change(&mut members, &app.config.names);
+    let mut change = form::change(&mut members, &app.config.names);
+    let wanted = Wanted::read(&mut members, &app.config.names, Utc::now());
     members.finish()?;
+    let endpoint = endpoint_id(&id)?;
+    wanted
+        .check_change(&app, caller.tenant, endpoint, change.url.as_deref())
+        .await?;
+    change.credentials = wanted.seal(&app.ring, caller.tenant)?;
     let record = app
         .store_of(caller)
-        .change_endpoint(caller.tenant, endpoint_id(&id)?, &change)
+        .change_endpoint(caller.tenant, endpoint, &change)
         .await?
         .map_err(refused)?;
     show(&app, &caller, Some(record)).await

@@ -57,7 +57,7 @@ impl<'a> Members<'a> {
             self.mistake(name, "must be a string");
             return None;
         };
-        self.parsed(name, parse(&text))
+        self.checked(name, parse(&text))
     }
 
     /// An array of strings, each of which `parse` takes, with bounds on their number.
@@ -110,6 +110,55 @@ impl<'a> Members<'a> {
             return None;
         };
         self.items(name, count, numbers.into_iter().map(parse))
+    }
+
+    /// A string that must be there and that `parse` takes.
+    pub(crate) fn required<T, E: Display>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let value = self.text(name, parse);
+        if value.is_none() {
+            self.missing(name);
+        }
+        value
+    }
+
+    /// An object whose members `read` asks for. `None` if absent, or after a mistake was recorded: its
+    /// own, or one inside, which is named with the way to it (`auth.token`).
+    pub(crate) fn object<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&mut Members<'a>) -> Option<T>,
+    ) -> Option<T> {
+        let raw = self.raw(name)?;
+        // Said here because serde would repeat the value, which may be a secret.
+        if !raw.get().starts_with('{') {
+            self.mistake(name, "must be a JSON object");
+            return None;
+        }
+        let mut members = match Self::parse_item(raw.get(), format!("{}{name}.", self.prefix)) {
+            Ok(members) => members,
+            Err(error) => {
+                self.mistake(name, rule_of(&error));
+                return None;
+            }
+        };
+        let value = read(&mut members);
+        let errors = members.into_errors();
+        let is_right = errors.is_empty();
+        self.errors.extend(errors);
+        value.filter(|_| is_right)
+    }
+
+    /// The names of the members that nobody has asked for yet, in their order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let names = self
+            .members
+            .iter()
+            .map(|(name, _)| name.clone().into_owned());
+        names.collect()
     }
 
     /// Whether the member is there and null, in which case it is used up.
@@ -179,12 +228,13 @@ impl<'a> Members<'a> {
         // Collected first: every mistake is wanted, not only the first one.
         let items: Vec<Option<T>> = parsed
             .enumerate()
-            .map(|(index, item)| self.parsed(&format!("{name}[{index}]"), item))
+            .map(|(index, item)| self.checked(&format!("{name}[{index}]"), item))
             .collect();
         items.into_iter().collect()
     }
 
-    fn parsed<T, E: Display>(&mut self, name: &str, parsed: Result<T, E>) -> Option<T> {
+    /// What was parsed, or a mistake of the member `name`.
+    pub(crate) fn checked<T, E: Display>(&mut self, name: &str, parsed: Result<T, E>) -> Option<T> {
         match parsed {
             Ok(value) => Some(value),
             Err(rule) => {

@@ -9,7 +9,8 @@
 //! and is never more than a hint. A dispatcher that takes a ticket gets a *lease* on the row, makes
 //! one *attempt*, and the attempt's [`retry::Outcome`] becomes a [`retry::Verdict`]: delivered, retry
 //! later, or *dead letter*. A *replay* sends a dead letter back to the start as a new *generation* of
-//! the same delivery.
+//! the same delivery. Requests are signed with an endpoint's *secrets*, and carry its [`credential`]s
+//! besides.
 //!
 //! # Promises
 //!
@@ -25,6 +26,7 @@
 
 pub mod address;
 pub mod api_key;
+pub mod credential;
 pub mod event;
 pub mod handshake;
 pub mod id;

@@ -36,6 +36,8 @@ pub enum FailureKind {
     Reset,
     /// The answer is not HTTP/1.1 as RFC 9112 has it, or its head is too large.
     Protocol,
+    /// There was no access token to send, so nothing was sent.
+    OAuth,
 }
 
 impl FailureKind {
@@ -47,6 +49,7 @@ impl FailureKind {
             Self::Tls => "tls",
             Self::Reset => "reset",
             Self::Protocol => "protocol",
+            Self::OAuth => "oauth",
         }
     }
 }

@@ -10,7 +10,7 @@ use zyven_domain::retry::RetryPolicy;
 use zyven_domain::secret_box::Place;
 
 use crate::endpoints::{schedule, statuses};
-use crate::{SealedCredential, Store, StoreError};
+use crate::{CredentialKind, SealedCredential, Store, StoreError};
 
 /// Whether an endpoint takes deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +70,14 @@ pub struct EndpointForDelivery {
     pub secrets: Vec<SealedSecret>,
     /// What else they carry, ordered by kind.
     pub credentials: Vec<SealedCredential>,
+}
+
+impl EndpointForDelivery {
+    /// Whether it wants a client certificate shown.
+    pub fn shows_certificate(&self) -> bool {
+        let kind = CredentialKind::ClientCertificate.as_str();
+        self.credentials.iter().any(|known| known.kind == kind)
+    }
 }
 
 const ENDPOINTS: &str = "

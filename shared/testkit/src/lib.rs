@@ -35,5 +35,5 @@ pub use chaos::ChaosProxy;
 pub use postgres::{Postgres, TestDatabase};
 pub use receiver::{Answer, ReceivedRequest, Receiver};
 pub use redis_server::TestRedis;
-pub use tls::{TestCa, self_signed_server_config};
+pub use tls::{TestCa, TestCertificate, self_signed_server_config};
 pub use wait::{Observation, wait_until};

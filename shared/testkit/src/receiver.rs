@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -38,6 +39,8 @@ pub struct ReceivedRequest {
     pub headers: HeaderMap,
     /// The exact body.
     pub body: Bytes,
+    /// The certificate that the client has shown on this connection.
+    pub client_certificate: Option<CertificateDer<'static>>,
 }
 
 impl ReceivedRequest {

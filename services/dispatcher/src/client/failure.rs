@@ -10,7 +10,7 @@ use zyven_domain::retry::{FailureKind, Outcome, RefusalReason};
 const DETAIL_BYTES_MAX: usize = 300;
 
 /// An outcome other than an answer, and a sentence about it for the endpoint's owner.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Failure {
     pub(crate) outcome: Outcome,
     /// Never contains an address of Zyven's own network.

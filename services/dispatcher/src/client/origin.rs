@@ -5,9 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+use uuid::Uuid;
 use zyven_domain::target::{EndpointUrl, Host, Scheme};
 
 use super::connection::Connection;
+use super::tls::Identity;
 
 /// What an origin is told apart by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -15,22 +18,29 @@ pub(super) struct OriginKey {
     pub(super) scheme: Scheme,
     /// `host:port`.
     pub(super) authority: String,
+    /// The credential whose certificate is shown: a connection that was opened in one endpoint's name
+    /// never carries another endpoint's request, even if both have the same certificate.
+    pub(super) identity: Option<Uuid>,
 }
 
 impl OriginKey {
-    pub(super) fn of(url: &EndpointUrl) -> Self {
+    pub(super) fn of(url: &EndpointUrl, identity: Option<&Identity>) -> Self {
         Self {
             scheme: url.scheme(),
             authority: url.authority().to_owned(),
+            identity: identity.map(|identity| identity.id),
         }
     }
 }
 
-/// Where connections lead, shared by all endpoints with the same scheme, host and port.
+/// Where connections lead, shared by all endpoints with the same scheme, host and port that show no
+/// certificate; an endpoint that shows one has its own.
 pub(crate) struct Origin {
     pub(super) authority: String,
     /// The name its certificate must be valid for; none for plain HTTP.
     pub(super) server_name: Option<ServerName<'static>>,
+    /// With the client certificate, if one is shown.
+    pub(super) tls: TlsConnector,
     /// The one used last is at the end and is used first again, so that surplus ones grow old. The
     /// lock is held for a push or a pop.
     idle: Mutex<Vec<Connection>>,
@@ -46,7 +56,7 @@ pub(super) struct IdleLimits {
 }
 
 impl Origin {
-    pub(super) fn new(url: &EndpointUrl, limits: Arc<IdleLimits>) -> Self {
+    pub(super) fn new(url: &EndpointUrl, tls: TlsConnector, limits: Arc<IdleLimits>) -> Self {
         let server_name = match (url.scheme(), url.host()) {
             (Scheme::Http, _) => None,
             (Scheme::Https, Host::Address(ip)) => Some(ServerName::from(*ip)),
@@ -57,6 +67,7 @@ impl Origin {
         Self {
             authority: url.authority().to_owned(),
             server_name,
+            tls,
             idle: Mutex::default(),
             limits,
         }

@@ -18,7 +18,7 @@ use zyven_runtime::config::Source;
 use zyven_runtime::metrics::Metrics;
 use zyven_runtime::probes::Readiness;
 use zyven_runtime::shutdown::{Shutdown, Trigger};
-use zyven_store::{SealedSecret, Store, StoreConfig};
+use zyven_store::{CredentialKind, SealedCredential, SealedSecret, Store, StoreConfig};
 use zyven_testkit::{Receiver, TestDatabase, TestRedis, wait_until};
 
 /// Long enough for a loaded machine; nothing here waits for it to pass.
@@ -164,6 +164,29 @@ impl Stage {
                 "INSERT INTO zyven.endpoint_secrets (id, endpoint_id, envelope, scheme)
                  VALUES ('{id}', '{endpoint}', '\\x{envelope}', '{}')",
                 scheme.as_str()
+            ))
+            .await;
+    }
+
+    /// The endpoint's credential of this kind: a new row, as each value has.
+    pub(crate) async fn set_credential(
+        &self,
+        endpoint: EndpointId,
+        kind: CredentialKind,
+        bytes: &[u8],
+    ) {
+        let (id, endpoint, kind) = (EndpointId::new().uuid(), endpoint.uuid(), kind.as_str());
+        let envelope = KeyRing::parse(MASTER_KEYS).unwrap().seal(
+            bytes,
+            &SealedCredential::place(self.tenant, id),
+            [9; 24],
+        );
+        let envelope: String = envelope.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.sql
+            .run(&format!(
+                "INSERT INTO zyven.endpoint_credentials (id, endpoint_id, kind, envelope, shown)
+                 VALUES ('{id}', '{endpoint}', '{kind}', '\\x{envelope}', '{{}}')
+                 ON CONFLICT (endpoint_id, kind) DO UPDATE SET id = excluded.id, envelope = excluded.envelope"
             ))
             .await;
     }

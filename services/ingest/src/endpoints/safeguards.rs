@@ -57,6 +57,14 @@ pub(super) async fn of_many(
     Ok(app.store.safeguards_of(tenant, endpoints).await?)
 }
 
+/// The names of an endpoint's custom headers, in lower case.
+pub(super) fn header_names(safeguards: &Safeguards) -> Vec<String> {
+    let shown = safeguards.credentials.get(CredentialKind::Headers.as_str());
+    shown
+        .and_then(|names| serde_json::from_str(names).ok())
+        .unwrap_or_default()
+}
+
 fn no_names() -> &'static RawValue {
     serde_json::from_str("[]").expect("the constant is JSON")
 }

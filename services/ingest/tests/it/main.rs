@@ -2,6 +2,7 @@
 
 mod access;
 mod batches;
+mod credentials;
 mod deliveries;
 mod endpoints;
 mod hostile;

@@ -14,6 +14,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -33,17 +34,29 @@ enum Takeover {
 /// A byte stream whose socket can be told to reset.
 trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn socket(&self) -> &TcpStream;
+
+    /// What the client has shown.
+    fn client_certificate(&self) -> Option<CertificateDer<'static>>;
 }
 
 impl Socket for TcpStream {
     fn socket(&self) -> &TcpStream {
         self
     }
+
+    fn client_certificate(&self) -> Option<CertificateDer<'static>> {
+        None
+    }
 }
 
 impl Socket for TlsStream<TcpStream> {
     fn socket(&self) -> &TcpStream {
         self.get_ref().0
+    }
+
+    fn client_certificate(&self) -> Option<CertificateDer<'static>> {
+        let (_, session) = self.get_ref();
+        Some(session.peer_certificates()?.first()?.clone().into_owned())
     }
 }
 
@@ -77,8 +90,11 @@ pub(super) async fn listen(listener: TcpListener, tls: Option<TlsAcceptor>, shar
 
 async fn serve(stream: impl Socket, connection: u64, shared: Arc<Shared>) {
     let (demand, mut demanded) = mpsc::channel(1);
-    let service =
-        service_fn(|request| respond(request, connection, Arc::clone(&shared), demand.clone()));
+    let certificate = stream.client_certificate();
+    let service = service_fn(|request| {
+        let origin = (connection, certificate.clone());
+        respond(request, origin, Arc::clone(&shared), demand.clone())
+    });
     let mut http = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         // Ends when the peer closes or a body is cut short; errors are the peer's business.
@@ -100,7 +116,7 @@ async fn serve(stream: impl Socket, connection: u64, shared: Arc<Shared>) {
 
 async fn respond(
     request: Request<Incoming>,
-    connection: u64,
+    (connection, client_certificate): (u64, Option<CertificateDer<'static>>),
     shared: Arc<Shared>,
     demand: mpsc::Sender<Takeover>,
 ) -> Result<Response<UnsyncBoxBody<Bytes, io::Error>>, hyper::Error> {
@@ -114,6 +130,7 @@ async fn respond(
         query: head.uri.query().map(str::to_owned),
         headers: head.headers,
         body,
+        client_certificate,
     };
     let Answer { delay, manner } = shared.record(&received);
     if !delay.is_zero() {

@@ -1,8 +1,8 @@
 //! Secrets at rest while they are in use.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use zyven_domain::signature::{SigningKey, SigningSecret, sign};
-use zyven_testkit::Binary;
+use zyven_testkit::{Answer, Binary, Receiver, TestCa};
 
 use crate::stack::{PATIENCE, Spread, Stack};
 
@@ -33,13 +33,17 @@ async fn master_keys_are_rotated_while_deliveries_flow_and_the_old_one_can_be_re
     let settings = [("ZYVEN_MASTER_KEYS", old_first.as_str())];
     let mut stack = Stack::start_with(Spread::OneProcess, &settings).await;
     let shared = stack.endpoint("/shared", json!({})).await;
-    let asymmetric = json!({ "signing": "ed25519" });
-    stack.endpoint("/asymmetric", asymmetric).await;
+    let more = json!({
+        "signing": "ed25519",
+        "headers": { "x-key": "header-secret" },
+        "auth": { "type": "bearer", "token": "bearer-secret" },
+    });
+    stack.endpoint("/more", more).await;
 
     let dry = rotate(&stack.binary, &new_first, &["--dry-run"]).await;
     assert!(!dry.status.success(), "there is something to do");
     assert!(
-        dry.stdout.contains("master key old: 2 envelopes"),
+        dry.stdout.contains("master key old: 4 envelopes"),
         "{dry:?}"
     );
 
@@ -52,7 +56,7 @@ async fn master_keys_are_rotated_while_deliveries_flow_and_the_old_one_can_be_re
     };
     let (rotated, ()) = tokio::join!(rotate(&stack.binary, &new_first, &[]), publishing);
     let said = rotated.expect_success();
-    assert!(said.contains("master key new: 2 envelopes"), "{said}");
+    assert!(said.contains("master key new: 4 envelopes"), "{said}");
     assert!(said.contains("other keys may be removed"), "{said}");
 
     // This stack still seals with the old key; the next rotation takes up what is left.
@@ -113,6 +117,10 @@ async fn master_keys_are_rotated_while_deliveries_flow_and_the_old_one_can_be_re
     let Ok(secret) = SigningSecret::parse(shared["secret"].as_str().expect("a text")) else {
         panic!("not a signing secret");
     };
+    for request in stack.receiver.requests_at("/more") {
+        assert_eq!(request.header("x-key"), "header-secret");
+        assert_eq!(request.header("authorization"), "Bearer bearer-secret");
+    }
     for request in stack.receiver.requests_at("/shared") {
         let timestamp = request
             .header("webhook-timestamp")
@@ -178,5 +186,109 @@ async fn without_a_usable_master_key_nothing_that_needs_one_starts() {
                 ended.stderr
             );
         }
+    }
+}
+
+/// One endpoint of each kind, delivered to, read, changed and rotated, with every process saying all it can.
+#[tokio::test]
+async fn no_secret_shows_up_in_what_processes_say_at_trace_level() {
+    const ACCESS_TOKEN: &str = "access-token-secret";
+    let ca = TestCa::new();
+    let certificate = ca.client_certificate("zyven", (2020, 2090));
+    let file = std::env::temp_dir().join(format!("zyven-trace-ca-{}.pem", std::process::id()));
+    std::fs::write(&file, ca.certificate_pem()).expect("a file");
+    let settings = [
+        ("ZYVEN_LOG", "trace"),
+        (
+            "ZYVEN_DISPATCHER_TLS_CA_FILE",
+            file.to_str().expect("a path"),
+        ),
+    ];
+    let mut stack = Stack::start_with(Spread::OneProcess, &settings).await;
+    let strict = Receiver::start_tls_with(ca.strict_server_config(&["127.0.0.1"])).await;
+    let issuer = Receiver::start().await;
+    let issued = json!({ "access_token": ACCESS_TOKEN, "token_type": "bearer" });
+    issuer.answer(Answer::status(200).body(issued.to_string()));
+
+    let shared = stack
+        .endpoint("/hmac", json!({ "headers": { "x-key": "header-secret" } }))
+        .await;
+    stack
+        .endpoint("/ed25519", json!({ "signing": "ed25519" }))
+        .await;
+    for (path, auth) in [
+        (
+            "/basic",
+            json!({ "type": "basic", "username": "user-secret", "password": "password-secret" }),
+        ),
+        (
+            "/bearer",
+            json!({ "type": "bearer", "token": "bearer-secret" }),
+        ),
+        (
+            "/oauth2",
+            json!({
+                "type": "oauth2_client_credentials", "token_url": issuer.url("/token"),
+                "client_id": "zyven", "client_secret": "client-secret", "client_auth": "body",
+            }),
+        ),
+    ] {
+        stack.endpoint(path, json!({ "auth": auth })).await;
+    }
+    let mutual = json!({
+        "url": strict.url("/mutual"),
+        "client_certificate": {
+            "certificate_pem": certificate.certificate_pem, "private_key_pem": certificate.private_key_pem,
+        },
+    });
+    let (status, made) = stack.call("POST", "/v1/endpoints", Some(mutual)).await;
+    assert_eq!(status, 201, "{made}");
+
+    stack.publish("invoice.paid", json!({ "amount": 1 })).await;
+    let id = shared["id"].as_str().expect("an id");
+    let rotate = format!("/v1/endpoints/{id}/rotate-secret");
+    let (_, rotated) = stack.call("POST", &rotate, None).await;
+    stack.publish("invoice.paid", json!({ "amount": 2 })).await;
+    stack.receiver.wait_for_requests(10, PATIENCE).await;
+    strict.wait_for_requests(2, PATIENCE).await;
+    stack.assert_settled().await;
+    let (_, listed) = stack.call("GET", "/v1/endpoints", None).await;
+
+    let process = stack.process("all");
+    let said = format!("{}{}", process.stdout(), process.stderr());
+    let _ = std::fs::remove_file(&file);
+    assert!(said.contains("attempted"), "{said:.2000}");
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let bare = |secret: String| secret.trim_start_matches("whsec_").to_owned();
+    let key_lines = certificate
+        .private_key_pem
+        .lines()
+        .filter(|line| !line.starts_with('-'));
+    let mut secrets: Vec<String> = key_lines.map(str::to_owned).collect();
+    secrets.extend(
+        [
+            "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8",
+            "header-secret",
+            "user-secret",
+            "password-secret",
+            "dXNlci1zZWNyZXQ6cGFzc3dvcmQtc2VjcmV0",
+            "bearer-secret",
+            "client-secret",
+            ACCESS_TOKEN,
+            "correct-horse-battery-staple",
+        ]
+        .map(str::to_owned),
+    );
+    secrets.extend([
+        bare(text(&shared["secret"])),
+        bare(text(&rotated["secret"])),
+    ]);
+    secrets.extend(stack.key.rsplit('_').next().map(str::to_owned));
+    for secret in &secrets {
+        assert!(!said.contains(secret), "{secret} was said");
+    }
+    let listed = listed.to_string();
+    for secret in &secrets {
+        assert!(!listed.contains(secret), "{secret} is shown");
     }
 }
