@@ -1,9 +1,13 @@
 // Sends every published GitHub webhook example through a running Zyven, and checks what arrives with the official
 // Standard Webhooks library: every signature, every byte, nothing missing, nothing twice.
 //
+// The endpoint's secret is rotated twice before anything is sent, the second time to a key pair. So every request comes
+// within two overlaps, and receivers with the first secret, with the second one and with the public key must all verify it.
+//
 // scripts/real-input.sh has started PostgreSQL and Redis and set the environment; this starts `zyven all`.
 
 import { spawn, spawnSync } from "node:child_process";
+import { createPublicKey, verify } from "node:crypto";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
@@ -103,9 +107,23 @@ async function postAll(key, events) {
   await Promise.all(Array.from({ length: POSTS_AT_ONCE }, poster));
 }
 
+// What the library does, for signatures that it does not know yet: v1a, Ed25519 with a public key (whpk_…).
+class PublicKeyWebhook {
+  constructor(publicKey) {
+    const x = Buffer.from(publicKey.replace(/^whpk_/, ""), "base64").toString("base64url");
+    this.key = createPublicKey({ key: { kty: "OKP", crv: "Ed25519", x }, format: "jwk" });
+  }
+
+  verify(body, headers) {
+    const signed = Buffer.concat([Buffer.from(`${headers["webhook-id"]}.${headers["webhook-timestamp"]}.`), body]);
+    const signatures = headers["webhook-signature"].split(" ").filter((signature) => signature.startsWith("v1a,"));
+    const fits = (signature) => verify(null, signed, this.key, Buffer.from(signature.slice(4), "base64"));
+    if (!signatures.some(fits)) throw new Error("No matching signature found");
+  }
+}
+
 // Returns the counts; every mistake is printed.
-function judge(events, arrived, secret) {
-  const webhook = new Webhook(secret);
+function judge(events, arrived, webhooks) {
   const byId = new Map(events.map((event) => [event.id, event]));
   const seen = new Set();
   const counts = { unverified: 0, altered: 0, unknown: 0, duplicates: 0, mislabelled: 0 };
@@ -122,10 +140,12 @@ function judge(events, arrived, secret) {
     }
     if (seen.has(id)) note("duplicates", `${id} ${event.origin}`);
     seen.add(id);
-    try {
-      webhook.verify(body, headers);
-    } catch (error) {
-      note("unverified", `${id} ${event.origin}: ${error.message}`);
+    for (const [name, webhook] of Object.entries(webhooks)) {
+      try {
+        webhook.verify(body, headers);
+      } catch (error) {
+        note("unverified", `${id} ${event.origin}, with the ${name}: ${error.message}`);
+      }
     }
     if (!body.equals(event.payload)) note("altered", `${id} ${event.origin}`);
     if (headers["zyven-event-type"] !== `github.${event.event}`) note("mislabelled", `${id} ${event.origin}`);
@@ -135,16 +155,19 @@ function judge(events, arrived, secret) {
   return { ...counts, missing: missing.length };
 }
 
-// The check must be able to fail: one changed byte, and the library refuses.
-function proveThatTheLibraryLooks({ headers, body }, secret) {
+// The check must be able to fail: one changed byte, and every receiver refuses.
+function proveThatReceiversLook({ headers, body }, webhooks) {
   const changed = Buffer.from(body);
   changed[changed.length - 2] ^= 1;
-  try {
-    new Webhook(secret).verify(changed, headers);
-  } catch {
-    return;
+  for (const [name, webhook] of Object.entries(webhooks)) {
+    let accepted = true;
+    try {
+      webhook.verify(changed, headers);
+    } catch {
+      accepted = false;
+    }
+    if (accepted) fail(`a receiver with the ${name} accepts a changed body; its verdicts mean nothing`);
   }
-  fail("the library accepts a changed body; its verdicts mean nothing");
 }
 
 const events = examples(EXAMPLES);
@@ -155,7 +178,15 @@ const isReady = () => fetch(`${PROBE}/readyz`).then((answer) => answer.ok, () =>
 if (!(await within(READY_MS_MAX, isReady))) fail(`zyven all does not get ready:\n${stack.log}`);
 const { arrived, server, port } = await startReceiver();
 const endpoint = { url: `http://127.0.0.1:${port}/`, event_types: ["*"] };
-const { secret } = await api(key, "/v1/endpoints", JSON.stringify(endpoint));
+const first = await api(key, "/v1/endpoints", JSON.stringify(endpoint));
+const rotate = (body) => api(key, `/v1/endpoints/${first.id}/rotate-secret`, JSON.stringify(body));
+const second = await rotate({ overlap_s: 3600 });
+const pair = await rotate({ overlap_s: 3600, signing: "ed25519" });
+const webhooks = {
+  "first secret": new Webhook(first.secret),
+  "second secret": new Webhook(second.secret),
+  "public key": new PublicKeyWebhook(pair.public_key),
+};
 
 const started = Date.now();
 await postAll(key, events);
@@ -171,13 +202,13 @@ server.close();
 server.closeAllConnections();
 if (stack.exitCode !== 0) fail(`zyven all ended with ${stack.exitCode ?? stack.signalCode ?? "nothing yet"}:\n${stack.log}`);
 
-const counts = judge(events, arrived, secret);
-if (arrived.length > 0) proveThatTheLibraryLooks(arrived[0], secret);
+const counts = judge(events, arrived, webhooks);
+if (arrived.length > 0) proveThatReceiversLook(arrived[0], webhooks);
 const bytes = events.reduce((sum, { payload }) => sum + payload.length, 0);
 const kinds = new Set(events.map(({ event }) => event)).size;
 console.log(`real input: ${events.length} GitHub examples of ${kinds} event types, ${bytes} bytes`);
 console.log(`real input: posted in ${posted_ms} ms, all arrived after ${arrived_ms} ms, ${arrived.length} requests`);
 console.log(`real input: ${Object.entries(counts).map(([kind, count]) => `${kind} ${count}`).join(", ")}`);
 if (Object.values(counts).some((count) => count > 0)) fail("not everything arrived as it was sent");
-console.log("real input: every signature verified, every payload byte for byte");
+console.log("real input: every request verified with the first secret, the second secret and the public key, every payload byte for byte");
 process.exit(0);

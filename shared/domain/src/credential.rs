@@ -295,4 +295,52 @@ mod tests {
             assert_eq!(parse_token(text).is_ok(), token, "{text:?}");
         }
     }
+
+    /// Whether a type can be printed or serialised: an inherent constant is found before a trait's.
+    macro_rules! shows {
+        ($type:ty, $trait:path) => {{
+            #[allow(dead_code, reason = "not asked for types that show something")]
+            trait Otherwise {
+                const SHOWS: bool = false;
+            }
+            impl<T> Otherwise for T {}
+            struct Probe<T>(std::marker::PhantomData<T>);
+            #[allow(dead_code, reason = "not there for types that show nothing")]
+            impl<T: $trait> Probe<T> {
+                const SHOWS: bool = true;
+            }
+            Probe::<$type>::SHOWS
+        }};
+    }
+
+    macro_rules! shows_nothing {
+        ($($type:ty),*) => {
+            [$((stringify!($type), shows!($type, std::fmt::Debug) | shows!($type, std::fmt::Display) | shows!($type, serde::Serialize))),*]
+        };
+    }
+
+    #[test]
+    fn no_secret_can_be_printed_or_serialised() {
+        use crate::api_key::ApiKey;
+        use crate::secret_box::KeyRing;
+        use crate::signature::{PrivateKey, SigningKey, SigningSecret};
+        let secrets = shows_nothing![
+            SecretText,
+            Auth,
+            ClientCredentials,
+            TokenRequest,
+            ClientCertificate,
+            CustomHeaders,
+            SigningSecret,
+            SigningKey,
+            PrivateKey,
+            KeyRing,
+            ApiKey
+        ];
+        for (name, shows) in secrets {
+            assert!(!shows, "{name}");
+        }
+        let ids = shows_nothing![crate::id::TenantId];
+        assert!(ids[0].1, "the question is asked rightly");
+    }
 }
