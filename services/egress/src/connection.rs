@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use zyven_domain::handshake::WORKING;
-use zyven_domain::target::{Authority, EgressReason, NamePolicy};
+use zyven_domain::target::{Authority, EgressReason, NamePolicy, Objection};
 use zyven_runtime::shutdown::Shutdown;
 
 use crate::credential::Credential;
@@ -84,13 +84,19 @@ impl Proxy {
                 "the proxy credential is missing or wrong",
             ));
         }
-        let target = Authority::parse_with(&request.target, &self.names)?;
-        let target = decision.about(target);
+        let target =
+            Authority::parse_with(&request.target, &self.names).inspect_err(|error| match error
+                .objection()
+            {
+                Objection::Malformed => {}
+                Objection::Host | Objection::Port => decision.about_denied(&request.target),
+            })?;
+        decision.about(&target);
         let slot = self
             .slots
             .take(target.host())
             .map_err(|reason| Refusal::new(reason, "too many tunnels are open"))?;
-        let endpoint = self.dial(caller, target, request.within).await?;
+        let endpoint = self.dial(caller, &target, request.within).await?;
         Ok(Some(Opened { endpoint, slot }))
     }
 

@@ -14,20 +14,31 @@ use crate::statistics::Statistics;
 /// for. The line holds the kind of address, never the address.
 pub(crate) struct Decision {
     began: Instant,
-    target: Option<Authority>,
+    /// As it was asked for, once it is known to be well-formed.
+    host: Option<String>,
+    port: Option<u16>,
 }
 
 impl Decision {
     pub(crate) fn begin() -> Self {
         Self {
             began: Instant::now(),
-            target: None,
+            host: None,
+            port: None,
         }
     }
 
     /// The target is known and well-formed. Until then nothing of what the caller sent is logged.
-    pub(crate) fn about(&mut self, target: Authority) -> &Authority {
-        self.target.insert(target)
+    pub(crate) fn about(&mut self, target: &Authority) {
+        self.host = Some(target.host().to_string());
+        self.port = Some(target.port());
+    }
+
+    /// The target was well-formed, but policy refuses its name or port.
+    pub(crate) fn about_denied(&mut self, target: &str) {
+        let (host, port) = target.rsplit_once(':').unwrap_or((target, ""));
+        self.host = Some(host.to_ascii_lowercase());
+        self.port = port.parse().ok();
     }
 
     pub(crate) fn opened(self, class: AddressClass, statistics: &Statistics) {
@@ -44,8 +55,8 @@ impl Decision {
 
     fn log(self, decision: &str, reason: &str, class: Option<AddressClass>, decided_in: Duration) {
         info!(
-            endpoint.host = self.target.as_ref().map(|target| target.host().to_string()),
-            endpoint.port = self.target.as_ref().map(Authority::port),
+            endpoint.host = self.host,
+            endpoint.port = self.port,
             decision,
             reason,
             address.class = class.map(AddressClass::as_str),

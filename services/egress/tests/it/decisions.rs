@@ -75,6 +75,13 @@ async fn every_decision_is_one_line_without_an_address() {
         .connect(format!("bad.logged.example:{port}"))
         .await
         .refused(403, "denied_ip");
+    let denied = "Printer.logged.example.local:8080";
+    proxy.connect(denied).await.refused(403, "denied_host");
+    let denied = "mail.logged.example:25";
+    proxy.connect(denied).await.refused(403, "denied_port");
+    let malformed = "b%64.logged.example:80";
+    let answer = proxy.connect(malformed).await;
+    answer.refused(400, "authority_invalid");
     proxy
         .send("GET /secret-path HTTP/1.1\r\n\r\n")
         .await
@@ -95,6 +102,13 @@ async fn every_decision_is_one_line_without_an_address() {
     let expected = [
         ["good.logged.example", "open", "allowed", "loopback"],
         ["bad.logged.example", "refuse", "denied_ip", "private"],
+        [
+            "\"printer.logged.example.local\"",
+            "refuse",
+            "denied_host",
+            "8080",
+        ],
+        ["\"mail.logged.example\"", "refuse", "denied_port", "25"],
     ];
     assert_eq!(lines.len(), expected.len(), "{lines:#?}");
     for (line, words) in lines.iter().zip(expected) {
@@ -159,9 +173,9 @@ async fn every_decision_is_counted_once_under_its_reason() {
     let limits = [
         ("ZYVEN_EGRESS_TUNNELS_PER_HOST_MAX", "1"),
         ("ZYVEN_EGRESS_TUNNELS_MAX", "2"),
-        ("ZYVEN_EGRESS_HEAD_TIMEOUT", "500ms"),
-        ("ZYVEN_EGRESS_DNS_TIMEOUT", "500ms"),
-        ("ZYVEN_EGRESS_DIAL_TIMEOUT", "500ms"),
+        ("ZYVEN_EGRESS_HEAD_TIMEOUT", "1s"),
+        ("ZYVEN_EGRESS_DNS_TIMEOUT", "1s"),
+        ("ZYVEN_EGRESS_DIAL_TIMEOUT", "1s"),
     ];
     let proxy = Proxy::asking(&server, &limits).await;
     let hole = BlackHole::dig(Ipv4Addr::LOCALHOST).await;

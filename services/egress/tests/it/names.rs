@@ -130,7 +130,7 @@ async fn an_alias_for_localhost_is_denied_like_its_address() {
 #[tokio::test]
 async fn failures_to_resolve_are_told_apart() {
     let server = NameServer::start().await;
-    let proxy = Proxy::asking(&server, &[("ZYVEN_EGRESS_DNS_TIMEOUT", "250ms")]).await;
+    let proxy = Proxy::asking(&server, &[("ZYVEN_EGRESS_DNS_TIMEOUT", "1s")]).await;
     server.replies("empty.example.com", vec![Reply::Records(vec![])]);
     server.replies(
         "broken.example.com",
@@ -162,7 +162,7 @@ async fn failures_to_resolve_are_told_apart() {
         let began = Instant::now();
         let answer = proxy.connect(format!("{name}:443")).await;
         answer.refused(status, reason);
-        assert!(began.elapsed() < Duration::from_secs(2), "{name}");
+        assert!(began.elapsed() < LATE, "{name}");
     }
 }
 

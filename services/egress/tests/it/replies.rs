@@ -14,7 +14,7 @@ use crate::support::{Proxy, SOON, assert_echoes, echo, echo_on};
 const NAME: &str = "hooks.example.com";
 const LOOPBACK: (&str, &str) = ("ZYVEN_EGRESS_ALLOW_CIDRS", "127.0.0.0/8,::1/128");
 /// A budget that a test waits out.
-const SHORT_BUDGET: (&str, &str) = ("ZYVEN_EGRESS_DNS_TIMEOUT", "300ms");
+const SHORT_BUDGET: (&str, &str) = ("ZYVEN_EGRESS_DNS_TIMEOUT", "1s");
 
 #[tokio::test]
 async fn one_familys_denied_answer_condemns_the_others() {

@@ -185,6 +185,29 @@ fn what_is_no_authority_is_refused_by_name() {
 }
 
 #[test]
+fn every_port_is_open_or_closed_alike_to_registration_and_proxy() {
+    let mut closed = 0;
+    for port in 0..=u16::MAX {
+        let url = EndpointUrl::parse(&format!("https://example.com:{port}/"));
+        let authority = Authority::parse(&format!("example.com:{port}"));
+        let expected = match port {
+            0 => Err(TargetError::PortMalformed),
+            _ if is_non_web_port(port) => Err(TargetError::NonWebPort(port)),
+            _ => Ok(port),
+        };
+        assert_eq!(url.map(|url| url.port()), expected, "{port}");
+        assert_eq!(
+            authority.map(|authority| authority.port()),
+            expected,
+            "{port}"
+        );
+        closed += usize::from(expected.is_err());
+    }
+    // A list of what is closed: receivers run on any other port.
+    assert!((100..200).contains(&closed), "{closed}");
+}
+
+#[test]
 fn malformed_text_is_told_from_policy() {
     let objection = |text| Authority::parse(text).unwrap_err().objection();
     assert_eq!(objection("127.1:80"), Objection::Malformed);
