@@ -4,11 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio_postgres::error::SqlState;
-use zyven_domain::api_key::{ApiKey, Scopes};
 use zyven_domain::id::{ApiKeyId, EndpointId, TenantId};
 use zyven_store::{
-    AUDIT_RETENTION_MIN, Actor, AuditFilter, AuditRecord, EndpointChange, NewApiKey, SealedSecret,
-    Store, StoreConfig,
+    AUDIT_RETENTION_MIN, Actor, AuditFilter, AuditRecord, EndpointChange, Store, StoreConfig,
 };
 
 use crate::fixture::{Fixture, TOKEN, record, settling};
@@ -35,12 +33,12 @@ const DECISIONS: [(&str, &str); 2] = [
 ];
 
 impl Fixture {
-    async fn log(&self) -> Vec<AuditRecord> {
+    pub(crate) async fn log(&self) -> Vec<AuditRecord> {
         self.log_with(&AuditFilter::default()).await
     }
 
     /// The oldest first.
-    async fn log_with(&self, filter: &AuditFilter) -> Vec<AuditRecord> {
+    pub(crate) async fn log_with(&self, filter: &AuditFilter) -> Vec<AuditRecord> {
         let log = self
             .store
             .audit_log_of(self.tenant, filter, None, 1000)
@@ -51,35 +49,14 @@ impl Fixture {
     }
 
     /// Actions since the fixture made its tenant.
-    async fn actions(&self) -> Vec<String> {
+    pub(crate) async fn actions(&self) -> Vec<String> {
         let log = self.log().await;
         log.into_iter().skip(1).map(|entry| entry.action).collect()
     }
 }
 
-fn details(entry: &AuditRecord) -> Value {
+pub(crate) fn details(entry: &AuditRecord) -> Value {
     serde_json::from_str(&entry.details).expect("JSON")
-}
-
-fn secret() -> SealedSecret {
-    SealedSecret {
-        id: uuid::Uuid::now_v7(),
-        scheme: "hmac".to_owned(),
-        envelope: b"top-secret-envelope".to_vec(),
-    }
-}
-
-fn new_key(tenant: TenantId) -> NewApiKey {
-    let key = ApiKey::from_random([7; 8], [7; 32]);
-    NewApiKey {
-        id: ApiKeyId::new(),
-        tenant_id: tenant,
-        public_id: key.public_id(),
-        secret_hash: key.secret_hash(),
-        name: "deploy".to_owned(),
-        scopes: Scopes::all(),
-        expires_at: None,
-    }
 }
 
 #[tokio::test]
@@ -167,96 +144,6 @@ async fn an_update_in_psql_is_told_like_a_call_of_the_api() {
         log.is_sorted_by_key(|entry| entry.id),
         "in the order in which it happened"
     );
-}
-
-#[tokio::test]
-async fn every_kind_of_change_has_its_action() {
-    let (fixture, endpoint) = Fixture::with_endpoint().await;
-    let (store, tenant) = (fixture.store.by(Actor::CommandLine), fixture.tenant);
-    let key = new_key(tenant);
-    store.add_api_key(&key).await.expect("added").expect("room");
-    for _ in 0..2 {
-        store.revoke_api_key(tenant, key.id).await.expect("revoked");
-    }
-    let change = EndpointChange {
-        description: Some("billing".to_owned()),
-        ..EndpointChange::default()
-    };
-    for _ in 0..2 {
-        let changed = store.change_endpoint(tenant, endpoint, &change).await;
-        changed.expect("asked").expect("changed");
-    }
-    for _ in 0..2 {
-        let overlap = Duration::from_secs(60);
-        assert!(
-            store
-                .rotate_secret(tenant, endpoint, &secret(), overlap)
-                .await
-                .expect("rotated")
-        );
-    }
-    store
-        .note_secret_reveal(tenant, endpoint)
-        .await
-        .expect("noted");
-    for sql in [
-        "SELECT zyven.pause(zyven.typed_id('ep', id)) FROM zyven.endpoints",
-        "SELECT zyven.pause(zyven.typed_id('ep', id)) FROM zyven.endpoints",
-        "SELECT zyven.resume(zyven.typed_id('ep', id)) FROM zyven.endpoints",
-        "UPDATE zyven.endpoint_secrets SET envelope = '\\x00' WHERE expires_at IS NULL",
-        "UPDATE zyven.endpoints SET updated_at = now()",
-        "DELETE FROM zyven.endpoint_secrets WHERE expires_at IS NOT NULL",
-        "UPDATE zyven.tenants SET name = 'other'",
-    ] {
-        fixture.sql.batch_execute(sql).await.expect(sql);
-    }
-    assert!(
-        store
-            .remove_endpoint(tenant, endpoint)
-            .await
-            .expect("removed")
-    );
-    // What changed nothing is no action.
-    assert_eq!(
-        fixture.actions().await,
-        [
-            "endpoint.create",
-            "api_key.create",
-            "api_key.revoke",
-            "endpoint.change",
-            "endpoint_secret.create",
-            "endpoint_secret.retire",
-            "endpoint_secret.create",
-            "endpoint_secret.reveal",
-            "endpoint.pause",
-            "endpoint.resume",
-            "endpoint_secret.reseal",
-            "endpoint_secret.delete",
-            "tenant.change",
-            "endpoint.delete",
-        ]
-    );
-    let log = fixture.log().await;
-    for entry in &log {
-        for hidden in [
-            "top-secret",
-            "746f702d736563726574",
-            "\\x",
-            &hex(&key.secret_hash.0),
-        ] {
-            assert!(!entry.details.contains(hidden), "{hidden} in {entry:?}");
-        }
-    }
-    let revoked = log.iter().find(|entry| entry.action == "api_key.revoke");
-    let revoked = revoked.expect("a revocation");
-    assert_eq!(
-        (revoked.subject.clone(), revoked.actor.as_str()),
-        (key.id.to_string(), "zyven admin")
-    );
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The store against a real PostgreSQL.
 
 mod accepting;
+mod audited_changes;
 mod auditing;
 mod cancelling;
 mod claiming;

@@ -1,0 +1,207 @@
+//! What the audit log calls each kind of change, and what it shows of it.
+
+use std::time::Duration;
+
+use serde_json::json;
+use zyven_domain::api_key::{ApiKey, Scopes};
+use zyven_domain::id::{ApiKeyId, TenantId};
+use zyven_store::{Actor, AuditFilter, AuditRecord, EndpointChange, NewApiKey, SealedSecret};
+
+use crate::auditing::details;
+use crate::fixture::Fixture;
+
+fn secret() -> SealedSecret {
+    SealedSecret {
+        id: uuid::Uuid::now_v7(),
+        scheme: "hmac".to_owned(),
+        envelope: b"top-secret-envelope".to_vec(),
+    }
+}
+
+fn new_key(tenant: TenantId) -> NewApiKey {
+    let key = ApiKey::from_random([7; 8], [7; 32]);
+    NewApiKey {
+        id: ApiKeyId::new(),
+        tenant_id: tenant,
+        public_id: key.public_id(),
+        secret_hash: key.secret_hash(),
+        name: "deploy".to_owned(),
+        scopes: Scopes::all(),
+        expires_at: None,
+    }
+}
+
+#[tokio::test]
+async fn every_kind_of_change_has_its_action() {
+    let (fixture, endpoint) = Fixture::with_endpoint().await;
+    let (store, tenant) = (fixture.store.by(Actor::CommandLine), fixture.tenant);
+    let key = new_key(tenant);
+    store.add_api_key(&key).await.expect("added").expect("room");
+    for _ in 0..2 {
+        store.revoke_api_key(tenant, key.id).await.expect("revoked");
+    }
+    let change = EndpointChange {
+        description: Some("billing".to_owned()),
+        ..EndpointChange::default()
+    };
+    for _ in 0..2 {
+        let changed = store.change_endpoint(tenant, endpoint, &change).await;
+        changed.expect("asked").expect("changed");
+    }
+    for _ in 0..2 {
+        let overlap = Duration::from_secs(60);
+        assert!(
+            store
+                .rotate_secret(tenant, endpoint, &secret(), overlap)
+                .await
+                .expect("rotated")
+        );
+    }
+    store
+        .note_secret_reveal(tenant, endpoint)
+        .await
+        .expect("noted");
+    for sql in [
+        "SELECT zyven.pause(zyven.typed_id('ep', id)) FROM zyven.endpoints",
+        "SELECT zyven.pause(zyven.typed_id('ep', id)) FROM zyven.endpoints",
+        "SELECT zyven.resume(zyven.typed_id('ep', id)) FROM zyven.endpoints",
+        "UPDATE zyven.endpoint_secrets SET envelope = '\\x00' WHERE expires_at IS NULL",
+        "UPDATE zyven.endpoints SET updated_at = now()",
+        "DELETE FROM zyven.endpoint_secrets WHERE expires_at IS NOT NULL",
+        "UPDATE zyven.tenants SET name = 'other'",
+    ] {
+        fixture.sql.batch_execute(sql).await.expect(sql);
+    }
+    assert!(
+        store
+            .remove_endpoint(tenant, endpoint)
+            .await
+            .expect("removed")
+    );
+    // What changed nothing is no action.
+    assert_eq!(
+        fixture.actions().await,
+        [
+            "endpoint.create",
+            "api_key.create",
+            "api_key.revoke",
+            "endpoint.change",
+            "endpoint_secret.create",
+            "endpoint_secret.retire",
+            "endpoint_secret.create",
+            "endpoint_secret.reveal",
+            "endpoint.pause",
+            "endpoint.resume",
+            "endpoint_secret.reseal",
+            "endpoint_secret.delete",
+            "tenant.change",
+            "endpoint.delete",
+        ]
+    );
+    let log = fixture.log().await;
+    for entry in &log {
+        for hidden in [
+            "top-secret",
+            "746f702d736563726574",
+            "\\x",
+            &hex(&key.secret_hash.0),
+        ] {
+            assert!(!entry.details.contains(hidden), "{hidden} in {entry:?}");
+        }
+    }
+    let revoked = log.iter().find(|entry| entry.action == "api_key.revoke");
+    let revoked = revoked.expect("a revocation");
+    assert_eq!(
+        (revoked.subject.clone(), revoked.actor.as_str()),
+        (key.id.to_string(), "zyven admin")
+    );
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn what_belongs_to_an_endpoint_or_goes_by_a_name_is_told_of_the_endpoint_or_the_name() {
+    let (fixture, endpoint) = Fixture::with_endpoint().await;
+    let tenant = fixture.tenant.uuid();
+    for sql in [
+        format!(
+            "INSERT INTO zyven.endpoint_credentials (id, endpoint_id, kind, envelope, shown)
+             VALUES (gen_random_uuid(), '{}', 'headers', 'top-secret', '[\"x-shown\"]')",
+            endpoint.uuid()
+        ),
+        "UPDATE zyven.endpoint_credentials SET envelope = 'top-secret-too'".to_owned(),
+        "UPDATE zyven.endpoint_credentials SET id = gen_random_uuid(), envelope = 'top-secret-new'"
+            .to_owned(),
+        "DELETE FROM zyven.endpoint_credentials".to_owned(),
+        format!(
+            "INSERT INTO zyven.event_types (tenant_id, name) VALUES ('{tenant}', 'invoice.paid')"
+        ),
+        "UPDATE zyven.event_types SET version = version + 1".to_owned(),
+        "UPDATE zyven.event_types SET version = version + 1, description = repeat('x', 5000), schema = '{}'".to_owned(),
+        "UPDATE zyven.event_types SET archived_at = now()".to_owned(),
+    ] {
+        fixture.sql.batch_execute(&sql).await.expect(&sql);
+    }
+    let log: Vec<AuditRecord> = fixture.log().await.into_iter().skip(2).collect();
+    let told: Vec<(&str, &str)> = log
+        .iter()
+        .map(|entry| (entry.action.as_str(), entry.subject.as_str()))
+        .collect();
+    let ep = endpoint.to_string();
+    assert_eq!(
+        told,
+        [
+            ("endpoint_credential.create", ep.as_str()),
+            ("endpoint_credential.reseal", &ep),
+            ("endpoint_credential.change", &ep),
+            ("endpoint_credential.delete", &ep),
+            ("event_type.create", "invoice.paid"),
+            ("event_type.change", "invoice.paid"),
+            ("event_type.archive", "invoice.paid"),
+        ]
+    );
+    assert!(log[0].details.contains("x-shown"), "{:?}", log[0]);
+    assert_eq!(details(&log[1]), json!({ "envelope": "not shown" }));
+    let long = details(&log[5])["description"]["to"]
+        .as_str()
+        .map(|text| text.chars().count());
+    assert_eq!(long, Some(2001), "cut, and marked as cut");
+    for entry in &log {
+        for hidden in ["top-secret", "746f702d736563726574"] {
+            assert!(!entry.details.contains(hidden), "{entry:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cancellation_is_told_to_the_tenant_whose_event_or_delivery_it_was() {
+    let (fixture, _) = Fixture::with_endpoint().await;
+    let (first, second) = (fixture.event("a", None), fixture.event("a", None));
+    fixture.accepted(&first).await;
+    let seqs = fixture.accepted(&second).await;
+    let delivery = format!(
+        "(SELECT zyven.typed_id('dlv', delivery_id) FROM zyven.outbox WHERE seq = {})",
+        seqs[0]
+    );
+    for what in [&format!("'{}'", first.id), &delivery] {
+        let sql = format!("SELECT zyven.cancel({what}, 'a mistake')");
+        for _ in 0..2 {
+            // The second time there is nothing left to cancel.
+            let _ = fixture.sql.batch_execute(&sql).await;
+        }
+    }
+    let only = AuditFilter {
+        action: Some("delivery.cancel".to_owned()),
+        ..AuditFilter::default()
+    };
+    let log = fixture.log_with(&only).await;
+    assert_eq!(log.len(), 2, "{log:#?}");
+    assert_eq!(log[0].subject, first.id.to_string());
+    assert!(log[1].subject.starts_with("dlv_"));
+    for entry in &log {
+        assert_eq!(details(entry)["reason"], "a mistake");
+        assert_eq!(details(entry)["deliveries"], 1);
+    }
+}
