@@ -165,15 +165,9 @@ impl Authentication {
         headers: &mut HeaderMap,
         body: &mut Bytes,
     ) {
-        let secrets = self.headers.iter().map(|(_, value)| value).chain(token);
-        for secret in secrets {
-            // What follows the scheme is the secret; without a blank, all of it.
-            let secret = secret.as_bytes();
-            let start = secret
-                .iter()
-                .position(|byte| *byte == b' ')
-                .map_or(0, |at| at + 1);
-            let secret = &secret[start..];
+        let values = self.headers.iter().map(|(name, value)| (name, value));
+        let values = values.chain(token.map(|token| (&AUTHORIZATION, token)));
+        for secret in values.flat_map(|(name, value)| secrets_of(name, value)) {
             if secret.len() < CONCEALED_BYTES_MIN {
                 continue;
             }
@@ -187,6 +181,21 @@ impl Authentication {
                 *body = Bytes::from(clean);
             }
         }
+    }
+}
+
+/// What is looked for: a header's value, and what follows its first blank, which in `authorization` is
+/// the secret behind the scheme.
+fn secrets_of<'a>(name: &HeaderName, value: &'a HeaderValue) -> [&'a [u8]; 2] {
+    let whole = value.as_bytes();
+    let behind = match whole.iter().position(|byte| *byte == b' ') {
+        Some(blank) => &whole[blank + 1..],
+        None => whole,
+    };
+    if *name == AUTHORIZATION {
+        [behind, behind]
+    } else {
+        [whole, behind]
     }
 }
 
@@ -243,6 +252,17 @@ mod tests {
         assert_eq!(headers["x-other"], "fine");
         let expected = "<[concealed]> and [concealed], [concealed]; [concealed]";
         assert_eq!(body, expected.as_bytes());
+    }
+
+    #[test]
+    fn a_value_with_blanks_is_concealed_as_a_whole_and_by_what_follows_the_first() {
+        let authentication = carrying(&[("x-key", "secret of mine")]);
+        let mut body = Bytes::from_static(b"<secret of mine> <of me>");
+        authentication.conceal(None, &mut HeaderMap::new(), &mut body);
+        assert_eq!(body, "<[concealed]> <of me>");
+        let mut body = Bytes::from_static(b"Token abcdefgh, abcdefgh");
+        carrying(&[("x-key", "Token abcdefgh")]).conceal(None, &mut HeaderMap::new(), &mut body);
+        assert_eq!(body, "[concealed], [concealed]");
     }
 
     #[test]
