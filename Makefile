@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help up down restart status ps logs demo bench run dead-letters stuck delivery cancel replay replay-dead-letters \
-	clean-data test real-input fuzz fmt fmt-check lint doc scripts-check compose-check ci
+	clean-data test real-input real-clients fuzz fmt fmt-check lint doc scripts-check compose-check ci
 
 ##@ Two commands
 
@@ -66,6 +66,9 @@ replay-dead-letters: ## Replay many: make replay-dead-letters REASON='…' ENDPO
 
 real-input: ## Send GitHub's published webhook examples through a real stack and verify every signature
 	@scripts/real-input.sh
+
+real-clients: ## Send curl, httpx and aiohttp through a real egress proxy
+	@scripts/real-clients.sh
 
 fuzz: ## Run the parsers under libFuzzer (T='authority' names targets, SECONDS_EACH=60; needs nightly and cargo-fuzz)
 	@SECONDS_EACH="$(SECONDS_EACH)" scripts/fuzz.sh $(T)

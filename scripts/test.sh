@@ -2,8 +2,8 @@
 # `make test`: all tests, on a private PostgreSQL that is started here and stopped at the end (unless other test
 # processes of this checkout still use it). Tests start Redis servers of their own.
 #
-# Arguments go to the test runner and narrow the run, e.g. scripts/test.sh -p zyven-queue; the real-input check is
-# part of full runs only. It comes first, so that the last lines are the test runner's.
+# Arguments go to the test runner and narrow the run, e.g. scripts/test.sh -p zyven-queue; the checks with real input and real
+# clients are part of full runs only. They come first, so that the last lines are the test runner's.
 set -euo pipefail
 # shellcheck source=scripts/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
@@ -24,10 +24,15 @@ export ZYVEN_TEST_MACHINE
 
 if [ "$#" -eq 0 ]; then
     set -- --workspace
-    # The real-input check and the acceptance tests run the program itself.
+    # Real input, real clients and the acceptance tests run the program itself.
     cargo build --locked --bin zyven
-    # It fetches its input: ZYVEN_TEST_REAL_INPUT=off is for machines without a network.
-    if [ "${ZYVEN_TEST_REAL_INPUT:-on}" != off ]; then scripts/real-input.sh; fi
+    # Both fetch packages: ZYVEN_TEST_REAL_INPUT=off is for machines without a network.
+    if [ "${ZYVEN_TEST_REAL_INPUT:-on}" != off ]; then
+        scripts/real-input.sh
+        scripts/real-clients.sh
+    else
+        say "SKIPPED, as ZYVEN_TEST_REAL_INPUT=off has it: real input, real clients"
+    fi
 fi
 
 # Not exec: the trap must run after it.
