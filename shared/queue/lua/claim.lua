@@ -394,14 +394,14 @@ end
 
 -- Four fresh tickets earn one retry its place; what fresh tickets leave, retries may have.
 local CREDIT_MAX = 32
-local credit = tonumber(redis.call('HGET', state_key, 'retry_credit')) or 1
+local credit = tonumber(redis.call('GET', credit_key)) or 1
 local fifth = math.min(math.floor(credit), math.max(1, math.floor(budget / 5)))
 local retries = serve(RETRIES, math.min(fifth, budget))
 local fresh = serve(FRESH, budget - retries)
 serve(RETRIES, budget - retries - fresh)
 local credit_left = math.min(credit - retries + fresh / 4, CREDIT_MAX)
 if credit_left ~= credit then
-  redis.call('HSET', state_key, 'retry_credit', credit_left)
+  redis.call('SET', credit_key, credit_left)
 end
 
 if lease_length > 0 then

@@ -24,7 +24,7 @@ for index, name in ipairs(names) do
   end
   lane.rate, lane.burst, lane.tokens = nil, nil, nil
   read_settings(lane, text ~= '' and text)
-  read_state(lane, redis.call('HGET', state_key, name))
+  read_state(lane, redis.call('GET', state_stem .. name))
   if was_paused and not lane.is_paused and lane.ramp == 0 then
     lane.ramp = RAMP_START -- what has gathered meanwhile comes gently
   end

@@ -2,7 +2,7 @@
 -- its limits, its breaker, its bucket of tokens, and its place in line.
 --
 -- KEYS  1 epoch  2 ring of tenants with fresh tickets  3 ring of tenants with retries  4 leased
---       5 in_flight  6 bell  7 settings  8 state
+--       5 in_flight  6 bell  7 settings  8 retry_credit
 -- ARGV  1 prefix of the keys that belong to one tenant, lane or ordering key
 --       2 tickets a lane may have in flight, if its endpoint says nothing less  3 the same for a tenant
 --
@@ -13,15 +13,17 @@
 -- which they have tickets.
 
 local epoch_key, leased_key, in_flight_key, bell = KEYS[1], KEYS[4], KEYS[5], KEYS[6]
-local settings_key, state_key = KEYS[7], KEYS[8]
+local settings_key, credit_key = KEYS[7], KEYS[8]
 local prefix, lane_max, tenant_max = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local FRESH, RETRIES = 1, 2
 local rings = { KEYS[2], KEYS[3] } -- tenants by the microsecond of their turn
 local lanes_stem = { prefix .. 'fresh_lanes:', prefix .. 'retries_lanes:' } -- + tenant: lanes, likewise
 local tickets_stem = { prefix .. 'fresh:', prefix .. 'retries:' } -- + lane: tickets by the millisecond they are due
+local state_stem = prefix .. 'state:' -- + lane: text, see below
 local chain_stem = prefix .. 'chain:' -- + lane:key: sequence numbers by themselves
 
+local STATE_TIME_MS = 25 * 3600 * 1000 -- longer than the longest wait in it; then an endpoint is forgotten
 local PAUSED_US = 3600 * 1000000 -- a paused lane is looked at again after an hour, should nobody resume it
 local RAMP_START = 2 -- tickets in flight with which a lane starts again; one more for each success
 local RAMP_FORGIVES = 10 -- from this many on an earlier opening of the breaker is forgotten
@@ -84,12 +86,13 @@ local function write_state(lane)
   local has_tokens_out = lane.rate and lane.tokens < lane.burst
   if not (is_counting or has_tokens_out or lane.failures > 0 or lane.opens_at_ms > 0 or lane.openings > 0
       or lane.ramp > 0 or lane.throttled_ms > now_ms) then
-    redis.call('HDEL', state_key, lane.name)
+    redis.call('DEL', state_stem .. lane.name)
     return
   end
-  redis.call('HSET', state_key, lane.name, string.format('%d %d %d %.0f %.0f %d %s %.0f %d %.0f %.6f %.0f',
+  local text = string.format('%d %d %d %.0f %.0f %d %s %.0f %d %.0f %.6f %.0f',
     lane.failures, lane.good, lane.bad, lane.window_ends_ms, lane.opens_at_ms, lane.openings, lane.probe,
-    lane.probe_ends_ms, lane.ramp, lane.throttled_ms, lane.tokens or 0, now_us))
+    lane.probe_ends_ms, lane.ramp, lane.throttled_ms, lane.tokens or 0, now_us)
+  redis.call('SET', state_stem .. lane.name, text, 'PX', STATE_TIME_MS)
 end
 
 local function learn_tenants(names)
@@ -108,10 +111,11 @@ local function learn_tenants(names)
 end
 
 local function learn(names)
-  local unknown, owners = {}, {}
+  local unknown, owners, state_keys = {}, {}, {}
   for _, name in ipairs(names) do
     if not lanes[name] then
       unknown[#unknown + 1] = name
+      state_keys[#state_keys + 1] = state_stem .. name
       owners[#owners + 1] = string.sub(name, 1, 32)
     end
   end
@@ -121,7 +125,7 @@ local function learn(names)
   learn_tenants(owners)
   local counts = redis.call('HMGET', in_flight_key, unpack(unknown))
   local settings = redis.call('HMGET', settings_key, unpack(unknown))
-  local states = redis.call('HMGET', state_key, unpack(unknown))
+  local states = redis.call('MGET', unpack(state_keys))
   for index, name in ipairs(unknown) do
     local lane = setmetatable({
       name = name,

@@ -15,7 +15,7 @@ pub(crate) struct Shard {
     pub(crate) in_flight: String,
     pub(crate) bell: String,
     pub(crate) settings: String,
-    pub(crate) state: String,
+    pub(crate) retry_credit: String,
     /// What the keys of one tenant, lane or ordering key begin with.
     pub(crate) prefix: String,
 }
@@ -30,7 +30,7 @@ impl Shard {
             in_flight: name("in_flight"),
             bell: name("bell"),
             settings: name("settings"),
-            state: name("state"),
+            retry_credit: name("retry_credit"),
             prefix: name(""),
         }
     }
@@ -45,13 +45,18 @@ impl Shard {
             &self.in_flight,
             &self.bell,
             &self.settings,
-            &self.state,
+            &self.retry_credit,
         ]
     }
 
     /// The tickets of a lane: fresh ones, retries.
     pub(crate) fn tickets(&self, lane: &str) -> [String; 2] {
         ["fresh", "retries"].map(|class| format!("{}{class}:{lane}", self.prefix))
+    }
+
+    /// What a lane has learned of its endpoint.
+    pub(crate) fn state(&self, lane: &str) -> String {
+        format!("{}state:{lane}", self.prefix)
     }
 
     /// The lanes of a tenant that can be served: for fresh tickets, for retries.

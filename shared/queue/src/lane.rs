@@ -153,11 +153,11 @@ impl Queue {
                 count
             })
             .collect();
-        for hash in [&shard.in_flight, &shard.state] {
-            let mut get = Question::command("HGET");
-            get.arg(hash).arg(&name);
-            questions.push(get);
-        }
+        let mut in_flight = Question::command("HGET");
+        in_flight.arg(&shard.in_flight).arg(&name);
+        let mut state = Question::command("GET");
+        state.arg(shard.state(&name));
+        questions.extend([in_flight, state]);
         questions.push(Question::command("TIME"));
         let answers = self.connections.ask(&questions).await?;
         let [fresh, retries, in_flight, state, time] =

@@ -17,7 +17,8 @@
 //! | `{zN}:leased` | sorted set | `<lane>:<ticket>`, by the millisecond the lease ends |
 //! | `{zN}:in_flight` | hash | how many members of `leased` belong to each lane, and to each tenant |
 //! | `{zN}:settings` | hash | a lane's limits, where its endpoint has some of its own |
-//! | `{zN}:state` | hash | a lane's breaker, ramp and tokens, where there is something to say; the retries' credit |
+//! | `{zN}:state:<lane>` | string | a lane's breaker, ramp and tokens, where there is something to say |
+//! | `{zN}:retry_credit` | string | how many retries may be handed out before fresh tickets |
 //! | `{zN}:bell` | list | something is due: wakes a dispatcher that waits |
 //!
 //! `N` is the shard; all keys of an endpoint share its shard's hash tag, so a script never leaves one
