@@ -124,7 +124,7 @@ pub(crate) async fn create(
         expires_at,
     );
     let record = app
-        .store_of(caller)
+        .store_of(&caller)
         .add_api_key(&row)
         .await?
         .ok_or_else(too_many)?;
@@ -164,7 +164,7 @@ pub(crate) async fn revoke(
         .parse::<ApiKeyId>()
         .map_err(|_| Problem::not_found("API key"))?;
     if app
-        .store_of(caller)
+        .store_of(&caller)
         .revoke_api_key(caller.tenant, id)
         .await?
     {

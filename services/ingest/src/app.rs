@@ -11,6 +11,7 @@ use crate::batcher::Batcher;
 use crate::body::{Allowed, Room};
 use crate::config::Config;
 use crate::problem::{Code, Problem};
+use crate::schemas::Schemas;
 use crate::statistics::Statistics;
 
 pub(crate) struct App {
@@ -18,6 +19,7 @@ pub(crate) struct App {
     pub(crate) store: Store,
     pub(crate) ring: KeyRing,
     pub(crate) keys: Arc<Keys>,
+    pub(crate) schemas: Schemas,
     pub(crate) batcher: Batcher,
     pub(crate) room: Room,
     pub(crate) bell: Bell,
@@ -26,7 +28,7 @@ pub(crate) struct App {
 
 impl App {
     /// The store for whatever the caller changes: the audit log then says who did it.
-    pub(crate) fn store_of(&self, caller: Caller) -> Store {
+    pub(crate) fn store_of(&self, caller: &Caller) -> Store {
         self.store.by(Actor::Key(caller.key))
     }
 

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use zyven_domain::api_key::{ApiKey, PublicId, Scope, Scopes, SecretHash};
 use zyven_domain::id::{ApiKeyId, TenantId};
 use zyven_runtime::pace::Backoff;
-use zyven_store::{Credential, Store, StoreConfig, StoreError};
+use zyven_store::{CheckedType, Credential, Store, StoreConfig, StoreError};
 
 use crate::body::only;
 use crate::problem::Problem;
@@ -35,11 +35,13 @@ const UNKNOWN_MAX: usize = 4_096;
 const LOOKUPS_MAX: usize = StoreConfig::POOL_SIZE_DEFAULT / 2;
 
 /// Whoever holds the key of a request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) tenant: TenantId,
     pub(crate) key: ApiKeyId,
     pub(crate) scopes: Scopes,
+    /// The tenant's types whose events are checked against a schema.
+    pub(crate) checked_types: Arc<[CheckedType]>,
 }
 
 /// Keys that were looked up lately.
@@ -145,7 +147,7 @@ impl Keys {
                     drop(turn);
                 });
             }
-            return Ok(answer.credential);
+            return Ok(answer.credential.clone());
         }
         timeout(self.patience, self.insist(public_id, known))
             .await
@@ -169,7 +171,7 @@ impl Keys {
             if let Some(answer) = self.known(public_id)
                 && answer.age() < REVOCATION_MAX
             {
-                return Ok(answer.credential);
+                return Ok(answer.credential.clone());
             }
             let place = match exists {
                 true => None,
@@ -196,7 +198,7 @@ impl Keys {
             .get(public_id)
             .map_or_else(Arc::default, |answer| Arc::clone(&answer.asking));
         let answer = Answer {
-            credential,
+            credential: credential.clone(),
             asked_at,
             asking,
         };
@@ -232,6 +234,7 @@ fn judge(key: &ApiKey, credential: Option<&Credential>, now: DateTime<Utc>) -> O
         tenant: credential.tenant_id,
         key: credential.key_id,
         scopes: credential.scopes,
+        checked_types: Arc::clone(&credential.checked_types),
     })
 }
 
@@ -278,6 +281,7 @@ mod tests {
             secret_hash: key.secret_hash(),
             scopes: Scopes::all(),
             expires_at: None,
+            checked_types: Arc::default(),
         };
         let mut answers = Answers::default();
         answers.insert(key.public_id(), answer(Some(credential)));
@@ -306,6 +310,7 @@ mod tests {
             tenant_id: TenantId::new(),
             secret_hash: key.secret_hash(),
             scopes: Scopes::all(),
+            checked_types: Arc::default(),
             expires_at: expires_in_s.map(|seconds| now + TimeDelta::seconds(seconds)),
         };
         assert!(judge(&key, Some(&credential(None)), now).is_some());

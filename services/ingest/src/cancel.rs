@@ -28,7 +28,7 @@ pub(crate) async fn event(
     let reason = reason_of(&app, request).await?;
     let id: EventId = id.parse().map_err(|_| Problem::not_found("event"))?;
     let done = app
-        .store_of(caller)
+        .store_of(&caller)
         .cancel_event(caller.tenant, id, &reason, &caller.key.to_string())
         .await?
         .ok_or_else(|| Problem::not_found("event"))?;
@@ -64,7 +64,7 @@ pub(crate) async fn delivery(
     let reason = reason_of(&app, request).await?;
     let id: DeliveryId = id.parse().map_err(|_| Problem::not_found("delivery"))?;
     let done = app
-        .store_of(caller)
+        .store_of(&caller)
         .cancel_delivery(caller.tenant, id, &reason, &caller.key.to_string())
         .await?
         .ok_or_else(|| Problem::not_found("delivery"))?;

@@ -139,7 +139,7 @@ pub(crate) async fn delivery(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Answer, Problem> {
-    let delivery = find(&app, caller, &id).await?;
+    let delivery = find(&app, &caller, &id).await?;
     Ok(answer::value(StatusCode::OK, &DeliveryView::of(&delivery)))
 }
 
@@ -149,7 +149,7 @@ pub(crate) async fn attempts(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Answer, Problem> {
-    let delivery = find(&app, caller, &id).await?;
+    let delivery = find(&app, &caller, &id).await?;
     let attempts = app.store.attempts_of(caller.tenant, delivery.id).await?;
     let views: Vec<AttemptView<'_>> = attempts.iter().map(AttemptView::of).collect();
     Ok(answer::value(
@@ -178,7 +178,7 @@ pub(crate) async fn replay(
     let id = delivery_id(&id)?;
     let reason = reason.unwrap_or_default();
     match app
-        .store_of(caller)
+        .store_of(&caller)
         .replay(caller.tenant, id, &reason)
         .await?
     {
@@ -195,7 +195,7 @@ pub(crate) async fn replay(
     }
 }
 
-async fn find(app: &App, caller: Caller, id: &str) -> Result<DeliveryRecord, Problem> {
+async fn find(app: &App, caller: &Caller, id: &str) -> Result<DeliveryRecord, Problem> {
     app.store
         .delivery_of(caller.tenant, delivery_id(id)?)
         .await?

@@ -47,6 +47,7 @@ struct EndpointView<'a> {
     description: &'a str,
     event_types: &'a [String],
     channels: &'a [String],
+    filter: Option<&'a str>,
     status: &'static str,
     disabled_reason: Option<&'a str>,
     retry_base_ms: u128,
@@ -80,6 +81,7 @@ impl<'a> EndpointView<'a> {
             description: &endpoint.description,
             event_types: &endpoint.event_types,
             channels: &endpoint.channels,
+            filter: endpoint.filter.as_deref(),
             status: match (&endpoint.disabled_reason, endpoint.limits.is_paused) {
                 (Some(_), _) => "disabled",
                 (None, true) => "paused",
@@ -137,13 +139,14 @@ pub(crate) async fn create(
         description: change.description.clone().unwrap_or_default(),
         event_types: change.event_types.clone().unwrap_or_else(form::everything),
         channels: change.channels.clone().unwrap_or_default(),
+        filter: change.filter.clone().flatten(),
         policy: form::policy(&change),
         limits: form::limits(&change),
         secret: signing.seal(&app.ring, caller.tenant)?,
         credentials: wanted.seal(&app.ring, caller.tenant)?,
     };
     let record = app
-        .store_of(caller)
+        .store_of(&caller)
         .add_endpoint(&endpoint)
         .await?
         .map_err(refused)?;
@@ -215,7 +218,7 @@ pub(crate) async fn change(
         .await?;
     change.credentials = wanted.seal(&app.ring, caller.tenant)?;
     let record = app
-        .store_of(caller)
+        .store_of(&caller)
         .change_endpoint(caller.tenant, endpoint, &change)
         .await?
         .map_err(refused)?;
@@ -229,7 +232,7 @@ pub(crate) async fn delete(
     Path(id): Path<String>,
 ) -> Result<Answer, Problem> {
     let removed = app
-        .store_of(caller)
+        .store_of(&caller)
         .remove_endpoint(caller.tenant, endpoint_id(&id)?)
         .await?;
     if removed {
@@ -246,7 +249,7 @@ pub(crate) async fn enable(
     Path(id): Path<String>,
 ) -> Result<Answer, Problem> {
     let found = app
-        .store_of(caller)
+        .store_of(&caller)
         .enable_endpoint_of(caller.tenant, endpoint_id(&id)?)
         .await?;
     show(&app, &caller, found).await
@@ -260,7 +263,7 @@ pub(crate) async fn disable(
 ) -> Result<Answer, Problem> {
     let reason = format!("disabled with key {}", caller.key);
     let found = app
-        .store_of(caller)
+        .store_of(&caller)
         .disable_endpoint_of(caller.tenant, endpoint_id(&id)?, &reason)
         .await?;
     show(&app, &caller, found).await
@@ -274,7 +277,7 @@ pub(crate) async fn pause(
 ) -> Result<Answer, Problem> {
     let id = endpoint_id(&id)?;
     let found = app
-        .store_of(caller)
+        .store_of(&caller)
         .set_flow(caller.tenant, id, Flow::Paused)
         .await?;
     show(&app, &caller, found).await
@@ -288,7 +291,7 @@ pub(crate) async fn resume(
 ) -> Result<Answer, Problem> {
     let id = endpoint_id(&id)?;
     let found = app
-        .store_of(caller)
+        .store_of(&caller)
         .set_flow(caller.tenant, id, Flow::Running)
         .await?;
     show(&app, &caller, found).await
@@ -314,7 +317,7 @@ pub(crate) async fn test(
         options: DeliveryOptions::default(),
         idempotency: None,
     };
-    match app.store_of(caller).accept_for(&event, endpoint).await? {
+    match app.store_of(&caller).accept_for(&event, endpoint).await? {
         AcceptedFor::Accepted(delivery) => {
             app.bell.ring();
             let body = json!({

@@ -1,5 +1,6 @@
 //! Accepting events: one, or a batch.
 
+mod check;
 mod draft;
 mod items;
 mod read;
@@ -25,7 +26,7 @@ use crate::batcher::Refusal;
 use crate::body::{self, Share};
 use crate::exchange::Trail;
 use crate::fields::Members;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, FieldError, Problem};
 
 pub(crate) use read::{event, event_deliveries};
 
@@ -73,25 +74,37 @@ where
         header_trace(headers).as_ref(),
     );
     let (id, event_type) = (event.id, event.event_type.clone());
-    let results = store(app, vec![event], received.share).await?;
+    let events = vec![event];
+    let warnings = check::schemas(app, &caller, &events, |_| String::new()).await?;
+    let results = store(app, events, received.share).await?;
     let result = results.first().copied().ok_or_else(|| internal(0))?;
     trail.event = Some(match result {
         Accepted::New { .. } => id,
         Accepted::Repeated { first } | Accepted::Conflict { first } => first,
     });
-    acknowledge(id, event_type.as_str(), result)
+    let warnings = warnings.first().map_or(&[][..], Vec::as_slice);
+    acknowledge(id, event_type.as_str(), result, warnings)
 }
 
 /// Types consist of letters, digits, `_`, `.` and `-`, so nothing here needs escaping.
-fn acknowledge(id: EventId, event_type: &str, result: Accepted) -> Result<Answer, Problem> {
+fn acknowledge(
+    id: EventId,
+    event_type: &str,
+    result: Accepted,
+    warnings: &[FieldError],
+) -> Result<Answer, Problem> {
     let mut body = String::with_capacity(160);
     match result {
         Accepted::New { deliveries } => {
             // Writing to a string cannot fail.
             let _ = write!(
                 body,
-                r#"{{"id":"{id}","status":"RECEIVED","type":"{event_type}","deliveries":{deliveries}}}"#
+                r#"{{"id":"{id}","status":"RECEIVED","type":"{event_type}","deliveries":{deliveries}"#
             );
+            if !warnings.is_empty() {
+                let _ = write!(body, r#","schema_warnings":{}"#, json!(warnings));
+            }
+            body.push('}');
             Ok(answer::json(StatusCode::ACCEPTED, body))
         }
         Accepted::Repeated { first } => {
@@ -136,25 +149,31 @@ pub(crate) async fn publish_batch(
         .collect();
     let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
     if ids.is_empty() {
-        return Ok(batch_answer(&ids, &[]));
+        return Ok(batch_answer(&ids, &[], &[]));
     }
+    let warnings = check::schemas(&app, &caller, &events, |number| format!("[{number}].")).await?;
     let results = store(&app, events, received.share).await?;
     if results.len() != ids.len() {
         return Err(internal(results.len()));
     }
-    Ok(batch_answer(&ids, &results))
+    Ok(batch_answer(&ids, &results, &warnings))
 }
 
 /// 202 if every event is accepted, now or before; 207 if a key was used for another one.
-fn batch_answer(ids: &[EventId], results: &[Accepted]) -> Answer {
+fn batch_answer(ids: &[EventId], results: &[Accepted], warnings: &[Vec<FieldError>]) -> Answer {
     let (mut accepted, mut repeated, mut conflicts) = (0, 0, 0);
     let items: Vec<serde_json::Value> = ids
         .iter()
         .zip(results)
-        .map(|(id, result)| match result {
+        .enumerate()
+        .map(|(number, (id, result))| match result {
             Accepted::New { deliveries } => {
                 accepted += 1;
-                json!({"status": 202, "id": id, "deliveries": deliveries})
+                let mut item = json!({"status": 202, "id": id, "deliveries": deliveries});
+                if let Some(some) = warnings.get(number).filter(|some| !some.is_empty()) {
+                    item["schema_warnings"] = json!(some);
+                }
+                item
             }
             Accepted::Repeated { first } => {
                 repeated += 1;

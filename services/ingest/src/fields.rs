@@ -175,6 +175,16 @@ impl<'a> Members<'a> {
         }
     }
 
+    /// True or false.
+    pub(crate) fn flag(&mut self, name: &str) -> Option<bool> {
+        let raw = self.raw(name)?;
+        let flag = serde_json::from_str(raw.get()).ok();
+        if flag.is_none() {
+            self.mistake(name, "must be true or false");
+        }
+        flag
+    }
+
     /// Records that a member must be there.
     pub(crate) fn missing(&mut self, name: &str) {
         if !self.has_mistake(name) {

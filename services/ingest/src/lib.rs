@@ -13,7 +13,7 @@
 //! - `202` is sent after the event and its outbox rows are committed synchronously, never before.
 //! - The payload's bytes are those that were sent: they are checked, never printed anew.
 //! - Checks are made in one order: route, authentication, scope, content type, size, UTF-8, JSON,
-//!   fields, idempotency. A caller without a key learns of nothing but the first.
+//!   fields, schema, idempotency. A caller without a key learns of nothing but the first.
 //! - Bad input is a [`problem`] of the 4xx kind that names field and rule. Everything that can pile up
 //!   has a limit, and beyond it the answer is 503 with `Retry-After`, at once.
 //! - A database that is away for less than the request deadline costs its publishers time, not errors.
@@ -35,12 +35,14 @@ mod cancel;
 mod config;
 mod deliveries;
 mod endpoints;
+mod event_types;
 mod events;
 mod exchange;
 mod fields;
 mod pages;
 mod problem;
 mod router;
+mod schemas;
 mod server;
 mod socket;
 mod statistics;
@@ -72,6 +74,7 @@ use auth::Keys;
 use batcher::{Batcher, Writer};
 use body::Room;
 use exchange::Exchange;
+use schemas::Schemas;
 use server::ConnectionLimits;
 use statistics::Statistics;
 
@@ -150,6 +153,7 @@ fn assemble(config: Config, deps: Deps) -> io::Result<App> {
     let room = Room::new(config.limits.bodies_bytes_max);
     Ok(App {
         keys: Arc::new(Keys::new(deps.store.clone(), config.deadlines.request)),
+        schemas: Schemas::new(deps.store.clone()),
         statistics: Statistics::new(&deps.metrics, &batcher, &room),
         bell: Bell::to(config.doorbells.iter().cloned())?,
         store: deps.store,

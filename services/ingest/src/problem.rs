@@ -29,6 +29,8 @@ pub(crate) enum Code {
     EndpointDisabled,
     EndpointLimit,
     ApiKeyLimit,
+    EventTypeExists,
+    EventTypeLimit,
     NotReplayable,
     BeingAttempted,
     NotCancellable,
@@ -36,6 +38,7 @@ pub(crate) enum Code {
     ContentTypeUnsupported,
     ContentEncodingUnsupported,
     Invalid,
+    SchemaMismatch,
     Internal,
     Overloaded,
     Unavailable,
@@ -84,6 +87,16 @@ impl Code {
                 "There are too many endpoints",
             ),
             Self::ApiKeyLimit => (S::CONFLICT, "api_key_limit", "There are too many API keys"),
+            Self::EventTypeExists => (
+                S::CONFLICT,
+                "event_type_exists",
+                "There is an event type of this name",
+            ),
+            Self::EventTypeLimit => (
+                S::CONFLICT,
+                "event_type_limit",
+                "There are too many event types",
+            ),
             Self::NotReplayable => (
                 S::CONFLICT,
                 "not_replayable",
@@ -118,6 +131,11 @@ impl Code {
                 S::UNPROCESSABLE_ENTITY,
                 "invalid",
                 "The request breaks a rule",
+            ),
+            Self::SchemaMismatch => (
+                S::UNPROCESSABLE_ENTITY,
+                "schema_mismatch",
+                "The payload does not fit its type's schema",
             ),
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "Zyven failed"),
             Self::Overloaded => (
@@ -192,6 +210,17 @@ impl Problem {
         Self {
             errors,
             ..Self::new(Code::Invalid, detail)
+        }
+    }
+
+    /// The payload breaks its type's JSON Schema, in these places.
+    pub(crate) fn schema_mismatch(errors: Vec<FieldError>) -> Self {
+        Self {
+            errors,
+            ..Self::new(
+                Code::SchemaMismatch,
+                "The payload does not fit the JSON Schema of its type; see errors.",
+            )
         }
     }
 

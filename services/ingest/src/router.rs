@@ -14,7 +14,7 @@ use zyven_domain::api_key::Scope;
 use crate::app::App;
 use crate::exchange::Trail;
 use crate::problem::{Code, Problem};
-use crate::{api_keys, audit, cancel, deliveries, endpoints, events};
+use crate::{api_keys, audit, cancel, deliveries, endpoints, event_types, events};
 
 /// The path of the one route that the exchange answers itself.
 pub(crate) const PUBLISH: &str = "/v1/events";
@@ -73,6 +73,11 @@ fn fill<T: Table>(table: T) -> T {
         .add(M::GET,    "/v1/endpoints/{id}/secret",        Manage,  endpoints::secret)
         .add(M::GET,    "/v1/endpoints/{id}/public-key",    Read,    endpoints::public_key)
         .add(M::POST,   "/v1/endpoints/{id}/rotate-secret", Manage,  endpoints::rotate_secret)
+        .add(M::GET,    "/v1/event-types",                  Read,    event_types::list)
+        .add(M::POST,   "/v1/event-types",                  Manage,  event_types::create)
+        .add(M::GET,    "/v1/event-types/{name}",           Read,    event_types::event_type)
+        .add(M::PATCH,  "/v1/event-types/{name}",           Manage,  event_types::change)
+        .add(M::DELETE, "/v1/event-types/{name}",           Manage,  event_types::archive)
         .add(M::GET,    "/v1/api-keys",                     Manage,  api_keys::list)
         .add(M::POST,   "/v1/api-keys",                     Manage,  api_keys::create)
         .add(M::DELETE, "/v1/api-keys/{id}",                Manage,  api_keys::revoke)

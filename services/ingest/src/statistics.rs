@@ -11,6 +11,8 @@ use crate::body::Room;
 pub(crate) struct Statistics {
     pub(crate) accepted: Counter,
     pub(crate) deliveries: Counter,
+    pub(crate) schema_refusals: Counter,
+    pub(crate) schema_warnings: Counter,
     pub(crate) batch_events: Histogram,
     pub(crate) batches_failed: Counter,
     /// From the request's head to the answer, for publishing requests that were answered 2xx.
@@ -28,6 +30,13 @@ impl Statistics {
             &[],
             move || batcher.waiting() as f64,
         );
+        let mismatches = |mode| {
+            metrics.counter(
+                "zyven_ingest_schema_mismatches_total",
+                "Events whose payload does not fit its type's schema, by what follows",
+                &[("mode", mode)],
+            )
+        };
         let room = room.clone();
         metrics.asked_gauge(
             "zyven_ingest_bodies_bytes",
@@ -46,6 +55,8 @@ impl Statistics {
                 "Deliveries made of accepted events",
                 &[],
             ),
+            schema_refusals: mismatches("reject"),
+            schema_warnings: mismatches("warn"),
             batch_events: metrics.histogram(
                 "zyven_ingest_batch_events",
                 "Events stored by one statement",

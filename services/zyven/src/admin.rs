@@ -155,6 +155,7 @@ async fn add_demo_endpoint(
         description: "takes everything".to_owned(),
         event_types: vec![Pattern::parse("*").expect("the pattern for everything")],
         channels: Vec::new(),
+        filter: None,
         policy: RetryPolicy::default(),
         limits: LaneLimits::default(),
         secret: SealedSecret {

@@ -28,6 +28,7 @@ pub mod address;
 pub mod api_key;
 pub mod credential;
 pub mod event;
+pub mod filter;
 pub mod handshake;
 pub mod id;
 pub mod lifecycle;

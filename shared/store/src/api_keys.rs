@@ -1,12 +1,14 @@
 //! API keys: made, found, listed, revoked. The secrets themselves never come here.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use tokio_postgres::Row;
 use uuid::Uuid;
 use zyven_domain::api_key::{PublicId, Scope, Scopes, SecretHash};
 use zyven_domain::id::{ApiKeyId, TenantId};
 
-use crate::{Store, StoreError};
+use crate::{CheckedType, Store, StoreError};
 
 /// Most keys of a tenant that are neither revoked nor expired: more than a tenant has programs, and a
 /// bound on what somebody with one stolen key can leave behind.
@@ -51,7 +53,7 @@ pub struct ApiKeyRecord {
 }
 
 /// What authentication needs to know of a key that has not been revoked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Credential {
     /// The key.
     pub key_id: ApiKeyId,
@@ -63,13 +65,24 @@ pub struct Credential {
     pub scopes: Scopes,
     /// When it ends by itself.
     pub expires_at: Option<DateTime<Utc>>,
+    /// The tenant's types whose events are checked, in the order of their names. They come along with
+    /// the key so that publishing asks nothing more than it did.
+    pub checked_types: Arc<[CheckedType]>,
 }
 
 const CREDENTIAL: &str = "
-    SELECT id, tenant_id, secret_hash, scopes, expires_at
-      FROM zyven.api_keys
-     WHERE public_id = $1
-       AND revoked_at IS NULL";
+    SELECT k.id, k.tenant_id, k.secret_hash, k.scopes, k.expires_at, t.names, t.versions
+      FROM zyven.api_keys k
+     CROSS JOIN LATERAL (
+           SELECT coalesce(array_agg(name ORDER BY name), '{}'),
+                  coalesce(array_agg(version ORDER BY name), '{}')
+             FROM zyven.event_types
+            WHERE tenant_id = k.tenant_id
+              AND mode <> 'off'
+              AND archived_at IS NULL
+           ) AS t (names, versions)
+     WHERE k.public_id = $1
+       AND k.revoked_at IS NULL";
 /// `$8` is [`API_KEYS_PER_TENANT_MAX`]; requests that race past it exceed it by their number at most.
 pub(crate) const INSERT_KEY: &str = "
     INSERT INTO zyven.api_keys (id, tenant_id, public_id, secret_hash, name, scopes, expires_at)
@@ -186,12 +199,18 @@ pub(crate) fn key_columns(key: &NewApiKey) -> (String, Vec<u8>, Vec<&'static str
 
 fn credential(row: &Row) -> Result<Credential, StoreError> {
     let hash: Vec<u8> = row.get(2);
+    let (names, versions): (Vec<String>, Vec<i64>) = (row.get(5), row.get(6));
     Ok(Credential {
         key_id: ApiKeyId::from_uuid(row.get(0)),
         tenant_id: TenantId::from_uuid(row.get(1)),
         secret_hash: SecretHash(hash.try_into().map_err(|_| unreadable("a hash's length"))?),
         scopes: scopes(row.get(3))?,
         expires_at: row.get(4),
+        checked_types: names
+            .into_iter()
+            .zip(versions)
+            .map(|(name, version)| CheckedType { name, version })
+            .collect(),
     })
 }
 

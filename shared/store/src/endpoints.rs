@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use tokio_postgres::Row;
 use uuid::Uuid;
 use zyven_domain::event::{Channel, Pattern};
+use zyven_domain::filter::Filter;
 use zyven_domain::id::{EndpointId, TenantId};
 use zyven_domain::retry::RetryPolicy;
 
@@ -32,6 +33,8 @@ pub struct NewEndpoint {
     pub event_types: Vec<Pattern>,
     /// Empty: every event; otherwise only events with at least one of these.
     pub channels: Vec<Channel>,
+    /// What a payload must be like; `None`: whatever it is.
+    pub filter: Option<Filter>,
     /// How failures are repeated.
     pub policy: RetryPolicy,
     /// What it may be asked to bear. A new endpoint is never paused.
@@ -53,6 +56,8 @@ pub struct EndpointChange {
     pub event_types: Option<Vec<Pattern>>,
     /// See [`NewEndpoint::channels`].
     pub channels: Option<Vec<Channel>>,
+    /// See [`NewEndpoint::filter`]; `Some(None)` removes it.
+    pub filter: Option<Option<Filter>>,
     /// See [`RetryPolicy::base`].
     pub retry_base: Option<Duration>,
     /// See [`RetryPolicy::cap`].
@@ -90,6 +95,8 @@ pub struct EndpointRecord {
     pub event_types: Vec<String>,
     /// See [`NewEndpoint::channels`].
     pub channels: Vec<String>,
+    /// See [`NewEndpoint::filter`].
+    pub filter: Option<String>,
     /// Why it takes no deliveries; `None` while it does.
     pub disabled_reason: Option<String>,
     /// How failures are repeated.
@@ -121,7 +128,7 @@ macro_rules! record_columns {
     () => {
         "id, url, description, event_types, channels, disabled_reason, retry_base_ms, retry_cap_ms,
          attempts_max, age_max_ms, timeout_ms, created_at, updated_at, retry_schedule_ms, retry_statuses,
-         concurrency_max, rate_per_minute, rate_burst, paused_at IS NOT NULL"
+         concurrency_max, rate_per_minute, rate_burst, paused_at IS NOT NULL, filter"
     };
 }
 
@@ -131,8 +138,8 @@ const INSERT: &str = "
         INSERT INTO zyven.endpoints
                (id, tenant_id, url, description, event_types, channels,
                 retry_base_ms, retry_cap_ms, attempts_max, age_max_ms, timeout_ms,
-                retry_schedule_ms, retry_statuses, concurrency_max, rate_per_minute, rate_burst)
-        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $15, $16, $18, $19, $20
+                retry_schedule_ms, retry_statuses, concurrency_max, rate_per_minute, rate_burst, filter)
+        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $15, $16, $18, $19, $20, $21
          WHERE $14 > (SELECT count(*) FROM zyven.endpoints WHERE tenant_id = $2 AND deleted_at IS NULL)
         ON CONFLICT (id) DO NOTHING
         RETURNING id
@@ -174,6 +181,7 @@ const CHANGE: &str = concat!(
             concurrency_max = nullif(coalesce($14, concurrency_max), 0),
             rate_per_minute = nullif(coalesce($15, rate_per_minute), 0),
             rate_burst = nullif(coalesce($16, rate_burst), 0),
+            filter = nullif(coalesce($17, filter), ''),
             updated_at = now()
       WHERE tenant_id = $1
         AND id = $2
@@ -250,6 +258,7 @@ impl Store {
                     &endpoint.limits.concurrency_max.map(integer),
                     &endpoint.limits.rate_per_minute.map(integer),
                     &endpoint.limits.rate_burst.map(integer),
+                    &endpoint.filter.as_ref().map(Filter::as_str),
                 ],
             )
             .await
@@ -326,6 +335,10 @@ impl Store {
             .channels
             .as_ref()
             .map(|channels| channels.iter().map(Channel::as_str).collect());
+        let filter: Option<&str> = change
+            .filter
+            .as_ref()
+            .map(|filter| filter.as_ref().map_or("", Filter::as_str));
         let ms = |wait: Option<Duration>| wait.map(|wait| bigint(wait.as_millis()));
         let changed = transaction
             .query_opt(
@@ -347,6 +360,7 @@ impl Store {
                     &change.concurrency_max.map(integer),
                     &change.rate_per_minute.map(integer),
                     &change.rate_burst.map(integer),
+                    &filter,
                 ],
             )
             .await
@@ -488,5 +502,6 @@ fn record(row: &Row) -> EndpointRecord {
         },
         created_at: row.get(11),
         updated_at: row.get(12),
+        filter: row.get(19),
     }
 }

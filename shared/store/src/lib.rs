@@ -33,6 +33,7 @@ mod endpoints;
 mod endpoints_for_delivery;
 mod envelopes;
 mod error;
+mod event_types;
 mod lanes;
 mod maintenance;
 mod migrate;
@@ -60,6 +61,10 @@ pub use endpoints::{
 pub use endpoints_for_delivery::{EndpointForDelivery, EndpointStatus, SealedSecret};
 pub use envelopes::{ENVELOPES_PAGE, EnvelopeTable, ResealedEnvelope, StoredEnvelope};
 pub use error::StoreError;
+pub use event_types::{
+    CheckedType, EVENT_TYPES_PER_TENANT_MAX, EventTypeChange, EventTypeRecord, EventTypeRefusal,
+    SchemaInForce, SchemaMode,
+};
 pub use lanes::{Flow, LaneLimits, LaneLimitsOf};
 pub use maintenance::InvariantBreach;
 pub use migrate::{AppliedMigration, Migration, migrations};

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use zyven_domain::event::{CHANNELS_MAX, Channel, PATTERNS_MAX, Pattern};
+use zyven_domain::filter::Filter;
 use zyven_domain::retry::RetryPolicy;
 use zyven_domain::target::{EndpointUrl, NamePolicy};
 use zyven_store::{CredentialChange, EndpointChange, LaneLimits};
@@ -55,6 +56,7 @@ pub(super) fn change(members: &mut Members<'_>, names: &NamePolicy) -> EndpointC
                 channels.dedup();
                 channels
             }),
+        filter: filter(members),
         retry_base: ms(members, "retry_base_ms", RETRY_BASE_MS),
         retry_cap: ms(members, "retry_cap_ms", RETRY_CAP_MS),
         attempts_max: members
@@ -99,6 +101,14 @@ pub(super) fn limits(change: &EndpointChange) -> LaneLimits {
 /// What an endpoint subscribes to when its owner does not say.
 pub(super) fn everything() -> Vec<Pattern> {
     vec![Pattern::parse("*").expect("the constant is a pattern")]
+}
+
+/// Null: every payload.
+fn filter(members: &mut Members<'_>) -> Option<Option<Filter>> {
+    if members.take_null("filter") {
+        return Some(None);
+    }
+    members.text("filter", Filter::parse).map(Some)
 }
 
 fn ms(members: &mut Members<'_>, name: &str, bounds: RangeInclusive<u64>) -> Option<Duration> {

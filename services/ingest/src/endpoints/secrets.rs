@@ -160,7 +160,7 @@ pub(crate) async fn secret(
             })
             .collect(),
     };
-    app.store_of(caller)
+    app.store_of(&caller)
         .note_secret_reveal(caller.tenant, endpoint_id(&id)?)
         .await?;
     Ok(answer::value(StatusCode::OK, &body))
@@ -208,7 +208,7 @@ pub(crate) async fn rotate_secret(
         (None, None) => Signing::generate(current_scheme(&app, caller.tenant, &id).await?)?,
     };
     let rotated = app
-        .store_of(caller)
+        .store_of(&caller)
         .rotate_secret(
             caller.tenant,
             endpoint_id(&id)?,

@@ -5,6 +5,7 @@ mod batches;
 mod credentials;
 mod deliveries;
 mod endpoints;
+mod event_types;
 mod hostile;
 mod keys;
 mod limits;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use zyven_domain::id::EventId;
 use zyven_domain::retry::DeadLetterReason;
 use zyven_ingest::Route;
 use zyven_store::{SettleItem, Settlement};
@@ -22,6 +23,8 @@ impl Things {
         let event = tenant.publish("a").await;
         let delivery = delivery_of(tenant, &event).await;
         bury(tenant.api, &event).await;
+        let named = json!({ "name": "its_own" });
+        tenant.post("/v1/event-types", &named).await.expect(201);
         let keys = tenant.get("/v1/api-keys").await.json();
         let key = keys["data"][0]["id"].as_str().expect("an id").to_owned();
         Self(BTreeMap::from([
@@ -29,6 +32,7 @@ impl Things {
             ("events", event),
             ("deliveries", delivery),
             ("api-keys", key),
+            ("event-types", "its_own".to_owned()),
         ]))
     }
 
@@ -40,6 +44,7 @@ impl Things {
             ("events", id("evt")),
             ("deliveries", id("dlv")),
             ("api-keys", id("key")),
+            ("event-types", "never_was".to_owned()),
         ]))
     }
 
@@ -88,6 +93,8 @@ pub(crate) fn body_of(route: &Route) -> Option<Value> {
             | "/v1/endpoints/{id}/resume"
             | "/v1/endpoints/{id}/test",
         ) => None,
+        ("POST", "/v1/event-types") => Some(json!({ "name": EventId::new().to_string() })),
+        ("PATCH", "/v1/event-types/{name}") => Some(json!({ "description": "another" })),
         ("POST", "/v1/api-keys") => Some(json!({ "name": "n", "scopes": ["manage"] })),
         ("GET" | "DELETE", _) => None,
         _ => panic!(

@@ -100,3 +100,75 @@ async fn a_change_counts_for_publishers_under_way_as_well() {
     };
     tokio::join!(others, changing);
 }
+
+#[tokio::test]
+async fn an_endpoint_with_a_filter_gets_only_payloads_it_admits() {
+    let api = Api::start().await;
+    let tenant = api.tenant().await;
+    let filter = "$.amount > 100 && $.currency == \"EUR\"";
+    let id = tenant.endpoint(&json!({ "filter": filter })).await;
+    let path = format!("/v1/endpoints/{id}");
+    assert_eq!(tenant.get(&path).await.expect(200).json()["filter"], filter);
+    let big = r#"{"type": "a", "payload": {"amount": 101, "currency": "EUR"}}"#;
+    let small = r#"{"type": "a", "payload": {"amount": 100, "currency": "EUR"}}"#;
+    assert_eq!(deliveries(&tenant, big).await, 1);
+    assert_eq!(deliveries(&tenant, small).await, 0);
+    let batch: serde_json::Value = format!("[{small}, {big}]").parse().expect("JSON");
+    let answer = tenant.post("/v1/events/batch", &batch).await.expect(202);
+    let results = &answer.json()["results"];
+    assert_eq!(
+        (&results[0]["deliveries"], &results[1]["deliveries"]),
+        (&json!(0), &json!(1))
+    );
+
+    // What is absent stays; null removes it.
+    tenant
+        .patch(&path, &json!({ "timeout_ms": 500 }))
+        .await
+        .expect(200);
+    assert_eq!(deliveries(&tenant, small).await, 0);
+    let changed = tenant
+        .patch(&path, &json!({ "filter": null }))
+        .await
+        .expect(200);
+    assert_eq!(changed.json()["filter"], json!(null));
+    assert_eq!(deliveries(&tenant, small).await, 1);
+    for bad in ["$.a", "$.a like_regex \"x\"", "$.a == $.b", "$.** == 1"] {
+        let refused = tenant.patch(&path, &json!({ "filter": bad })).await;
+        let refused = refused.expect_problem(422, "invalid");
+        assert_eq!(refused.fields(), ["filter"]);
+        assert!(
+            refused.text_of("detail").contains("character"),
+            "{refused:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn patterns_and_channels_narrow_together() {
+    let api = Api::start().await;
+    let tenant = api.tenant().await;
+    for (patterns, channels) in [
+        (json!(["order.*"]), json!([])),
+        (json!(["order.placed"]), json!(["eu"])),
+        (json!(["*"]), json!(["us", "eu"])),
+        (json!(["order.*", "order.placed", "*"]), json!([])),
+    ] {
+        tenant
+            .endpoint(&json!({ "event_types": patterns, "channels": channels }))
+            .await;
+    }
+    for (event_type, channels, expected) in [
+        ("order.placed", json!([]), 2),
+        ("order.placed", json!(["eu"]), 4),
+        ("order.placed", json!(["us"]), 3),
+        ("order.placed", json!(["asia"]), 2),
+        ("order.line.added", json!(["eu"]), 3),
+        ("order", json!([]), 1),
+        ("orders.placed", json!(["eu", "us"]), 2),
+    ] {
+        let event = json!({ "type": event_type, "payload": 1, "channels": channels });
+        let got = deliveries(&tenant, &event.to_string()).await;
+        assert_eq!(got, expected, "{event_type} {channels}");
+    }
+}

@@ -29,6 +29,7 @@ pub(crate) fn endpoint(tenant: TenantId) -> NewEndpoint {
         description: String::new(),
         event_types: vec![Pattern::parse("*").expect("a pattern")],
         channels: Vec::new(),
+        filter: None,
         policy: RetryPolicy::default(),
         limits: LaneLimits::default(),
         secret: sealed(1),

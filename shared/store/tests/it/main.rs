@@ -8,6 +8,7 @@ mod claiming;
 mod credentials;
 mod endpoints;
 mod envelopes;
+mod filtering;
 mod fixture;
 mod keys;
 mod maintaining;

@@ -1,0 +1,305 @@
+//! JSON Schemas: compiled once, and what does not fit them, told in words.
+//!
+//! A schema is a stranger's program that runs over strangers' data, for every event. So it is bounded
+//! when it is registered, by [`rules`]: nothing is fetched, nothing refers to itself, and its size with
+//! every reference followed has a limit. Regular expressions run on an engine whose time grows with the
+//! text and not faster. What a payload says is not repeated in what is told about it.
+
+mod rules;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jsonschema::{PatternOptions, ValidationError, Validator};
+use serde_json::Value;
+use zyven_domain::event::EventType;
+use zyven_domain::id::TenantId;
+use zyven_store::{CheckedType, SchemaMode, Store};
+
+use crate::problem::{Code, FieldError, Problem};
+
+/// Most mistakes told of one payload.
+pub(crate) const MISTAKES_MAX: usize = 20;
+/// Longest place and longest rule that are told, in characters.
+const WORDS_CHARS_MAX: usize = 200;
+/// Compiled size of one regular expression.
+const PATTERN_BYTES_MAX: usize = 64 * 1024;
+/// Schemas kept compiled. When there are more, all go, and come back as they are needed.
+const COMPILED_MAX: usize = 512;
+
+/// A payload's bytes times a schema's weight up to which a check is made in place: well below a
+/// millisecond. What may take longer goes to a thread that may stand still.
+const WORK_IN_PLACE_MAX: u64 = 1 << 20;
+
+/// A schema ready to be applied.
+pub(crate) struct Schema {
+    validator: Validator,
+    /// Subschemas, with each reference counted as what it refers to.
+    weight: u64,
+}
+
+impl Schema {
+    /// Compiles a text, or says which rule it breaks.
+    pub(crate) fn compile(text: &str) -> Result<Self, String> {
+        let (schema, weight) = rules::read(text)?;
+        jsonschema::options()
+            .offline()
+            // As the specification has it: an annotation.
+            .should_validate_formats(false)
+            .with_pattern_options(
+                PatternOptions::regex()
+                    .size_limit(PATTERN_BYTES_MAX)
+                    .dfa_size_limit(PATTERN_BYTES_MAX),
+            )
+            .build(&schema)
+            .map(|validator| Self { validator, weight })
+            .map_err(|error| shortened(&format!("is not a JSON Schema: {error}")))
+    }
+
+    /// What does not fit, at most [`MISTAKES_MAX`]; fields begin with `payload`.
+    fn mistakes(&self, payload: &[u8]) -> Vec<FieldError> {
+        let Ok(payload) = serde_json::from_slice::<Value>(payload) else {
+            // It has been validated, and nests less deep than the parser goes.
+            return vec![FieldError {
+                field: "payload".to_owned(),
+                rule: "could not be read for its schema".into(),
+            }];
+        };
+        if self.validator.is_valid(&payload) {
+            return Vec::new();
+        }
+        let errors = self.validator.iter_errors(&payload).take(MISTAKES_MAX);
+        errors.map(|error| mistake(&error)).collect()
+    }
+}
+
+fn mistake(error: &ValidationError<'_>) -> FieldError {
+    let place = error.instance_path().as_str();
+    let rule = error.masked_with("the value").to_string();
+    FieldError {
+        field: shortened(&format!("payload{place}")),
+        rule: shortened(&rule).into(),
+    }
+}
+
+fn shortened(words: &str) -> String {
+    if words.chars().count() <= WORDS_CHARS_MAX {
+        return words.to_owned();
+    }
+    let kept: String = words.chars().take(WORDS_CHARS_MAX - 1).collect();
+    kept + "…"
+}
+
+/// What is to become of an event whose type has a schema.
+#[derive(Debug, Default)]
+pub(crate) struct Judged {
+    /// Why it must not be accepted.
+    pub(crate) refusals: Vec<FieldError>,
+    /// What its publisher should know although it is accepted.
+    pub(crate) warnings: Vec<FieldError>,
+}
+
+struct Compiled {
+    mode: SchemaMode,
+    schema: Schema,
+}
+
+/// The schemas in use. Which version of a type counts, the caller's key knows; a version never changes,
+/// so what is kept here is never stale.
+pub(crate) struct Schemas {
+    store: Store,
+    // Held to look up or insert, never across an await.
+    compiled: Mutex<HashMap<i64, Arc<Compiled>>>,
+    /// Held by whoever compiles: a burst of events of a type that is new here compiles it once.
+    compiling: tokio::sync::Mutex<()>,
+}
+
+impl Schemas {
+    pub(crate) fn new(store: Store) -> Self {
+        Self {
+            store,
+            compiled: Mutex::default(),
+            compiling: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Judges a payload. `checked` are the tenant's types with a schema, in the order of their names.
+    pub(crate) async fn judge(
+        &self,
+        tenant: TenantId,
+        checked: &[CheckedType],
+        event_type: &EventType,
+        payload: &bytes::Bytes,
+    ) -> Result<Judged, Problem> {
+        let name = event_type.as_str();
+        let Ok(index) = checked.binary_search_by(|known| known.name.as_str().cmp(name)) else {
+            return Ok(Judged::default());
+        };
+        let Some(compiled) = self
+            .find(tenant, event_type, checked[index].version)
+            .await?
+        else {
+            return Ok(Judged::default());
+        };
+        let mode = compiled.mode;
+        let work = compiled.schema.weight.saturating_mul(payload.len() as u64);
+        let mistakes = if work <= WORK_IN_PLACE_MAX {
+            compiled.schema.mistakes(payload)
+        } else {
+            let payload = payload.clone();
+            tokio::task::spawn_blocking(move || compiled.schema.mistakes(&payload))
+                .await
+                .map_err(|error| internal(tenant, name, &error.to_string()))?
+        };
+        Ok(match mode {
+            SchemaMode::Off => Judged::default(),
+            SchemaMode::Warn => Judged {
+                warnings: mistakes,
+                ..Judged::default()
+            },
+            SchemaMode::Reject => Judged {
+                refusals: mistakes,
+                ..Judged::default()
+            },
+        })
+    }
+
+    async fn find(
+        &self,
+        tenant: TenantId,
+        event_type: &EventType,
+        version: i64,
+    ) -> Result<Option<Arc<Compiled>>, Problem> {
+        if let Some(known) = self.known(version) {
+            return Ok(Some(known));
+        }
+        let _turn = self.compiling.lock().await;
+        if let Some(known) = self.known(version) {
+            return Ok(Some(known));
+        }
+        // The type may have changed since the key was looked up: then the newer state counts.
+        let Some(found) = self.store.schema_in_force(tenant, event_type).await? else {
+            return Ok(None);
+        };
+        if let Some(known) = self.known(found.version) {
+            return Ok(Some(known));
+        }
+        let schema = tokio::task::spawn_blocking(move || Schema::compile(&found.schema))
+            .await
+            .map_err(|error| internal(tenant, event_type.as_str(), &error.to_string()))?
+            .map_err(|rule| internal(tenant, event_type.as_str(), &rule))?;
+        let compiled = Arc::new(Compiled {
+            mode: found.mode,
+            schema,
+        });
+        self.keep(found.version, &compiled);
+        Ok(Some(compiled))
+    }
+
+    fn known(&self, version: i64) -> Option<Arc<Compiled>> {
+        let compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        compiled.get(&version).cloned()
+    }
+
+    fn keep(&self, version: i64, new: &Arc<Compiled>) {
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if compiled.len() >= COMPILED_MAX {
+            compiled.clear();
+        }
+        compiled.insert(version, Arc::clone(new));
+    }
+}
+
+/// A schema that was taken once and cannot be applied now. Its events are refused rather than let through.
+fn internal(tenant: TenantId, event_type: &str, error: &str) -> Problem {
+    tracing::error!(tenant.id = %tenant, event.r#type = event_type, error, "a schema cannot be applied");
+    Problem::new(
+        Code::Internal,
+        "The type's schema cannot be applied; the failure is in the log.",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(schema: &str, payload: &str) -> Vec<(String, String)> {
+        let schema = Schema::compile(schema).unwrap_or_else(|rule| panic!("{rule}"));
+        let mistakes = schema.mistakes(payload.as_bytes());
+        let told = mistakes
+            .into_iter()
+            .map(|mistake| (mistake.field, mistake.rule.into_owned()));
+        told.collect()
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_with_its_place_and_without_its_value() {
+        let schema = r#"{"type": "object", "required": ["id"],
+                         "properties": {"id": {"type": "integer"}, "tags": {"items": {"enum": ["a"]}}}}"#;
+        assert!(told(schema, r#"{"id": 1, "tags": ["a"]}"#).is_empty());
+        let told = told(
+            schema,
+            r#"{"id": "secret-4711", "tags": ["a", "secret-4711"]}"#,
+        );
+        let places: Vec<&str> = told.iter().map(|(place, _)| place.as_str()).collect();
+        assert_eq!(places, ["payload/id", "payload/tags/1"]);
+        assert!(told[0].1.contains("integer"), "{told:?}");
+        assert!(
+            told.iter().all(|(_, rule)| !rule.contains("4711")),
+            "{told:?}"
+        );
+    }
+
+    #[test]
+    fn mistakes_and_their_words_are_bounded() {
+        let many = format!("[{}1]", "1,".repeat(5_000));
+        assert_eq!(
+            told(r#"{"items": {"type": "string"}}"#, &many).len(),
+            MISTAKES_MAX
+        );
+        let name = "x".repeat(5_000);
+        let told = told(
+            r#"{"additionalProperties": false}"#,
+            &format!("{{\"{name}\": 1}}"),
+        );
+        assert!(told[0].1.chars().count() <= WORDS_CHARS_MAX, "{told:?}");
+    }
+
+    #[test]
+    fn both_drafts_are_known_and_format_is_an_annotation() {
+        let tuple = |schema: &str| told(schema, "[\"x\"]").len();
+        let draft = |uri: &str, keyword: &str| {
+            format!(r#"{{"$schema": "{uri}", "{keyword}": [{{"type": "integer"}}]}}"#)
+        };
+        let new = "https://json-schema.org/draft/2020-12/schema";
+        let old = "http://json-schema.org/draft-07/schema#";
+        assert_eq!(tuple(&draft(new, "prefixItems")), 1);
+        assert_eq!(tuple(&draft(old, "items")), 1);
+        assert_eq!(tuple(r#"{"prefixItems": [{"type": "integer"}]}"#), 1);
+        assert!(told(r#"{"format": "email"}"#, "\"no\"").is_empty());
+    }
+
+    #[test]
+    fn what_is_no_schema_is_refused() {
+        for bad in [
+            r#"{"type": "strnig"}"#,
+            r#"{"minimum": "1"}"#,
+            r#"{"pattern": "("}"#,
+            r#"{"pattern": "(a)\\1"}"#,
+            r#"{"pattern": "(?=a)b"}"#,
+            r#"{"pattern": "(\\p{L}{100}){100}"}"#,
+            r#"{"properties": {"a": 7}}"#,
+        ] {
+            assert!(Schema::compile(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// A pattern that takes an engine with backtracking for ever.
+    #[test]
+    fn a_pattern_takes_time_in_proportion_to_the_text() {
+        let text = format!("\"{}!\"", "a".repeat(200_000));
+        let began = std::time::Instant::now();
+        assert_eq!(told(r#"{"pattern": "^(a+)+$"}"#, &text).len(), 1);
+        assert!(began.elapsed() < std::time::Duration::from_secs(20));
+    }
+}
