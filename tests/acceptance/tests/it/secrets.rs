@@ -102,6 +102,7 @@ async fn master_keys_are_rotated_while_deliveries_flow_and_the_old_one_can_be_re
     let audited: Vec<(String, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let expected = [
         ("api_key.create", 1),
+        ("endpoint_credential.reseal", 2),
         ("endpoint_secret.reseal", 3),
         ("tenant.create", 1),
     ];
