@@ -31,10 +31,14 @@ const COMPILED_MAX: usize = 512;
 /// millisecond. What may take longer goes to a thread that may stand still.
 const WORK_IN_PLACE_MAX: u64 = 1 << 20;
 
+/// A payload's values times a schema's weight up to which each mistake is told with its place. The crate
+/// collects all there are before it gives the first, and so many may there be, a third of a KiB each.
+const MISTAKES_COLLECTED_MAX: u64 = 1 << 15;
+
 /// A schema ready to be applied.
 pub(crate) struct Schema {
     validator: Validator,
-    /// Subschemas, with each reference counted as what it refers to.
+    /// See [`rules::read`].
     weight: u64,
 }
 
@@ -68,8 +72,23 @@ impl Schema {
         if self.validator.is_valid(&payload) {
             return Vec::new();
         }
+        if self.weight.saturating_mul(values(&payload)) > MISTAKES_COLLECTED_MAX {
+            return vec![FieldError {
+                field: "payload".to_owned(),
+                rule: "does not fit its schema; it is too large to tell where".into(),
+            }];
+        }
         let errors = self.validator.iter_errors(&payload).take(MISTAKES_MAX);
         errors.map(|error| mistake(&error)).collect()
+    }
+}
+
+/// How many values there are in `value`, itself included. It nests as deep as payloads may.
+fn values(value: &Value) -> u64 {
+    1 + match value {
+        Value::Array(items) => items.iter().map(values).sum(),
+        Value::Object(members) => members.values().map(values).sum(),
+        _ => 0,
     }
 }
 
@@ -292,6 +311,25 @@ mod tests {
         ] {
             assert!(Schema::compile(bad).is_err(), "{bad}");
         }
+    }
+
+    /// A few lines of schema and a payload within its bounds: a million mistakes, were all collected.
+    #[test]
+    fn where_mistakes_could_be_too_many_only_one_is_told() {
+        let schema = |count: usize| {
+            let strings = vec![r#"{"type": "string"}"#; count].join(",");
+            format!(r#"{{"items": {{"allOf": [{strings}]}}}}"#)
+        };
+        let payload = |items: usize| format!("[{}1]", "1,".repeat(items - 1));
+        // The array and 63 items, times the schema, its items and 510 strings: 2^15.
+        let just = told(&schema(510), &payload(63));
+        assert_eq!((just.len(), &*just[0].0), (MISTAKES_MAX, "payload/0"));
+        let beyond = told(&schema(510), &payload(64));
+        assert_eq!(beyond.len(), 1, "{beyond:?}");
+        assert_eq!(beyond[0].0, "payload");
+        assert_eq!(told(&schema(1_990), &payload(130_000)).len(), 1);
+        let good = format!("[{}\"\"]", "\"\",".repeat(1_000));
+        assert!(told(&schema(510), &good).is_empty());
     }
 
     /// A pattern that takes an engine with backtracking for ever.

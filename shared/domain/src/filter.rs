@@ -205,8 +205,12 @@ impl<'a> Reader<'a> {
 
     fn index(&mut self) -> Read {
         let digits = self.count(|c| c.is_ascii_digit());
-        if digits == 0 || digits > INDEX_DIGITS_MAX {
-            return Err(self.error("an index of at most 7 digits, or *, must stand in brackets"));
+        // PostgreSQL takes no number that begins with a 0 it does not need.
+        let is_padded = digits > 1 && self.rest().starts_with('0');
+        if digits == 0 || digits > INDEX_DIGITS_MAX || is_padded {
+            return Err(self.error(
+                "an index of at most 7 digits without leading zeros, or *, must stand in brackets",
+            ));
         }
         self.at += digits;
         self.needs("]")
@@ -284,6 +288,7 @@ mod tests {
             " $.a==1 ",
             "$ == \"x\"",
             "$.a.b[0].\"c d\"[*] != null",
+            "$.a[0] == 1 && $.a[10] == 1",
             "$.a starts with \"inv-\"",
             "exists($.a)",
             "!exists($.a) && !($.b <= -1.5e3 || $.c <> true)",
@@ -315,6 +320,8 @@ mod tests {
             "$.a[last] == 1",
             "$.a[0 to 9] == 1",
             "$.a[12345678] == 1",
+            "$.a[01] == 1",
+            "$.a[00] == 1",
             "$a == 1",
             "@.a == 1",
             "strict $.a == 1",

@@ -7,11 +7,13 @@ use zyven_domain::payload;
 
 /// Longest schema, in bytes.
 const SCHEMA_BYTES_MAX: usize = 64 * 1024;
-/// Most subschemas, with each reference counted as what it refers to: with the payload's size, a bound
-/// on the work of one check.
+/// Heaviest schema: its subschemas, with each reference counted as what it refers to, and what they
+/// list. With the payload's size, a bound on the work of one check.
 const WEIGHT_MAX: u64 = 2_000;
+/// What a regular expression weighs wherever it is applied: as many subschemas take about as long.
+const PATTERN_WEIGHT: u64 = 50;
 /// Most regular expressions: each takes memory once compiled.
-const PATTERNS_MAX: usize = 32;
+const PATTERNS_MAX: u64 = 32;
 /// What `$schema` may say; nothing means the first.
 const DRAFTS: [&str; 2] = [
     "https://json-schema.org/draft/2020-12/schema",
@@ -77,7 +79,7 @@ pub(super) fn read(text: &str) -> Result<(Value, u64), String> {
     let weight = walk.weight(&schema)?;
     if weight > WEIGHT_MAX {
         return Err(format!(
-            "must not have more than {WEIGHT_MAX} subschemas, each reference counted as what it refers to"
+            "must not weigh more than {WEIGHT_MAX}: its subschemas, each reference counted as what it refers to, the values of enum, the names that are required, and {PATTERN_WEIGHT} for each regular expression"
         ));
     }
     Ok((schema, weight))
@@ -94,7 +96,7 @@ enum Target {
 struct Walk<'a> {
     root: &'a Value,
     targets: HashMap<&'a str, Target>,
-    patterns: usize,
+    patterns: u64,
 }
 
 impl<'a> Walk<'a> {
@@ -109,12 +111,7 @@ impl<'a> Walk<'a> {
         if !is_root && (members.contains_key("$id") || members.contains_key("$schema")) {
             return Err("must have $id and $schema at its top only".to_owned());
         }
-        if members.contains_key("pattern") {
-            self.patterns += 1;
-        }
-        if let Some(Value::Object(patterns)) = members.get("patternProperties") {
-            self.patterns += patterns.len();
-        }
+        self.patterns += patterns(members);
         if self.patterns > PATTERNS_MAX {
             return Err(format!(
                 "must not have more than {PATTERNS_MAX} regular expressions"
@@ -130,12 +127,13 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// How many subschemas are applied at most, once, with every reference followed.
+    /// How many subschemas are applied at most, once, with every reference followed; and what each of
+    /// them has to go through by itself.
     fn weight(&mut self, schema: &'a Value) -> Result<u64, String> {
         let Value::Object(members) = schema else {
             return Ok(1);
         };
-        let mut weight: u64 = 1;
+        let mut weight: u64 = 1 + listed(members) + PATTERN_WEIGHT * patterns(members);
         for subschema in applied(members) {
             weight = weight.saturating_add(self.weight(subschema)?);
         }
@@ -177,6 +175,28 @@ impl<'a> Walk<'a> {
         self.targets.insert(reference, Target::Weighs(weight));
         Ok(weight)
     }
+}
+
+/// Regular expressions that belong to this subschema itself.
+fn patterns(members: &Map<String, Value>) -> u64 {
+    let named = members.get("patternProperties").and_then(Value::as_object);
+    u64::from(members.contains_key("pattern")) + named.map_or(0, |named| named.len() as u64)
+}
+
+/// What this subschema itself may compare one value with, or find missing in it.
+fn listed(members: &Map<String, Value>) -> u64 {
+    let of_one = ["enum", "required"]
+        .iter()
+        .filter_map(|name| members.get(*name));
+    let of_many = ["dependencies", "dependentRequired"]
+        .iter()
+        .filter_map(|name| members.get(*name)?.as_object())
+        .flat_map(Map::values);
+    of_one
+        .chain(of_many)
+        .filter_map(Value::as_array)
+        .map(|list| list.len() as u64)
+        .sum()
 }
 
 /// The schemas that are applied wherever this one is, to the same value or to a part of it.
@@ -269,8 +289,33 @@ mod tests {
         assert_eq!(broken(&flat(max - 1)), "");
         assert!(broken(&flat(max)).contains("subschemas"));
         let patterns = |count| json!({ "allOf": vec![json!({ "pattern": "a" }); count] });
-        assert_eq!(broken(&patterns(PATTERNS_MAX)), "");
-        assert!(broken(&patterns(PATTERNS_MAX + 1)).contains("regular expressions"));
+        let max = usize::try_from(PATTERNS_MAX).expect("small");
+        assert_eq!(broken(&patterns(max)), "");
+        assert!(broken(&patterns(max + 1)).contains("more than 32 regular expressions"));
+    }
+
+    /// One definition is little. Wherever it is referred to, it costs what it lists.
+    #[test]
+    fn what_a_subschema_goes_through_is_counted_wherever_it_is_applied() {
+        let names: Vec<String> = (0..99).map(|n| n.to_string()).collect();
+        for (listing, applied_max) in [
+            (json!({ "enum": names }), 19),
+            (json!({ "required": names }), 19),
+            (json!({ "dependentRequired": { "a": names } }), 19),
+            (json!({ "dependencies": { "a": names } }), 19),
+            (json!({ "pattern": "a" }), 38),
+            (json!({ "patternProperties": { "a": true } }), 37),
+        ] {
+            let applied = |times| {
+                let here = json!({ "$ref": "#/$defs/a" });
+                json!({ "$defs": { "a": listing }, "allOf": vec![here; times] })
+            };
+            assert_eq!(broken(&applied(applied_max)), "", "{listing}");
+            assert!(
+                broken(&applied(applied_max + 1)).contains("weigh"),
+                "{listing}"
+            );
+        }
     }
 
     #[test]
