@@ -7,6 +7,11 @@ use zyven_domain::id::{EndpointId, TenantId};
 
 use crate::Lane;
 
+/// What all keys of one generation of scripts have in their names. Programs with another one may run beside
+/// this one during an upgrade: each finds its own keys only, an epoch among them, and whichever relay
+/// leads gives everything a ticket in its own. To be changed with the meaning of any key.
+const LAYOUT: &str = "v2";
+
 /// The names of one shard's keys. They share the hash tag `{zN}`, hence a slot of a Redis Cluster.
 pub(crate) struct Shard {
     pub(crate) epoch: String,
@@ -22,7 +27,7 @@ pub(crate) struct Shard {
 
 impl Shard {
     pub(crate) fn new(index: u16) -> Self {
-        let name = |key: &str| format!("{{z{index}}}:{key}");
+        let name = |key: &str| format!("{{z{index}}}:{LAYOUT}:{key}");
         Self {
             epoch: name("epoch"),
             tenants: [name("fresh_tenants"), name("retries_tenants")],
@@ -167,7 +172,7 @@ mod tests {
             .into_iter()
             .chain([shard.prefix.as_str()])
         {
-            assert!(key.starts_with("{z7}:"), "{key}");
+            assert!(key.starts_with("{z7}:v2:"), "{key}");
         }
     }
 

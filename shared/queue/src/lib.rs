@@ -9,19 +9,19 @@
 //!
 //! | Key | Kind | Holds |
 //! |---|---|---|
-//! | `{zN}:epoch` | string | a random id; its absence tells that Redis was emptied |
-//! | `{zN}:fresh:<lane>`, `{zN}:retries:<lane>` | sorted set | tickets, by the millisecond they are due |
-//! | `{zN}:fresh_lanes:<tenant>`, `{zN}:retries_lanes:<tenant>` | sorted set | lanes that can be served, by the microsecond of their turn |
-//! | `{zN}:fresh_tenants`, `{zN}:retries_tenants` | sorted set | tenants that can be served, by the microsecond of their turn |
-//! | `{zN}:chain:<lane>:<ordering key>` | sorted set | sequence numbers that must go one after the other |
-//! | `{zN}:leased` | sorted set | `<lane>:<ticket>`, by the millisecond the lease ends |
-//! | `{zN}:in_flight` | hash | how many members of `leased` belong to each lane, and to each tenant |
-//! | `{zN}:settings` | hash | a lane's limits, where its endpoint has some of its own |
-//! | `{zN}:state:<lane>` | string | a lane's breaker, ramp and tokens, where there is something to say |
-//! | `{zN}:retry_credit` | string | how many retries may be handed out before fresh tickets |
-//! | `{zN}:bell` | list | something is due: wakes a dispatcher that waits |
+//! | `{zN}:v2:epoch` | string | a random id; its absence tells that Redis was emptied |
+//! | `{zN}:v2:fresh:<lane>`, `{zN}:v2:retries:<lane>` | sorted set | tickets, by the millisecond they are due |
+//! | `{zN}:v2:fresh_lanes:<tenant>`, `{zN}:v2:retries_lanes:<tenant>` | sorted set | lanes that can be served, by the microsecond of their turn |
+//! | `{zN}:v2:fresh_tenants`, `{zN}:v2:retries_tenants` | sorted set | tenants that can be served, by the microsecond of their turn |
+//! | `{zN}:v2:chain:<lane>:<ordering key>` | sorted set | sequence numbers that must go one after the other |
+//! | `{zN}:v2:leased` | sorted set | `<lane>:<ticket>`, by the millisecond the lease ends |
+//! | `{zN}:v2:in_flight` | hash | how many members of `leased` belong to each lane, and to each tenant |
+//! | `{zN}:v2:settings` | hash | a lane's limits, where its endpoint has some of its own |
+//! | `{zN}:v2:state:<lane>` | string | a lane's breaker, ramp and tokens, where there is something to say |
+//! | `{zN}:v2:retry_credit` | string | how many retries may be handed out before fresh tickets |
+//! | `{zN}:v2:bell` | list | something is due: wakes a dispatcher that waits |
 //!
-//! `N` is the shard; all keys of an endpoint share its shard's hash tag, so a script never leaves one
+//! `N` is the shard and `v2` the layout, so that programs of two versions do not disturb each other; all keys of an endpoint share its shard's hash tag, so a script never leaves one
 //! slot of a Redis Cluster. This client speaks to one server, though: there is no slot routing here.
 //!
 //! # What is promised

@@ -90,7 +90,7 @@ async fn settings_that_redis_lost_alone_are_told_again_with_the_next_scrub() {
     stage.wait_for_setting("4 - - 0").await;
     let mut redis = stage.redis.connection().await;
     redis::cmd("DEL")
-        .arg("{z0}:settings")
+        .arg("{z0}:v2:settings")
         .exec_async(&mut redis)
         .await
         .unwrap();

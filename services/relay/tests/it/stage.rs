@@ -104,7 +104,7 @@ impl Stage {
         let mut redis = self.redis.connection().await;
         wait_until("the lane knows its limits", PATIENCE, async || {
             let told: Option<String> = redis::cmd("HGET")
-                .arg("{z0}:settings")
+                .arg("{z0}:v2:settings")
                 .arg(self.lane_name())
                 .query_async(&mut redis)
                 .await

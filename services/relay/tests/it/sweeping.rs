@@ -51,9 +51,9 @@ async fn a_lost_ticket_comes_back_with_the_next_walk() {
     stage.wait_for_waiting(10).await;
     // All but the epoch is gone, so nobody can tell from outside.
     let mut redis = stage.redis.connection().await;
-    let lane = format!("{{z0}}:fresh:{}", stage.lane_name());
+    let lane = format!("{{z0}}:v2:fresh:{}", stage.lane_name());
     let was_there: u64 = redis::cmd("DEL")
-        .arg(&[lane.as_str(), "{z0}:fresh_tenants"])
+        .arg(&[lane.as_str(), "{z0}:v2:fresh_tenants"])
         .query_async(&mut redis)
         .await
         .unwrap();

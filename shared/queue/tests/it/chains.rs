@@ -118,7 +118,7 @@ async fn nothing_of_a_finished_chain_remains() {
         .await
         .unwrap();
     let left: Vec<&String> = (keys.iter())
-        .filter(|key| !["{z0}:epoch", "{z0}:retry_credit", "{z0}:bell"].contains(&key.as_str()))
+        .filter(|key| !["{z0}:v2:epoch", "{z0}:v2:retry_credit", "{z0}:v2:bell"].contains(&key.as_str()))
         .collect();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -43,7 +43,7 @@ async fn a_push_under_an_older_epoch_is_refused() {
 #[tokio::test]
 async fn one_emptied_shard_is_enough_to_lose_the_epoch() {
     let stage = Stage::with(|config| config.shards = 3).await;
-    stage.command(&["DEL", "{z2}:epoch"]).await;
+    stage.command(&["DEL", "{z2}:v2:epoch"]).await;
     assert_eq!(stage.queue.epoch().await.unwrap(), None);
     let tickets: Vec<_> = (0..60).map(|seq| ticket(new_lane(), seq, NOW)).collect();
     let pushed = stage.queue.push(&tickets, &stage.epoch).await.unwrap();
@@ -90,7 +90,7 @@ async fn a_lane_that_lost_its_leases_but_not_its_count_opens_again() {
     assert_eq!(stage.claim(10).await.len(), 2);
     assert_eq!(stage.queue.mend().await.unwrap(), 0, "nothing to mend");
 
-    stage.command(&["DEL", "{z0}:leased"]).await;
+    stage.command(&["DEL", "{z0}:v2:leased"]).await;
     assert_eq!(stage.claim(10).await, [], "two leases nobody holds");
     assert_eq!(
         stage.queue.mend().await.unwrap(),
@@ -106,7 +106,7 @@ async fn a_lost_count_is_counted_again() {
     let endpoint = new_lane();
     stage.push(endpoint, 1..=4).await;
     stage.claim(1).await;
-    stage.command(&["DEL", "{z0}:in_flight"]).await;
+    stage.command(&["DEL", "{z0}:v2:in_flight"]).await;
     assert_eq!(
         stage.queue.mend().await.unwrap(),
         2,
@@ -122,7 +122,7 @@ async fn a_lost_ring_comes_back_with_the_next_push() {
     let stage = Stage::new().await;
     let endpoint = new_lane();
     stage.push(endpoint, 1..=4).await;
-    stage.command(&["DEL", "{z0}:fresh_tenants"]).await;
+    stage.command(&["DEL", "{z0}:v2:fresh_tenants"]).await;
     assert_eq!(stage.claim(10).await, []);
     assert_eq!(stage.push(endpoint, 1..=4).await, 0);
     assert_eq!(stage.claim(10).await.len(), 4);

@@ -105,7 +105,7 @@ pub(crate) async fn books(
     redis: &mut MultiplexedConnection,
 ) -> (BTreeMap<String, i64>, BTreeMap<String, i64>) {
     let counted: BTreeMap<String, i64> = redis::cmd("HGETALL")
-        .arg("{z0}:in_flight")
+        .arg("{z0}:v2:in_flight")
         .query_async(redis)
         .await
         .unwrap();
@@ -114,7 +114,7 @@ pub(crate) async fn books(
         .filter(|(name, _)| name.len() == 64)
         .collect();
     let members: Vec<String> = redis::cmd("ZRANGE")
-        .arg("{z0}:leased")
+        .arg("{z0}:v2:leased")
         .arg(0)
         .arg(-1)
         .query_async(redis)
