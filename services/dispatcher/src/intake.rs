@@ -43,6 +43,8 @@ const PAUSED_WAIT: Duration = Duration::from_secs(1);
 /// How long a delivery waits at most before it is tried again whether one before it in its order is
 /// finished. Its chain in Redis offers it in that moment, unless Redis has lost it.
 const BLOCKED_WAIT_MAX: Duration = Duration::from_secs(5);
+/// And at least: the one before it may itself be overdue, and without a ticket.
+const BLOCKED_WAIT_MIN: Duration = Duration::from_millis(250);
 /// Between two tries to tell Redis what is settled, while stopping.
 const FAREWELL_WAIT: Duration = Duration::from_millis(100);
 
@@ -335,9 +337,15 @@ impl Intake {
         self.workshop.statistics.refused.increment();
         let (seq, next) = match *refused {
             RefusedTicket::Finished { seq } => (seq, Next::Done),
-            RefusedTicket::Later { seq, due_in } => (seq, Next::Retry(due_in)),
+            RefusedTicket::Later {
+                seq,
+                due_in,
+                is_retry: false,
+            } => (seq, Next::Later(due_in)),
+            RefusedTicket::Later { seq, due_in, .. } => (seq, Next::Retry(due_in)),
             RefusedTicket::Blocked { seq, due_in } => {
-                (seq, Next::Blocked(due_in.min(BLOCKED_WAIT_MAX)))
+                let wait = due_in.clamp(BLOCKED_WAIT_MIN, BLOCKED_WAIT_MAX);
+                (seq, Next::Blocked(wait))
             }
         };
         if let Some(ticket) = tickets.iter().find(|ticket| ticket.seq == seq) {

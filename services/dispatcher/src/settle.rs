@@ -235,7 +235,7 @@ fn back(item: &SettleItem, returned: &Return, next: Next) -> Completion {
         LaneSignal::Succeeded => Learned::Succeeded,
         LaneSignal::Failed => Learned::Failed,
         LaneSignal::Throttled(wait) => Learned::Throttled(wait),
-        LaneSignal::Neutral if was_sent => Learned::Nothing,
+        LaneSignal::Neutral if was_sent => Learned::Answered,
         LaneSignal::Neutral => Learned::NothingSent,
     };
     Completion {

@@ -22,7 +22,7 @@ const CHANGED_WITHIN: Duration = Duration::from_secs(60);
 /// Tells lanes their limits.
 #[derive(Default)]
 pub(crate) struct Limits {
-    /// Those that were told something; everybody else has none. Held while Redis is told, so that what is
+    /// What lanes were told, as far as this relay knows; everybody else has no limits. Held while Redis is told, so that what is
     /// told last is what was read last.
     told: tokio::sync::Mutex<HashMap<Lane, LaneSettings>>,
     /// Whose limits were looked at. Held for look-ups only.
@@ -30,7 +30,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Tells all limits there are, and takes back those that are gone.
+    /// Makes what lanes were told, by whomever and whenever, agree with what PostgreSQL says.
     pub(crate) async fn tell_all(
         &self,
         store: &Store,
@@ -38,11 +38,13 @@ impl Limits {
         epoch: &Epoch,
     ) -> Result<Pushed, RelayError> {
         let mut told = self.told.lock().await;
+        *told = queue.configured().await?;
         let mut all: HashMap<Lane, LaneSettings> = (told.keys())
             .map(|lane| (*lane, LaneSettings::default()))
             .collect();
         all.extend(store.lane_limits().await?.iter().map(settings));
-        tell(&mut told, queue, epoch, all.into_iter().collect()).await
+        let news = news(&told, all.into_iter());
+        tell(&mut told, queue, epoch, news).await
     }
 
     /// Tells what has changed of late and was not told yet.
@@ -54,7 +56,7 @@ impl Limits {
     ) -> Result<Pushed, RelayError> {
         let mut told = self.told.lock().await;
         let changed = store.lane_limits_changed(CHANGED_WITHIN).await?;
-        let news = news(&told, &changed);
+        let news = news(&told, changed.iter().map(settings));
         tell(&mut told, queue, epoch, news).await
     }
 
@@ -77,7 +79,7 @@ impl Limits {
         let unknown: Vec<EndpointId> = unknown.into_iter().collect();
         let mut told = self.told.lock().await;
         let new = store.lane_limits_of(&unknown).await?;
-        let news = news(&told, &new);
+        let news = news(&told, new.iter().map(settings));
         let outcome = tell(&mut told, queue, epoch, news).await?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.extend(unknown);
@@ -85,8 +87,11 @@ impl Limits {
     }
 }
 
-fn news(told: &HashMap<Lane, LaneSettings>, limits: &[LaneLimitsOf]) -> Vec<(Lane, LaneSettings)> {
-    (limits.iter().map(settings))
+fn news(
+    told: &HashMap<Lane, LaneSettings>,
+    lanes: impl Iterator<Item = (Lane, LaneSettings)>,
+) -> Vec<(Lane, LaneSettings)> {
+    lanes
         .filter(|(lane, settings)| told.get(lane).copied().unwrap_or_default() != *settings)
         .collect()
 }
@@ -98,12 +103,8 @@ async fn tell(
     lanes: Vec<(Lane, LaneSettings)>,
 ) -> Result<Pushed, RelayError> {
     let outcome = queue.configure(&lanes, epoch).await?;
-    for (lane, settings) in lanes {
-        if settings.is_default() {
-            told.remove(&lane);
-        } else {
-            told.insert(lane, settings);
-        }
+    if outcome != Pushed::EpochLost {
+        told.extend(lanes);
     }
     Ok(outcome)
 }

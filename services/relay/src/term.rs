@@ -69,6 +69,7 @@ impl Term {
                     endpoint_id: row.endpoint_id,
                 },
                 ordering_key: row.ordering_key,
+                is_first: row.is_first,
                 is_retry: row.is_retry,
                 due_in: row.due_in,
             })

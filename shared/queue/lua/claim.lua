@@ -2,14 +2,14 @@
 -- due tickets: the tenant that was served longest ago first, of its lanes likewise, each up to what it
 -- may have in flight, and retries only beside fresh tickets.
 --
--- ARGV  4 most tickets to hand out   5 length of the lease in ms   6 longest the bell's list may grow
---       7 most expired leases to return   8 fewest tickets worth visiting a lane for
---       9 how long a breaker stays open at first, and 10 at most, in ms
+-- ARGV  5 most tickets to hand out   6 length of the lease in ms   7 longest the bell's list may grow
+--       8 most expired leases to return   9 fewest tickets worth visiting a lane for
+--       10 how long a breaker stays open at first, in ms
 --       then for each lane with tickets given back: its name, the number of tickets a that were delivered
 --       and are done, the number b of others, a tickets, and b times
 --       (ticket, what was learned, its ms, what comes next, its ms)
---         learned: s it succeeded, f it failed, t the endpoint asked for ms of peace, n nothing, u nothing
---                  was sent
+--         learned: s it succeeded, f it failed, t the endpoint asked for ms of peace, n it answered, about this
+--                  one only, u nothing was sent
 --         next:    d done, f due in ms, r due in ms as a retry, k not due before long: its chain waits,
 --                  b another ticket of its chain comes first: ask again in ms
 --
@@ -24,12 +24,12 @@ if redis.call('EXISTS', epoch_key) == 0 then
   return {}
 end
 
-local budget, lease_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
-local bell_length_max, share_min = tonumber(ARGV[6]), tonumber(ARGV[8])
-local open_min_ms, open_max_ms = tonumber(ARGV[9]), tonumber(ARGV[10])
+local budget, lease_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
+local bell_length_max, share_min = tonumber(ARGV[7]), tonumber(ARGV[9])
+local open_min_ms = tonumber(ARGV[10])
 local per_round = 16 -- tenants, and lanes, looked at before the line is read again
+local looks_left = 20000 -- what is sure to end has a bound all the same: Redis serves nobody else meanwhile
 
-local WINDOW_MS = 60000
 local SAMPLES_MIN, FAILURES_IN_TEN = 10, 7 -- of at least so many in a window
 local FAILURES_IN_A_ROW = 10
 
@@ -59,9 +59,22 @@ local function open_breaker(lane)
 end
 
 local function close_breaker(lane)
-  lane.opens_at_ms, lane.probe = 0, '-'
+  lane.opens_at_ms, lane.probe, lane.closed_ms = 0, '-', now_ms
   start_gently(lane)
   tell(lane, 'c', 0)
+end
+
+local function grow(lane)
+  if lane.ramp > 0 then
+    lane.is_changed = true
+    lane.ramp = lane.ramp + 1
+    if lane.ramp >= RAMP_FORGIVES then
+      lane.openings = 0
+    end
+    if lane.ramp >= lane.max then
+      lane.ramp, lane.openings, lane.closed_ms = 0, 0, 0
+    end
+  end
 end
 
 local function succeeded(lane, ticket)
@@ -76,19 +89,14 @@ local function succeeded(lane, ticket)
     if lane.bad > 0 then
       lane.good = lane.good + 1
     end
-    if lane.ramp > 0 then
-      lane.ramp = lane.ramp + 1
-      if lane.ramp >= RAMP_FORGIVES then
-        lane.openings = 0
-      end
-      if lane.ramp >= lane.max then
-        lane.ramp, lane.openings = 0, 0
-      end
-    end
+    grow(lane)
   end
 end
 
-local function failed(lane, ticket)
+local function failed(lane, ticket, lease_ends_ms)
+  if lane.closed_ms > 0 and lease_ends_ms <= lane.closed_ms + lease_ms then
+    return -- sent before the breaker closed, this tells of the past
+  end
   lane.has_state, lane.is_changed = true, true
   if lane.opens_at_ms > 0 then
     if ticket == lane.probe then
@@ -115,6 +123,18 @@ local function throttled(lane, ticket, wait_ms)
   lane.throttled_ms = math.max(lane.throttled_ms, now_ms + wait_ms)
   if lane.opens_at_ms == 0 then
     start_gently(lane)
+  end
+end
+
+-- It refused this one delivery, so it is there.
+local function answered(lane, ticket)
+  if lane.opens_at_ms > 0 then
+    if ticket == lane.probe then
+      close_breaker(lane)
+      lane.is_changed = true
+    end
+  else
+    grow(lane)
   end
 end
 
@@ -212,11 +232,13 @@ if #members > 0 then
         if learned == 's' then
           succeeded(lane, ticket)
         elseif learned == 'f' then
-          failed(lane, ticket)
+          failed(lane, ticket, tonumber(leases[member]))
         elseif learned == 't' then
           throttled(lane, ticket, tonumber(ARGV[place + 2]))
+        elseif learned == 'n' then
+          answered(lane, ticket)
         else
-          learned_nothing(lane, ticket, learned == 'n')
+          learned_nothing(lane, ticket, false)
         end
       end
       has_more = put(lane, ticket, ARGV[place + 3], tonumber(ARGV[place + 4])) or has_more
@@ -230,13 +252,13 @@ end
 
 -- Expired leases go to the front of their lane: nobody in it has waited longer. Whoever held them died,
 -- which says nothing about the endpoint.
-local expired = redis.call('ZRANGEBYSCORE', leased_key, '-inf', now_text, 'LIMIT', 0, ARGV[7])
+local expired = redis.call('ZRANGEBYSCORE', leased_key, '-inf', now_text, 'LIMIT', 0, ARGV[8])
 if #expired > 0 then
   redis.call('ZREM', leased_key, unpack(expired))
   local owners, entries = {}, {}
   for _, member in ipairs(expired) do
-    local name, ticket = string.match(member, '^(.*):([^:]*)$')
-    if name then
+    local name, ticket = string.match(member, '^(%x+):(%d+@?%x*)$')
+    if name and #name == 64 then -- nothing else was written by these scripts
       if not entries[name] then
         entries[name] = {}
         owners[#owners + 1] = name
@@ -282,9 +304,12 @@ local expiry_ms = now_ms + lease_ms
 local expiry_text = string.format('%.0f', expiry_ms)
 local turn_us, out_of_reach_us = now_us, now_us + 2000 -- at most 500 tickets, hence 1000 turns, are taken
 
--- When somebody whose next turn would be at `next_us` is looked at again, or nil for nobody.
-local function next_turn(next_us)
-  if next_us and next_us <= turn_us then
+-- When somebody whose next turn would be at `next_us` is looked at again, or nil for nobody. What counts as
+-- due is what serving counts as due: for a lane the moment of this call, for a tenant the turns as well
+-- that this call has given to lanes. A lane that is due in the next microsecond would otherwise be looked at
+-- again and again without getting anything.
+local function next_turn(next_us, due_us)
+  if next_us and next_us <= due_us then
     turn_us = turn_us + 1
     return turn_us
   end
@@ -347,12 +372,13 @@ end
 
 local function serve_tenant(tenant, class, share)
   local ring, served = lanes_stem[class] .. tenant.name, 0
-  while served < share and tenant.held < tenant_max do
+  while served < share and tenant.held < tenant_max and looks_left > 0 do
     local in_line = redis.call('ZRANGEBYSCORE', ring, '-inf', string.format('%.0f', turn_us), 'LIMIT', 0, per_round)
     if #in_line == 0 then
       break
     end
     learn(in_line)
+    looks_left = looks_left - #in_line
     local turns = {}
     for index, name in ipairs(in_line) do
       if served >= share or tenant.held >= tenant_max then
@@ -361,7 +387,7 @@ local function serve_tenant(tenant, class, share)
       local left = share - served
       local lane_share = math.max(share_min, math.ceil(left / (#in_line - index + 1)))
       served = served + serve_lane(lanes[name], class, math.min(lane_share, left))
-      turns[name] = next_turn(turn_of(lanes[name], class)) or false
+      turns[name] = next_turn(turn_of(lanes[name], class), now_us) or false
     end
     line_up(ring, in_line, turns)
   end
@@ -370,12 +396,13 @@ end
 
 local function serve(class, share)
   local served = 0
-  while served < share do
+  while served < share and looks_left > 0 do
     local in_line = redis.call('ZRANGEBYSCORE', rings[class], '-inf', string.format('%.0f', turn_us), 'LIMIT', 0, per_round)
     if #in_line == 0 then
       break
     end
     learn_tenants(in_line)
+    looks_left = looks_left - #in_line
     local turns = {}
     for index, name in ipairs(in_line) do
       if served >= share then
@@ -385,7 +412,7 @@ local function serve(class, share)
       local tenant_share = math.max(share_min, math.ceil(left / (#in_line - index + 1)))
       served = served + serve_tenant(tenant, class, math.min(tenant_share, left))
       local first = tenant.held < tenant_max and redis.call('ZRANGE', lanes_stem[class] .. name, 0, 0, 'WITHSCORES')
-      turns[name] = next_turn(first and first[2] and tonumber(first[2])) or false
+      turns[name] = next_turn(first and first[2] and tonumber(first[2]), turn_us) or false
     end
     line_up(rings[class], in_line, turns)
   end

@@ -1,21 +1,21 @@
 -- Tells lanes their limits.
 --
--- ARGV  4 the epoch the caller believes in
+-- ARGV  5 the epoch the caller believes in
 --       then for each lane: its name, its settings (lanes.lua), or nothing where it has none
 --
 -- Returns 1; -1 if the epoch is another, in which case nothing was written.
 
-if redis.call('GET', epoch_key) ~= ARGV[4] then
+if redis.call('GET', epoch_key) ~= ARGV[5] then
   return -1
 end
 
 local names = {}
-for at = 5, #ARGV, 2 do
+for at = 6, #ARGV, 2 do
   names[#names + 1] = ARGV[at]
 end
 learn(names)
 for index, name in ipairs(names) do
-  local lane, text = lanes[name], ARGV[4 + 2 * index]
+  local lane, text = lanes[name], ARGV[5 + 2 * index]
   local was_paused = lane.is_paused
   if text == '' then
     redis.call('HDEL', settings_key, name)

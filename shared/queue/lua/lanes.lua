@@ -5,6 +5,7 @@
 --       5 in_flight  6 bell  7 settings  8 retry_credit
 -- ARGV  1 prefix of the keys that belong to one tenant, lane or ordering key
 --       2 tickets a lane may have in flight, if its endpoint says nothing less  3 the same for a tenant
+--       4 how long a breaker stays open at most, in ms
 --
 -- A lane's name is its tenant's id and its endpoint's, 32 digits each. A ticket is a sequence number; one
 -- with an ordering key is <sequence number>@<key>, and lies in its lane only while it is the first of its
@@ -14,7 +15,7 @@
 
 local epoch_key, leased_key, in_flight_key, bell = KEYS[1], KEYS[4], KEYS[5], KEYS[6]
 local settings_key, credit_key = KEYS[7], KEYS[8]
-local prefix, lane_max, tenant_max = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local prefix, lane_max, tenant_max, open_max_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local FRESH, RETRIES = 1, 2
 local rings = { KEYS[2], KEYS[3] } -- tenants by the microsecond of their turn
@@ -25,6 +26,8 @@ local chain_stem = prefix .. 'chain:' -- + lane:key: sequence numbers by themsel
 
 local STATE_TIME_MS = 25 * 3600 * 1000 -- longer than the longest wait in it; then an endpoint is forgotten
 local PAUSED_US = 3600 * 1000000 -- a paused lane is looked at again after an hour, should nobody resume it
+local WINDOW_MS = 60000 -- in which a breaker counts
+local THROTTLED_MS_MAX = 24 * 3600 * 1000 -- no endpoint is left alone for longer because it asked
 local RAMP_START = 2 -- tickets in flight with which a lane starts again; one more for each success
 local RAMP_FORGIVES = 10 -- from this many on an earlier opening of the breaker is forgotten
 
@@ -36,7 +39,7 @@ local now_text = string.format('%.0f', now_ms)
 -- A lane about which nothing is known: no settings, no state.
 local QUIET = {
   is_paused = false, failures = 0, good = 0, bad = 0, window_ends_ms = 0, opens_at_ms = 0, openings = 0,
-  probe = '-', probe_ends_ms = 0, ramp = 0, throttled_ms = 0,
+  probe = '-', probe_ends_ms = 0, ramp = 0, throttled_ms = 0, closed_ms = 0,
 }
 local QUIET_LANE = { __index = QUIET }
 
@@ -59,7 +62,8 @@ end
 --   failures in a row; successes and failures in the window; its end; when the breaker lets a probe
 --   through (0: it is closed); how often it has opened; the probe under way, or `-`; when to give the
 --   probe up; what the ramp allows in flight (0: no ramp); until when the endpoint asked to be left alone;
---   tokens, and when they were counted (µs)
+--   tokens, and when they were counted (µs); when the breaker closed (0: that is over)
+-- Moments that a clock which was set back has moved far away are brought near again.
 local function read_state(lane, text)
   if not text then
     lane.tokens = lane.burst
@@ -69,9 +73,12 @@ local function read_state(lane, text)
   for field in string.gmatch(text, '%S+') do
     fields[#fields + 1] = #fields == 6 and field or tonumber(field) -- a ticket is text
   end
-  lane.failures, lane.good, lane.bad, lane.window_ends_ms = fields[1], fields[2], fields[3], fields[4]
-  lane.opens_at_ms, lane.openings, lane.probe_ends_ms = fields[5], fields[6], fields[8]
-  lane.ramp, lane.throttled_ms = fields[9], fields[10]
+  lane.failures, lane.good, lane.bad = fields[1], fields[2], fields[3]
+  lane.window_ends_ms = math.min(fields[4], now_ms + WINDOW_MS)
+  lane.opens_at_ms, lane.openings = math.min(fields[5], now_ms + open_max_ms), fields[6]
+  lane.probe_ends_ms = math.min(fields[8], now_ms + open_max_ms)
+  lane.ramp, lane.throttled_ms = fields[9], math.min(fields[10], now_ms + THROTTLED_MS_MAX)
+  lane.closed_ms = math.min(fields[13], now_ms)
   if lane.probe_ends_ms > now_ms then -- otherwise nobody will report on it any more
     lane.probe = fields[7]
   end
@@ -89,9 +96,9 @@ local function write_state(lane)
     redis.call('DEL', state_stem .. lane.name)
     return
   end
-  local text = string.format('%d %d %d %.0f %.0f %d %s %.0f %d %.0f %.6f %.0f',
+  local text = string.format('%d %d %d %.0f %.0f %d %s %.0f %d %.0f %.6f %.0f %.0f',
     lane.failures, lane.good, lane.bad, lane.window_ends_ms, lane.opens_at_ms, lane.openings, lane.probe,
-    lane.probe_ends_ms, lane.ramp, lane.throttled_ms, lane.tokens or 0, now_us)
+    lane.probe_ends_ms, lane.ramp, lane.throttled_ms, lane.tokens or 0, now_us, lane.closed_ms)
   redis.call('SET', state_stem .. lane.name, text, 'PX', STATE_TIME_MS)
 end
 

@@ -7,6 +7,12 @@ if redis.call('EXISTS', epoch_key) == 0 then
   return 0
 end
 
+-- A clock that was set back has put the end of leases far away; none lasts for an hour.
+local far = redis.call('ZRANGEBYSCORE', leased_key, string.format('%.0f', now_ms + 3600000), '+inf', 'LIMIT', 0, 500)
+for _, member in ipairs(far) do
+  redis.call('ZADD', leased_key, now_text, member)
+end
+
 local counted = redis.call('HGETALL', in_flight_key)
 local sum = 0
 for index = 2, #counted, 2 do

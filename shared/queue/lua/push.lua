@@ -1,18 +1,19 @@
 -- Offers up to 500 tickets of one shard. Saying the same thing twice changes nothing.
 --
--- ARGV  4 the epoch the caller believes in   5 longest the bell's list may grow
---       6 how soon a ticket must be due to ring, in ms
---       then for each lane: its name, its number n of tickets, n times (due in ms, class, ticket)
+-- ARGV  5 the epoch the caller believes in   6 longest the bell's list may grow
+--       7 how soon a ticket must be due to ring, in ms
+--       then for each lane: its name, its number n of tickets, n times (due in ms, class, ticket); two more
+--       than the class for a ticket that is known to be the first with its ordering key
 --
 -- Returns the number of tickets that are new or due earlier than before; -1 if the epoch is another,
 -- in which case nothing was written.
 
-if redis.call('GET', epoch_key) ~= ARGV[4] then
+if redis.call('GET', epoch_key) ~= ARGV[5] then
   return -1
 end
 
 local names, starts = {}, {}
-local at = 7
+local at = 8
 while at <= #ARGV do
   names[#names + 1] = ARGV[at]
   starts[#starts + 1] = at + 1
@@ -48,9 +49,18 @@ end
 
 -- Whether a ticket with an ordering key goes into its lane. If it is not the first of its chain it waits
 -- there for those before it, and `keys` learns that the first one is to be looked after.
-local function is_first(lane, ticket, keys)
+local function is_first(lane, ticket, keys, is_known)
   local seq, key = split(ticket)
   local chain = chain_stem .. lane.name .. ':' .. key
+  if is_known then
+    -- Whatever stands before it is finished, and would be waited for in vain.
+    for _, gone in ipairs(redis.call('ZRANGEBYSCORE', chain, '-inf', '(' .. seq)) do
+      redis.call('ZREM', chain, gone)
+      for class = FRESH, RETRIES do
+        redis.call('ZREM', tickets_stem[class] .. lane.name, gone .. '@' .. key)
+      end
+    end
+  end
   local added = redis.call('ZADD', chain, 'NX', seq, seq)
   if redis.call('ZRANK', chain, seq) == 0 then
     return true
@@ -62,10 +72,11 @@ end
 
 for index, name in ipairs(names) do
   local lane, start = lanes[name], starts[index]
-  local tickets, classes, waits = {}, {}, {}
+  local tickets, classes, waits, firsts = {}, {}, {}, {}
   for ticket = 1, tonumber(ARGV[start]) do
     waits[ticket] = ARGV[start + 3 * ticket - 2]
-    classes[ticket] = tonumber(ARGV[start + 3 * ticket - 1])
+    local class = tonumber(ARGV[start + 3 * ticket - 1])
+    classes[ticket], firsts[ticket] = class > 2 and class - 2 or class, class > 2
     tickets[ticket] = ARGV[start + 3 * ticket]
   end
 
@@ -84,7 +95,7 @@ for index, name in ipairs(names) do
   local entries, keys = { {}, {} }, {}
   local soonest_ms = { math.huge, math.huge }
   for ticket = 1, #tickets do
-    if not (leases and leases[ticket]) and (not string.find(tickets[ticket], '@', 1, true) or is_first(lane, tickets[ticket], keys)) then
+    if not (leases and leases[ticket]) and (not string.find(tickets[ticket], '@', 1, true) or is_first(lane, tickets[ticket], keys, firsts[ticket])) then
       local class = classes[ticket]
       local list, due_ms = entries[class], now_ms + waits[ticket]
       -- Formatting a number per ticket would cost more than the rest.
@@ -106,6 +117,9 @@ for index, name in ipairs(names) do
       soonest_ms[FRESH] = now_ms
     end
   end
+  if next(keys) then
+    seat(lane) -- the ticket that others wait for may be the lane's only one, and its turn lost
+  end
   for class = FRESH, RETRIES do
     if soonest_ms[class] < math.huge then
       local turn_us = math.max(soonest_ms[class] * 1000, blocked)
@@ -120,7 +134,7 @@ end
 take_seats()
 
 -- One bell wakes one dispatcher, which wakes the next one if it cannot take everything (claim.lua).
-if changed > 0 and soonest_us <= now_us + ARGV[6] * 1000 and redis.call('LLEN', bell) < tonumber(ARGV[5]) then
+if changed > 0 and soonest_us <= now_us + ARGV[7] * 1000 and redis.call('LLEN', bell) < tonumber(ARGV[6]) then
   redis.call('RPUSH', bell, '1')
 end
 

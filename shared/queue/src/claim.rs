@@ -74,8 +74,13 @@ impl Queue {
         let answers = self.connections.ask(&questions).await?;
         let mut claimed = Claimed::default();
         let mut plenty = Vec::new();
-        for (index, question) in decisive.into_iter().enumerate() {
-            let next = read(&answers[question], &mut claimed)?;
+        let mut decisive = decisive.into_iter().enumerate().peekable();
+        for (question, answer) in answers.iter().enumerate() {
+            // Those that only hand back may bring events.
+            let next = read(answer, &mut claimed)?;
+            let Some((index, _)) = decisive.next_if(|(_, decisive)| *decisive == question) else {
+                continue;
+            };
             if next == Some(Duration::ZERO) && shares[index] < SCRIPT_TICKETS_MAX {
                 plenty.push(index);
             } else {
@@ -145,8 +150,7 @@ impl Queue {
             .arg(BELL_LENGTH_MAX)
             .arg(EXPIRED_MAX)
             .arg(SHARE_MIN)
-            .arg(whole_ms(self.limits.breaker_open_min))
-            .arg(whole_ms(self.limits.breaker_open_max));
+            .arg(whole_ms(self.limits.breaker_open_min));
         for lane in completions.chunk_by(|one, other| one.ticket.lane == other.ticket.lane) {
             let is_plain = |it: &&Completion| it.is_plain();
             let plain = lane.iter().filter(is_plain).count();
@@ -192,7 +196,7 @@ impl Learned {
             Self::Succeeded => ("s", 0),
             Self::Failed => ("f", 0),
             Self::Throttled(wait) => ("t", whole_ms(wait)),
-            Self::Nothing => ("n", 0),
+            Self::Answered => ("n", 0),
             Self::NothingSent => ("u", 0),
         }
     }

@@ -1,5 +1,6 @@
 //! A lane's limits, and what is going on in it.
 
+use std::collections::HashMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -76,10 +77,27 @@ pub struct LaneStatus {
     pub ramp: Option<u32>,
 }
 
+/// Scripts of [`Queue::configure`] that are sent together.
+const PARTS_AT_ONCE: usize = 4;
+/// Settings that [`Queue::configured`] reads together, roughly.
+const SETTINGS_AT_ONCE: usize = 1_000;
+
 impl LaneSettings {
     /// Nothing that the deployment's limits do not say already.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// What [`LaneSettings::text`] has written.
+    fn read(text: &str) -> Option<Self> {
+        let [max, per_s, burst, paused] =
+            <[&str; 4]>::try_from(text.split(' ').collect::<Vec<_>>()).ok()?;
+        Some(Self {
+            in_flight_max: max.parse().ok(),
+            rate: (per_s.parse().ok().zip(burst.parse().ok()))
+                .map(|(per_s, burst)| Rate { per_s, burst }),
+            is_paused: paused == "1",
+        })
     }
 
     /// As `lanes.lua` reads it.
@@ -99,8 +117,8 @@ impl LaneSettings {
 }
 
 impl Queue {
-    /// Tells lanes their limits, and lets go what a pause has held back. Idempotent. Limits live as long
-    /// as an epoch; whoever begins one tells them first.
+    /// Tells lanes their limits, and lets go what a pause has held back. Idempotent. An emptied Redis has
+    /// forgotten them: whoever begins an epoch tells them first.
     ///
     /// # Errors
     ///
@@ -127,15 +145,48 @@ impl Queue {
                 questions.push(question);
             }
         }
-        let mut told = Pushed::Accepted { added: lanes.len() };
-        for answer in self.connections.ask(&questions).await? {
-            match answer {
-                Value::Int(-1) => told = Pushed::EpochLost,
-                Value::Int(_) => {}
-                _ => return Err(QueueError::Nonsense),
+        // A few at a time: an answer is waited for no longer than that of any other operation.
+        for questions in questions.chunks(PARTS_AT_ONCE) {
+            for answer in self.connections.ask(questions).await? {
+                match answer {
+                    Value::Int(-1) => return Ok(Pushed::EpochLost),
+                    Value::Int(_) => {}
+                    _ => return Err(QueueError::Nonsense),
+                }
             }
         }
-        Ok(told)
+        Ok(Pushed::Accepted { added: lanes.len() })
+    }
+
+    /// All lanes that were told limits, and which.
+    ///
+    /// # Errors
+    ///
+    /// See [`QueueError`].
+    pub async fn configured(&self) -> Result<HashMap<Lane, LaneSettings>, QueueError> {
+        let mut configured = HashMap::new();
+        for shard in self.shards.iter() {
+            let mut cursor = "0".to_owned();
+            loop {
+                let mut scan = Question::command("HSCAN");
+                scan.arg(&shard.settings).arg(&cursor);
+                scan.arg("COUNT").arg(SETTINGS_AT_ONCE);
+                let answer = self.connections.ask(&[scan]).await?.swap_remove(0);
+                let (next, page): (String, Vec<(String, String)>) = read(answer)?;
+                for (name, text) in page {
+                    // What nobody here has written is overwritten as soon as its lane has a limit.
+                    let lane = LaneName::parse(name.as_bytes());
+                    if let (Some(lane), Some(settings)) = (lane, LaneSettings::read(&text)) {
+                        configured.insert(lane, settings);
+                    }
+                }
+                if next == "0" {
+                    break;
+                }
+                cursor = next;
+            }
+        }
+        Ok(configured)
     }
 
     /// What is going on in a lane, for operators and explanations.

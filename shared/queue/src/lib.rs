@@ -99,7 +99,7 @@ pub struct QueueConfig {
     /// Tickets of one endpoint that may be out at the same time, if it has no smaller limit of its own.
     /// Everybody must agree on it.
     pub lane_in_flight_max: u32,
-    /// Tickets of one tenant that may be out at the same time. Everybody must agree on it.
+    /// Tickets of one tenant that may be out at the same time, in each shard. Everybody must agree on it.
     pub tenant_in_flight_max: u32,
     /// How long a breaker stays open at first. Doubles each time a probe fails.
     pub breaker_open_min: Duration,
@@ -145,6 +145,9 @@ pub struct Ticket {
     /// Of the tickets of a lane with the same ordering key only one is out at a time, the smallest
     /// first; 0 for a ticket without.
     pub ordering_key: i64,
+    /// Whether it is known to be the first unfinished one with its ordering key. Those that seem to come
+    /// before it are then forgotten.
+    pub is_first: bool,
     /// Whether the delivery was attempted before.
     pub is_retry: bool,
     /// Time until it is due, from now; zero for what is due or overdue.
@@ -219,8 +222,8 @@ pub enum Learned {
     Failed,
     /// It asks to be left alone for this long.
     Throttled(Duration),
-    /// Nothing: it answered about this one delivery.
-    Nothing,
+    /// Nothing but that it is there: it answered about this one delivery.
+    Answered,
     /// Nothing, as no request was sent: a limited rate is not charged.
     NothingSent,
 }
@@ -337,11 +340,12 @@ impl Queue {
 
     /// A call of a script with the arguments that all of them begin with.
     fn script(&self, script: &'static Script, shard: &Shard, arguments: usize) -> Question {
-        let mut question = Question::script(script, &shard.script_keys(), 3 + arguments);
+        let mut question = Question::script(script, &shard.script_keys(), 4 + arguments);
         question
             .arg(&shard.prefix)
             .arg(self.limits.lane_in_flight_max)
-            .arg(self.limits.tenant_in_flight_max);
+            .arg(self.limits.tenant_in_flight_max)
+            .arg(push::whole_ms(self.limits.breaker_open_max));
         question
     }
 }

@@ -85,7 +85,7 @@ impl Queue {
                 .arg(LaneName(lane[0].lane).to_string())
                 .arg(lane.len());
             for ticket in lane {
-                let class = if ticket.is_retry { 2 } else { 1 };
+                let class = 1 + u8::from(ticket.is_retry) + 2 * u8::from(ticket.is_first);
                 question.arg(whole_ms(ticket.due_in)).arg(class);
                 match ticket.ordering_key {
                     0 => question.arg(ticket.seq),

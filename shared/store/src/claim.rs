@@ -72,6 +72,8 @@ pub enum RefusedTicket {
         seq: i64,
         /// How long to wait before it is worth asking again.
         due_in: Duration,
+        /// Whether it was attempted before.
+        is_retry: bool,
     },
     /// An earlier delivery with the same endpoint and ordering key is unfinished.
     Blocked {
@@ -127,7 +129,8 @@ const EXPLAIN_REFUSALS: &str = "
                    AND earlier.seq < o.seq
                  ORDER BY earlier.seq
                  LIMIT 1)
-           END
+           END,
+           o.attempts > 0
       FROM zyven.outbox o
      WHERE o.seq = ANY ($1)";
 
@@ -190,6 +193,7 @@ impl Store {
                 None => RefusedTicket::Later {
                     seq,
                     due_in: wait(row.get(1)),
+                    is_retry: row.get(3),
                 },
                 Some(ms) => RefusedTicket::Blocked {
                     seq,

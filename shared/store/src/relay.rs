@@ -22,6 +22,8 @@ pub struct OutboxRow {
     pub endpoint_id: EndpointId,
     /// See [`crate::ClaimedDelivery::ordering_key`].
     pub ordering_key: i64,
+    /// Whether it has an ordering key and nothing before it in its order is unfinished.
+    pub is_first: bool,
     /// Whether it was attempted before.
     pub is_retry: bool,
     /// Wait until it is due, on PostgreSQL's clock; zero if it is.
@@ -39,22 +41,29 @@ pub enum Leadership {
     Follower,
 }
 
+/// A macro because statements are constants: the columns that [`outbox_row`] reads.
+macro_rules! rows_where {
+    ($condition:literal) => {
+        concat!(
+            "SELECT o.seq, o.endpoint_id,
+                    greatest(0, extract(epoch FROM o.due_at - clock_timestamp()) * 1000)::bigint,
+                    o.leased_until > clock_timestamp(), o.tenant_id, o.ordering_key, o.attempts > 0,
+                    o.ordering_key <> 0
+                    AND NOT EXISTS (SELECT FROM zyven.outbox earlier
+                                     WHERE earlier.endpoint_id = o.endpoint_id
+                                       AND earlier.ordering_key = o.ordering_key
+                                       AND earlier.ordering_key <> 0
+                                       AND earlier.seq < o.seq)
+               FROM zyven.outbox o
+              WHERE ",
+            $condition
+        )
+    };
+}
+
 /// The limit is a literal: under a generic plan a parameter would be taken for a tenth of the table.
-const PAGE: &str = "
-    SELECT seq, endpoint_id,
-           greatest(0, extract(epoch FROM due_at - clock_timestamp()) * 1000)::bigint,
-           leased_until > clock_timestamp(), tenant_id, ordering_key, attempts > 0
-      FROM zyven.outbox
-     WHERE seq > $1
-     ORDER BY seq
-     LIMIT 1000";
-const ROWS: &str = "
-    SELECT seq, endpoint_id,
-           greatest(0, extract(epoch FROM due_at - clock_timestamp()) * 1000)::bigint,
-           leased_until > clock_timestamp(), tenant_id, ordering_key, attempts > 0
-      FROM zyven.outbox
-     WHERE seq = ANY ($1)
-     ORDER BY seq";
+const PAGE: &str = rows_where!("o.seq > $1 ORDER BY o.seq LIMIT 1000");
+const ROWS: &str = rows_where!("o.seq = ANY ($1) ORDER BY o.seq");
 const SNAPSHOT_XMIN: &str = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint";
 const CURRENT_XACT_ID: &str = "SELECT pg_current_xact_id()::text::bigint";
 const WATERMARK: &str = "SELECT watermark FROM zyven.relay";
@@ -179,5 +188,6 @@ fn outbox_row(row: &Row) -> OutboxRow {
         tenant_id: TenantId::from_uuid(row.get(4)),
         ordering_key: row.get(5),
         is_retry: row.get(6),
+        is_first: row.get(7),
     }
 }

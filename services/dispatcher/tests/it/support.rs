@@ -240,6 +240,7 @@ impl Stage {
                     endpoint_id: EndpointId::from_uuid(row.get::<_, String>(2).parse().unwrap()),
                 },
                 ordering_key: row.get(3),
+                is_first: false,
                 is_retry: row.get(4),
                 due_in: Duration::ZERO,
             })
@@ -260,6 +261,7 @@ impl Stage {
                 seq: row.get(0),
                 lane: strange,
                 ordering_key: 0,
+                is_first: false,
                 is_retry: false,
                 due_in: Duration::ZERO,
             })

@@ -97,3 +97,20 @@ async fn settings_that_redis_lost_alone_are_told_again_with_the_next_scrub() {
     stage.wait_for_setting("4 - - 0").await;
     relay.stop().await;
 }
+
+#[tokio::test]
+async fn a_resume_while_nobody_leads_is_told_by_the_next_leader() {
+    let stage = Stage::new().await;
+    let relay = stage.relay_with(|it| it.scrub_interval = NEVER).await;
+    relay.wait_until_ready().await;
+    stage.set("paused_at = now()").await;
+    stage.wait_for_setting("- - - 1").await;
+    relay.stop().await;
+    stage.set("paused_at = NULL, updated_at = now()").await;
+
+    let relay = stage.relay_with(|it| it.scrub_interval = NEVER).await;
+    stage.accept(2).await;
+    stage.wait_for_waiting(2).await;
+    wait_for_claims(&stage, 2).await;
+    relay.stop().await;
+}

@@ -156,11 +156,78 @@ async fn a_probe_that_taught_nothing_makes_room_for_another() {
 
     // Nor does one that nobody reports on keep the lane closed.
     stage
-        .give_back(&[complete(&next.tickets[0], Learned::Nothing, Next::Done)])
+        .give_back(&[complete(&next.tickets[0], Learned::NothingSent, Next::Done)])
         .await;
     let lost = stage.queue.claim(20, NOW, &[]).await.unwrap().tickets;
     assert_eq!(lost.len(), 1);
     assert_eq!(claim_in_time(&stage, 20).await.len(), 1);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_one_delivery_is_there() {
+    let stage = stage(SHORT).await;
+    let lane = new_lane();
+    stage.push(lane, 1..=40).await;
+    stage.give_back(&failed(&stage.claim(10).await)).await;
+    let mut taken = claim_in_time(&stage, 20).await;
+    let mut events = Vec::new();
+    for expected in [2, 4, 8] {
+        let refused: Vec<_> = (taken.iter())
+            .map(|ticket| complete(ticket, Learned::Answered, Next::Done))
+            .collect();
+        let next = stage.exchange(20, &refused).await;
+        events.extend(next.events);
+        taken = next.tickets;
+        assert_eq!(taken.len(), expected);
+    }
+    assert_eq!(events, [LaneEvent::Closed(lane)]);
+}
+
+#[tokio::test]
+async fn failures_of_what_was_sent_before_do_not_open_the_breaker_again() {
+    let stage = stage(SHORT).await;
+    let lane = new_lane();
+    stage.push(lane, 1..=40).await;
+    let taken = stage.claim(20).await;
+    stage.give_back(&failed(&taken[..10])).await;
+    let probe = claim_in_time(&stage, 20).await;
+    stage.give_back(&done(&probe)).await;
+    let late = stage.exchange(0, &failed(&taken[10..])).await;
+    assert_eq!(late.events, []);
+    assert_eq!(breaker(&stage, lane).await, BreakerState::Closed);
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_keeps_no_lane_closed() {
+    let stage = stage(SHORT).await;
+    let lane = new_lane();
+    stage.push(lane, [1]).await;
+    let (tenant, endpoint) = (lane.tenant_id.uuid(), lane.endpoint_id.uuid());
+    let key = format!(
+        "{{z0}}:v2:state:{}{}",
+        tenant.as_simple(),
+        endpoint.as_simple()
+    );
+    // Open until the year 2096, and the lease of its probe ends then, too.
+    let state = "0 0 0 0 4000000000000 1 7 4000000000000 0 0 0 0 0";
+    stage.command(&["SET", &key, state]).await;
+    let next = stage.exchange(10, &[]).await.next_due_in;
+    assert!(next.is_none_or(|next| next <= 4 * SHORT), "{next:?}");
+    let again = stage.push(lane, [1]).await;
+    assert_eq!(again, 0);
+    let status = stage.queue.lane(lane).await.unwrap();
+    assert_eq!(status.fresh, 1);
+}
+
+#[tokio::test]
+async fn what_many_completions_lead_to_is_told() {
+    let stage = Stage::with(|config| config.lane_in_flight_max = 1_000).await;
+    let lane = new_lane();
+    stage.push(lane, 1..=700).await;
+    let mut taken = stage.claim(500).await;
+    taken.extend(stage.claim(200).await);
+    let events = stage.exchange(0, &failed(&taken)).await.events;
+    assert!(matches!(events[..], [LaneEvent::Opened(..)]), "{events:?}");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use zyven_queue::{Learned, NEAR_WINDOW, Next};
+use zyven_queue::{Learned, NEAR_WINDOW, Next, Ticket};
 
 use crate::support::{NOW, Stage, complete, done, keyed, new_lane, seqs, ticket};
 
@@ -93,7 +93,7 @@ async fn a_chain_whose_first_ticket_is_lost_is_set_going_by_any_push() {
     stage
         .command(&[
             "EVAL",
-            "for _, k in ipairs(redis.call('KEYS', '*}:fresh:*')) do redis.call('DEL', k) end",
+            "for _, k in ipairs(redis.call('KEYS', '*:fresh:*')) do redis.call('DEL', k) end",
             "0",
         ])
         .await;
@@ -118,7 +118,44 @@ async fn nothing_of_a_finished_chain_remains() {
         .await
         .unwrap();
     let left: Vec<&String> = (keys.iter())
-        .filter(|key| !["{z0}:v2:epoch", "{z0}:v2:retry_credit", "{z0}:v2:bell"].contains(&key.as_str()))
+        .filter(|key| {
+            !["{z0}:v2:epoch", "{z0}:v2:retry_credit", "{z0}:v2:bell"].contains(&key.as_str())
+        })
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn what_is_known_to_be_the_first_waits_for_nothing_that_is_gone() {
+    let stage = Stage::new().await;
+    let lane = new_lane();
+    stage.offer(&[1, 2].map(|seq| keyed(lane, seq, KEY))).await;
+    let first = stage.claim(10).await;
+    let failed = complete(&first[0], Learned::Failed, Next::Retry(NEAR_WINDOW));
+    stage.give_back(&[failed]).await;
+    // Somebody cancels it meanwhile; the relay sees that nothing comes before the second one any more.
+    let second = Ticket {
+        is_first: true,
+        ..keyed(lane, 2, KEY)
+    };
+    assert_eq!(stage.offer(&[second]).await, 1);
+    let taken = stage.claim(10).await;
+    assert_eq!(seqs(&taken), [2]);
+    stage.give_back(&done(&taken)).await;
+    assert_eq!(
+        stage.queue.depth().await.unwrap().waiting,
+        0,
+        "nor does it stay"
+    );
+}
+
+#[tokio::test]
+async fn a_lost_line_comes_back_with_the_push_of_any_ticket_that_waits_in_it() {
+    let stage = Stage::new().await;
+    let lane = new_lane();
+    stage.offer(&[1, 2].map(|seq| keyed(lane, seq, KEY))).await;
+    stage.command(&["DEL", "{z0}:v2:fresh_tenants"]).await;
+    assert_eq!(stage.claim(10).await, []);
+    assert_eq!(stage.offer(&[keyed(lane, 2, KEY)]).await, 0);
+    assert_eq!(seqs(&stage.claim(10).await), [1]);
 }

@@ -117,7 +117,7 @@ async fn a_ticket_is_in_one_class_only() {
     let taken = stage.claim(10).await;
     assert_eq!(taken.len(), 3);
     let again: Vec<_> = (taken.iter())
-        .map(|ticket| complete(ticket, Learned::Nothing, Next::Retry(NOW)))
+        .map(|ticket| complete(ticket, Learned::Answered, Next::Retry(NOW)))
         .collect();
     stage.give_back(&again).await;
     let status = stage.queue.lane(lane).await.unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use zyven_queue::{Depth, Lane, NEAR_WINDOW, SCRIPT_TICKETS_MAX};
+use zyven_queue::{Depth, Lane, LaneSettings, NEAR_WINDOW, Pushed, Rate, SCRIPT_TICKETS_MAX};
 
 use crate::support::{LEASE, NOW, Stage, done, later, new_lane, seqs, ticket};
 
@@ -263,4 +263,30 @@ async fn many_completions_at_once_are_split() {
     assert_eq!(stage.queue.depth().await.unwrap(), Depth::default());
     let claimed = stage.queue.claim(5, LEASE, &[]).await.unwrap();
     assert_eq!(claimed.next_due_in, None);
+}
+
+/// What a claim hands out moves its idea of "now" on by a microsecond a turn. A lane whose time comes within
+/// that is not due for it; taken for due it would be looked at without end, and Redis would serve nobody.
+#[tokio::test]
+async fn a_lane_that_is_due_in_the_next_microsecond_does_not_stop_redis() {
+    let stage = Stage::new().await;
+    let quick = LaneSettings {
+        rate: Some(Rate {
+            per_s: 400_000.0,
+            burst: 1,
+        }),
+        ..LaneSettings::default()
+    };
+    let lanes: Vec<Lane> = (0..8).map(|_| new_lane()).collect();
+    let limits: Vec<_> = lanes[4..].iter().map(|lane| (*lane, quick)).collect();
+    let told = stage.queue.configure(&limits, &stage.epoch).await.unwrap();
+    assert_eq!(told, Pushed::Accepted { added: 4 });
+    // The others are served first, and more than once.
+    for (index, lane) in (0..).zip(&lanes) {
+        stage.push(*lane, index * 100..index * 100 + 100).await;
+    }
+    let claimed = stage.exchange(500, &[]).await;
+    let of_quick = (claimed.tickets.iter()).filter(|ticket| lanes[4..].contains(&ticket.lane));
+    assert_eq!(of_quick.count(), 4, "a token each");
+    assert_eq!(claimed.tickets.len(), 404);
 }

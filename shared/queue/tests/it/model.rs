@@ -245,6 +245,7 @@ impl World {
                 seq: name.1,
                 lane: self.lanes[name.0],
                 ordering_key: ordering_key(*name),
+                is_first: false,
                 is_retry: *is_retry,
                 due_in: wait(*is_due),
             })
@@ -266,7 +267,7 @@ impl World {
                 },
                 learned: match then {
                     Then::Done => Learned::Succeeded,
-                    Then::Again { .. } => Learned::Nothing,
+                    Then::Again { .. } => Learned::Answered,
                     Then::Blocked { .. } => Learned::NothingSent,
                 },
                 next: match *then {

@@ -145,6 +145,7 @@ pub(crate) fn ticket(lane: Lane, seq: i64, due_in: Duration) -> Ticket {
         seq,
         lane,
         ordering_key: 0,
+        is_first: false,
         is_retry: false,
         due_in,
     }

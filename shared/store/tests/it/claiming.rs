@@ -33,7 +33,7 @@ async fn nobody_else_gets_a_leased_delivery_until_the_lease_ends() {
         .expect("an answer");
     assert!(refused.claimed.is_empty());
     match refused.refused[..] {
-        [RefusedTicket::Later { seq, due_in }] if seq == claimed.seq => {
+        [RefusedTicket::Later { seq, due_in, .. }] if seq == claimed.seq => {
             assert!(due_in > LEASE / 2 && due_in <= LEASE, "{due_in:?}");
         }
         ref other => panic!("{other:?}"),
@@ -95,7 +95,7 @@ async fn a_ticket_that_is_early_or_stale_confers_nothing() {
     );
     assert!(claim.refused.iter().any(|refused| matches!(
         refused,
-        RefusedTicket::Later { seq, due_in }
+        RefusedTicket::Later { seq, due_in, .. }
             if *seq == waiting.seq && *due_in > Duration::from_secs(50)
     )));
 }
