@@ -180,6 +180,10 @@ impl Authentication {
             if let Some(clean) = replaced(body, secret) {
                 *body = Bytes::from(clean);
             }
+            // Only the beginning of a body is kept, and it may end within a secret.
+            if let Some(rest) = without_beginning_at_end(body, secret) {
+                *body = Bytes::from([rest, CONCEALED].concat());
+            }
         }
     }
 }
@@ -214,6 +218,13 @@ fn replaced(text: &[u8], secret: &[u8]) -> Option<Vec<u8>> {
     }
     clean.extend_from_slice(rest);
     Some(clean)
+}
+
+/// What stands before the beginning of `secret` that `text` ends with; none if it ends otherwise.
+fn without_beginning_at_end<'a>(text: &'a [u8], secret: &[u8]) -> Option<&'a [u8]> {
+    (CONCEALED_BYTES_MIN..secret.len())
+        .rev()
+        .find_map(|length| text.strip_suffix(&secret[..length]))
 }
 
 /// A value that nothing prints.
@@ -272,6 +283,22 @@ mod tests {
         assert_eq!(body, "12345 123456");
         carrying(&[("x-a", "123456")]).conceal(None, &mut HeaderMap::new(), &mut body);
         assert_eq!(body, "12345 [concealed]");
+    }
+
+    #[test]
+    fn a_secret_that_the_end_of_what_is_kept_cuts_in_two_is_concealed() {
+        let carrying = carrying(&[("authorization", "Bearer abcdefgh")]);
+        for (kept, shown) in [
+            ("token: abcdefg", "token: [concealed]"),
+            ("token: abcdef", "token: [concealed]"),
+            ("token: abcde", "token: abcde"),
+            ("abcdefgh abcdefg", "[concealed] [concealed]"),
+            ("token: abcdef.", "token: abcdef."),
+        ] {
+            let mut body = Bytes::from_static(kept.as_bytes());
+            carrying.conceal(None, &mut HeaderMap::new(), &mut body);
+            assert_eq!(body, shown, "{kept}");
+        }
     }
 
     #[test]
