@@ -1,11 +1,13 @@
 """Real clients through the real egress proxy. Started by scripts/real-clients.sh, which says where everything is."""
 
 import asyncio
+import atexit
 import base64
 import hashlib
 import json
 import os
 import re
+import signal
 import socket
 import ssl
 import struct
@@ -126,6 +128,8 @@ def start_proxy(name_server_port):
         **{name: nowhere for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"]},
     }
     proxy = subprocess.Popen([os.environ["PROGRAM"], "egress"], env=environment, stdout=log, stderr=log)
+    # However this ends, the proxy ends with it.
+    atexit.register(proxy.kill)
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -139,7 +143,9 @@ def start_proxy(name_server_port):
 
 def decisions():
     """The proxy's count of each reason."""
-    with urllib.request.urlopen(f"http://{PROBE}/metrics") as answer:
+    # Not through the proxy that this machine's environment may name.
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with directly.open(f"http://{PROBE}/metrics", timeout=PATIENCE_S) as answer:
         text = answer.read().decode()
     found = re.findall(r'^zyven_egress_decisions_total\{reason="(\w+)"\} (\d+)$', text, re.MULTILINE)
     return {reason: int(count) for reason, count in found if int(count) > 0}
@@ -285,6 +291,8 @@ def check_spellings(checks, expected):
 
 
 def main():
+    # What is registered for the end would not run otherwise.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     https_port, http_port = start_receiver(True), start_receiver(False)
     proxy = start_proxy(start_name_server())
     checks, expected = Checks(), {}
