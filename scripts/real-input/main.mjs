@@ -57,8 +57,9 @@ function startStack() {
   stack.ended.then((code) => {
     if (!stack.stopping) fail(`zyven all ended by itself with ${code}:\n${stack.log}`);
   });
-  // Whatever ends this process ends the stack.
+  // Whatever ends this process ends the stack. A signal by itself would end it without saying so.
   process.on("exit", () => stack.kill("SIGKILL"));
+  for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]]) process.on(signal, () => process.exit(code));
   return stack;
 }
 
