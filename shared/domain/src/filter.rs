@@ -21,6 +21,8 @@ use crate::payload;
 
 /// Longest filter, in bytes.
 pub const FILTER_BYTES_MAX: usize = 1_024;
+/// How often one path may go through all elements: each time is one walk over what is left of the payload.
+pub const ALL_ELEMENTS_MAX: usize = 3;
 /// Most conditions of one filter: each is one walk over the payload at worst.
 pub const CONDITIONS_MAX: usize = 16;
 /// Deepest nesting of parentheses.
@@ -188,8 +190,15 @@ impl<'a> Reader<'a> {
                 "a path such as $.member must stand here; it may be compared with a constant on its right",
             ));
         }
+        let mut all_elements = 0;
         loop {
             if self.rest().starts_with("[*]") {
+                all_elements += 1;
+                if all_elements > ALL_ELEMENTS_MAX {
+                    return Err(self.error(format!(
+                        "a path must not go through all elements ([*]) more than {ALL_ELEMENTS_MAX} times"
+                    )));
+                }
                 self.at += "[*]".len();
             } else if self.rest().starts_with('[') {
                 self.at += 1;
@@ -351,6 +360,9 @@ mod tests {
         let many = |count| vec!["$.a==1"; count].join("||");
         assert!(Filter::parse(&many(CONDITIONS_MAX)).is_ok());
         assert!(Filter::parse(&many(CONDITIONS_MAX + 1)).is_err());
+        let through = |times| format!("${} == 1", "[*]".repeat(times));
+        assert!(Filter::parse(&through(ALL_ELEMENTS_MAX)).is_ok());
+        assert!(Filter::parse(&through(ALL_ELEMENTS_MAX + 1)).is_err());
         let nested = |depth| format!("{}$.a==1{}", "(".repeat(depth), ")".repeat(depth));
         assert!(Filter::parse(&nested(DEPTH_MAX)).is_ok());
         assert!(Filter::parse(&nested(DEPTH_MAX + 1)).is_err());

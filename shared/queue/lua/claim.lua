@@ -83,34 +83,42 @@ local function succeeded(lane, ticket)
       close_breaker(lane)
       lane.is_changed = true
     end
-  elseif lane.has_state then
-    lane.is_changed = true
-    lane.failures = 0
-    if lane.bad > 0 then
-      lane.good = lane.good + 1
-    end
+  else
+    lane.fine = lane.fine + 1
     grow(lane)
   end
 end
 
 local function failed(lane, ticket, lease_ends_ms)
-  if lane.closed_ms > 0 and lease_ends_ms <= lane.closed_ms + lease_ms then
-    return -- sent before the breaker closed, this tells of the past
-  end
-  lane.has_state, lane.is_changed = true, true
   if lane.opens_at_ms > 0 then
     if ticket == lane.probe then
       open_breaker(lane)
+      lane.is_changed = true
     end
+  elseif lane.closed_ms == 0 or lease_ends_ms > lane.closed_ms + lease_ms then
+    lane.broken = lane.broken + 1
+  end -- else it was sent before the breaker closed, and tells of the past
+end
+
+-- What came back together is judged together: nobody knows in which order it happened, and a lane of
+-- thousands a second has ten failures in any batch. So only a batch without a success prolongs a row.
+local function judge(lane)
+  local fine, broken = lane.fine, lane.broken
+  if lane.opens_at_ms > 0 or (broken == 0 and not lane.has_state) then
     return
   end
-  if lane.window_ends_ms < now_ms then
+  lane.has_state, lane.is_changed = true, true
+  if broken > 0 and lane.window_ends_ms < now_ms then
     lane.good, lane.bad, lane.window_ends_ms = 0, 0, now_ms + WINDOW_MS
   end
-  lane.failures, lane.bad = lane.failures + 1, lane.bad + 1
+  lane.bad = lane.bad + broken
+  if lane.bad > 0 then
+    lane.good = lane.good + fine
+  end
+  lane.failures = fine == 0 and lane.failures + broken or 0
   local samples = lane.good + lane.bad
-  if lane.failures >= FAILURES_IN_A_ROW
-    or (samples >= SAMPLES_MIN and lane.bad * 10 >= samples * FAILURES_IN_TEN) then
+  if broken > 0 and (lane.failures >= FAILURES_IN_A_ROW
+      or (samples >= SAMPLES_MIN and lane.bad * 10 >= samples * FAILURES_IN_TEN)) then
     open_breaker(lane)
   end
 end
@@ -216,6 +224,7 @@ if #members > 0 then
     local lane, start = lanes[name], starts[index]
     local done, others = tonumber(ARGV[start + 1]), tonumber(ARGV[start + 2])
     local was_full, removed, has_more = free_slots(lane) <= 0, 0, false
+    lane.fine, lane.broken = 0, 0
     for place = start + 3, start + 2 + done do
       member = member + 1
       if leases[member] then
@@ -243,6 +252,7 @@ if #members > 0 then
       end
       has_more = put(lane, ticket, ARGV[place + 3], tonumber(ARGV[place + 4])) or has_more
     end
+    judge(lane)
     give_back(lane, removed)
     if was_full or has_more then
       returning[name] = lane

@@ -95,6 +95,21 @@ async fn seven_failures_in_ten_open_the_breaker_and_six_do_not() {
 }
 
 #[tokio::test]
+async fn one_failure_in_ten_does_not_open_the_breaker_however_many_come_back_together() {
+    let stage = stage(LONG).await;
+    let lane = new_lane();
+    stage.push(lane, 1..=400).await;
+    for _ in 0..2 {
+        let taken = stage.claim(200).await;
+        assert_eq!(taken.len(), 200);
+        let mut completions = failed(&taken[..20]);
+        completions.extend(done(&taken[20..]));
+        assert_eq!(stage.exchange(0, &completions).await.events, []);
+    }
+    assert_eq!(breaker(&stage, lane).await, BreakerState::Closed);
+}
+
+#[tokio::test]
 async fn a_probe_decides_and_the_lane_starts_gently() {
     let stage = stage(SHORT).await;
     let lane = new_lane();
