@@ -8,7 +8,7 @@ use serde_json::json;
 use zyven_domain::signature::{SigningKey, SigningSecret, sign};
 use zyven_testkit::{Answer, Binary, wait_until};
 
-use crate::stack::{PATIENCE, Spread, Stack};
+use crate::stack::{PATIENCE, Spread, Stack, free_port};
 
 #[tokio::test]
 async fn an_event_arrives_signed_and_byte_for_byte() {
@@ -215,8 +215,7 @@ async fn proxies_of_the_environment_are_not_believed_in() {
 #[tokio::test]
 async fn the_demo_shows_all_five_states() {
     let stack = Stack::start(Spread::OneProcess).await;
-    let port = stack.receiver.address().port() + 1;
-    let listen = format!("127.0.0.1:{port}");
+    let listen = format!("127.0.0.1:{}", free_port());
     let mut echo = stack.binary.start(["echo", "--listen", &listen]);
     echo.says("receiving", PATIENCE).await;
     let receiver = format!("http://{listen}/");

@@ -238,7 +238,7 @@ async fn create_tenant(binary: &Binary, name: &str) -> String {
 
 /// A port nobody listens on, below the range from which outgoing connections take theirs, so that a
 /// restarted service finds it free again.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
