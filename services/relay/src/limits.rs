@@ -22,8 +22,8 @@ const CHANGED_WITHIN: Duration = Duration::from_secs(60);
 /// Tells lanes their limits.
 #[derive(Default)]
 pub(crate) struct Limits {
-    /// What lanes were told, as far as this relay knows; everybody else has no limits. Held while Redis is told, so that what is
-    /// told last is what was read last.
+    /// What lanes were told, as far as this relay knows; everybody else has no limits. Held while Redis is
+    /// told, so that what is told last is what was read last.
     told: tokio::sync::Mutex<HashMap<Lane, LaneSettings>>,
     /// Whose limits were looked at. Held for look-ups only.
     known: Mutex<HashSet<EndpointId>>,
