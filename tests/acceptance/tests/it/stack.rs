@@ -35,7 +35,15 @@ impl Stack {
 
     /// A stack with further settings.
     pub(crate) async fn start_with(spread: Spread, settings: &[(&str, &str)]) -> Self {
-        let database = TestDatabase::new().await;
+        Self::start_on(TestDatabase::new().await, spread, settings).await
+    }
+
+    /// A stack on a database of the test's choice; a setting may lead to another Redis as well.
+    pub(crate) async fn start_on(
+        database: TestDatabase,
+        spread: Spread,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let redis = TestRedis::start().await;
         let [api, doorbell, egress] = [free_port(), free_port(), free_port()];
         let loopback = |port: u16| format!("127.0.0.1:{port}");
