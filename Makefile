@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help up down restart status ps logs demo bench run dead-letters stuck delivery cancel replay replay-dead-letters \
-	clean-data test real-input real-clients fuzz fmt fmt-check lint doc scripts-check compose-check ci
+	clean-data test chaos faults real-input real-clients fuzz fmt fmt-check lint doc scripts-check compose-check ci
 
 ##@ Two commands
 
@@ -69,6 +69,12 @@ real-input: ## Send GitHub's published webhook examples through a real stack and
 
 real-clients: ## Send curl, httpx and aiohttp through a real egress proxy
 	@scripts/real-clients.sh
+
+chaos: ## Overlapping faults of all kinds under load, with a ledger (SEED=7 DURATION=1h JSON=file)
+	@scripts/chaos.sh run $(if $(SEED),--seed $(SEED)) $(if $(DURATION),--duration $(DURATION)) $(if $(JSON),--json $(JSON))
+
+faults: ## One fault at a time under the same load, as a table (ROWS='1 4' JSON=file; release build)
+	@scripts/chaos.sh faults $(ROWS) $(if $(JSON),--json $(JSON))
 
 fuzz: ## Run the parsers under libFuzzer (T='authority' names targets, SECONDS_EACH=60; needs nightly and cargo-fuzz)
 	@SECONDS_EACH="$(SECONDS_EACH)" scripts/fuzz.sh $(T)

@@ -74,6 +74,8 @@ pub enum Signal {
     Terminate,
     /// SIGINT: PostgreSQL's fast shutdown, and Ctrl-C.
     Interrupt,
+    /// SIGQUIT: PostgreSQL's immediate shutdown.
+    Quit,
     /// SIGKILL: gone at once.
     Kill,
     /// SIGSTOP: frozen, sockets open.
@@ -90,6 +92,7 @@ pub fn send(child: &mut Child, signal: Signal) {
     let number = match signal {
         Signal::Terminate => libc::SIGTERM,
         Signal::Interrupt => libc::SIGINT,
+        Signal::Quit => libc::SIGQUIT,
         Signal::Kill => libc::SIGKILL,
         Signal::Freeze => libc::SIGSTOP,
         Signal::Thaw => libc::SIGCONT,

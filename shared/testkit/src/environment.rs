@@ -86,8 +86,14 @@ pub(crate) fn serial() -> u32 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// An address on 127.0.0.1 that nobody listens on at the moment.
-pub(crate) fn free_address() -> SocketAddr {
+/// An address on 127.0.0.1 that nobody listens on at the moment, outside of the range from which outgoing
+/// connections take their ports: a restarted process finds it free again.
+///
+/// # Panics
+///
+/// When there is none.
+#[must_use]
+pub fn free_address() -> SocketAddr {
     // Spread over processes and calls, so that tests side by side rarely look at the same port.
     let mut seed = std::process::id()
         .wrapping_mul(2_654_435_761)

@@ -32,6 +32,7 @@ mod wait;
 
 pub use binary::{Binary, Finished, Running};
 pub use chaos::ChaosProxy;
+pub use environment::free_address;
 pub use postgres::{Postgres, TestDatabase};
 pub use receiver::{Answer, ReceivedRequest, Receiver};
 pub use redis_server::TestRedis;

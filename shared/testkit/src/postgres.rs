@@ -89,6 +89,12 @@ impl Postgres {
         self.end_with(Signal::Kill).await;
     }
 
+    /// Immediate shutdown: every process of the server ends at once and writes nothing more, so that what was
+    /// committed asynchronously a moment ago is forgotten. Recovery runs at the next [`Postgres::restart`].
+    pub async fn stop_at_once(&mut self) {
+        self.end_with(Signal::Quit).await;
+    }
+
     /// Starts it again, same address, same data, and returns when it takes connections.
     pub async fn restart(&mut self) {
         self.stop().await;
