@@ -22,10 +22,17 @@ while IFS= read -r setting; do export "${setting?}"; done <<<"$services"
 ZYVEN_TEST_MACHINE=$(scripts/test-services.sh where)
 export ZYVEN_TEST_MACHINE
 
+# These run the program itself, chaos also the one with crash points. With other features our own crates are compiled a second
+# time, and no others.
+case " ${*:---workspace} " in
+*" --workspace "* | *zyven-acceptance* | *zyven-chaos*) cargo build --locked --bin zyven ;;
+esac
+case " ${*:---workspace} " in
+*" --workspace "* | *zyven-chaos*) cargo build --locked --bin zyven-crash --features crash-points ;;
+esac
+
 if [ "$#" -eq 0 ]; then
     set -- --workspace
-    # Real input, real clients and the acceptance tests run the program itself.
-    cargo build --locked --bin zyven
     # Both fetch packages: ZYVEN_TEST_REAL_INPUT=off is for machines without a network.
     if [ "${ZYVEN_TEST_REAL_INPUT:-on}" != off ]; then
         scripts/real-input.sh

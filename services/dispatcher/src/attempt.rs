@@ -7,6 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
+use zyven_crash_points::CrashPoint;
 use zyven_domain::retry::{Decision, FailureKind, Outcome, Verdict, decide};
 use zyven_queue::{ClaimedTicket, Lane};
 use zyven_runtime::pace;
@@ -109,6 +110,7 @@ impl Attempt {
             },
             Verdict::ReleaseFor(due_in) => Settlement::Release { due_in },
         };
+        CrashPoint::DispatcherAfterAnswer.reached();
         Finished {
             item: settle_item(&self.delivery, self.lease, settlement),
             disable_endpoint: decision

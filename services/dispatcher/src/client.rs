@@ -41,6 +41,7 @@ use hyper::client::conn::http1::Builder;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use uuid::Uuid;
+use zyven_crash_points::CrashPoint;
 use zyven_domain::credential::ClientCertificate;
 use zyven_domain::retry::FailureKind;
 use zyven_domain::target::EndpointUrl;
@@ -303,6 +304,7 @@ async fn send(
     deadline: Instant,
     observed: &mut Observed,
 ) -> Result<(), Lost> {
+    CrashPoint::DispatcherBeforeRequest.reached();
     // A process that was stopped and goes on does not notice that its timer has rung before it has
     // sent; and behind the deadline somebody else may hold the lease.
     if Instant::now() >= deadline {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use chrono::Utc;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
+use zyven_crash_points::CrashPoint;
 use zyven_domain::retry::{DeadLetterReason, LaneSignal};
 use zyven_queue::{
     ClaimedTicket, Completion, Doorbell, LaneEvent, Learned, Next, Queue, QueueError,
@@ -220,6 +221,7 @@ impl Intake {
         let seqs: Vec<i64> = tickets.iter().map(|ticket| ticket.seq).collect();
         let lease_time = timeout + LEASE_MARGIN;
         let lease = Lease::of(fresh_token(), lease_time);
+        CrashPoint::DispatcherBeforeClaim.reached();
         let claim = match self.store.claim(&seqs, lease.token, lease_time).await {
             Ok(claim) => claim,
             Err(error) => {
@@ -230,6 +232,7 @@ impl Intake {
                 return Err(error);
             }
         };
+        CrashPoint::DispatcherAfterClaim.reached();
         for refused in &claim.refused {
             self.hand_back(&tickets, refused);
         }
@@ -322,12 +325,15 @@ impl Intake {
             let outcome = tokio::select! {
                 biased;
                 outcome = attempt.make(&workshop.client, &workshop.statistics) => outcome,
-                _ = give_up.wait_for(|given_up| *given_up) => Finished {
-                    item: released,
-                    disable_endpoint: None,
-                    ticket,
-                    lane: LaneSignal::Neutral,
-                },
+                _ = give_up.wait_for(|given_up| *given_up) => {
+                    CrashPoint::DispatcherBeforeRelease.reached();
+                    Finished {
+                        item: released,
+                        disable_endpoint: None,
+                        ticket,
+                        lane: LaneSignal::Neutral,
+                    }
+                }
             };
             finish(&finished, outcome);
         });

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use zyven_crash_points::CrashPoint;
 use zyven_runtime::doorbell::Bell;
 use zyven_runtime::pace::Backoff;
 use zyven_runtime::supervisor::Chain;
@@ -272,6 +273,7 @@ impl Writer {
             .observe(batch.events.len() as f64);
         let mut failures = 0;
         loop {
+            CrashPoint::IngestBeforeCommit.reached();
             match self.store.accept(&batch.events).await {
                 Ok(accepted) => return self.answer(batch, accepted),
                 Err(error) if error.is_transient() => {
@@ -306,6 +308,7 @@ impl Writer {
     }
 
     fn answer(&self, batch: Batch, accepted: Vec<Accepted>) {
+        CrashPoint::IngestAfterCommit.reached();
         let new = |result: &&Accepted| matches!(result, Accepted::New { .. });
         let deliveries: usize = accepted
             .iter()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use zyven_crash_points::CrashPoint;
 use zyven_runtime::pace::Rest;
 use zyven_store::{OutboxRow, Store};
 
@@ -82,8 +83,12 @@ impl HandOver {
         };
 
         let rows = [late.rows.as_slice(), page.as_slice()].concat();
-        if !rows.is_empty() && self.term.offer(&rows).await? == Offered::EpochLost {
-            return Ok(Rest::For(REST_WITHOUT_EPOCH));
+        if !rows.is_empty() {
+            CrashPoint::RelayBeforePush.reached();
+            if self.term.offer(&rows).await? == Offered::EpochLost {
+                return Ok(Rest::For(REST_WITHOUT_EPOCH));
+            }
+            CrashPoint::RelayAfterPush.reached();
         }
 
         // From here on nothing waits and nothing fails until the ledger and the cursor agree again.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use zyven_crash_points::CrashPoint;
 use zyven_runtime::pace::Rest;
 use zyven_store::{OutboxRow, Store};
 
@@ -209,6 +210,7 @@ impl Sweep {
             self.end_walk().await?;
             return Ok(Rest::None);
         }
+        CrashPoint::RelayAmidWalk.reached();
         Ok(match walk.reason {
             Reason::Scrub => Rest::For(started.elapsed() * REST_PER_WORK),
             Reason::TakeOver | Reason::Rebuild => Rest::None,

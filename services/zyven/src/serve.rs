@@ -103,9 +103,13 @@ fn right<T>(read: Option<Option<T>>) -> Option<Option<T>> {
 pub(crate) async fn run(services: &[Service]) -> Result<(), Failure> {
     let mut source = Source::from_environment();
     let plan = Plan::read(&mut source, services);
+    #[cfg(feature = "crash-points")]
+    let orders = settings::crash_points(&mut source);
     source.finish_strict(&settings::known_names())?;
     let plan = plan.ok_or_else(|| Failure::Plain("the configuration is incomplete".to_owned()))?;
     telemetry::init(plan.telemetry);
+    #[cfg(feature = "crash-points")]
+    orders.unwrap_or_default().arm();
     let parts = Parts {
         store: plan.store,
         queue: plan.queue,

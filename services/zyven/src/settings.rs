@@ -141,6 +141,25 @@ pub(crate) fn api_url(source: &mut Source) -> Option<String> {
     }
 }
 
+#[cfg(feature = "crash-points")]
+const CRASH_POINT: &str = "ZYVEN_CRASH_POINT";
+#[cfg(feature = "crash-points")]
+const FREEZE_POINT: &str = "ZYVEN_FREEZE_POINT";
+
+/// Where this process is to end or to stop. No part of the reference: the program that is run has no such settings.
+#[cfg(feature = "crash-points")]
+pub(crate) fn crash_points(source: &mut Source) -> Option<zyven_crash_points::Orders> {
+    let abort = source.optional(CRASH_POINT, "where this process ends, as point:passage");
+    let freeze = source.optional(
+        FREEZE_POINT,
+        "where this process stops until it is sent SIGCONT, as point:passage",
+    );
+    Some(zyven_crash_points::Orders {
+        abort: abort?,
+        freeze: freeze?,
+    })
+}
+
 /// Every setting that any part of Zyven reads.
 fn declared() -> Source {
     let mut source = Source::from_pairs::<&str, &str>([]);
@@ -164,7 +183,10 @@ fn declared() -> Source {
 /// The names of all settings, so that a misspelt one is noticed.
 pub(crate) fn known_names() -> BTreeSet<&'static str> {
     let source = declared();
-    source.settings().map(|setting| setting.name).collect()
+    let names = source.settings().map(|setting| setting.name);
+    #[cfg(feature = "crash-points")]
+    let names = names.chain([CRASH_POINT, FREEZE_POINT]);
+    names.collect()
 }
 
 /// Every setting as a Markdown table: what docs/operations/configuration.md holds.

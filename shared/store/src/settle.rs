@@ -14,6 +14,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use postgres_types::ToSql;
 use uuid::Uuid;
+use zyven_crash_points::CrashPoint;
 use zyven_domain::id::{DeliveryId, EndpointId, EventId};
 use zyven_domain::retry::DeadLetterReason;
 
@@ -252,6 +253,7 @@ impl Store {
         }
         if !groups.delivered.is_empty() {
             done.extend(deliver(&connection, &groups.delivered).await?);
+            CrashPoint::SettleAfterDelivered.reached();
             let late: Vec<&SettleItem> = groups
                 .delivered
                 .iter()
@@ -264,12 +266,15 @@ impl Store {
         }
         if !groups.retried.is_empty() {
             done.extend(retry(&connection, &groups.retried).await?);
+            CrashPoint::SettleAfterRetried.reached();
         }
         if !groups.buried.is_empty() {
             done.extend(bury(&connection, &groups.buried).await?);
+            CrashPoint::SettleAfterBuried.reached();
         }
         if !groups.released.is_empty() {
             done.extend(release(&connection, &groups.released).await?);
+            CrashPoint::SettleAfterReleased.reached();
         }
         Ok(items
             .iter()

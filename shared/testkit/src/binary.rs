@@ -28,7 +28,26 @@ impl Binary {
     /// When it has not been built.
     #[must_use]
     pub fn find() -> Binary {
-        if let Some(program) = setting("ZYVEN_TEST_BINARY") {
+        Binary::beside_test("zyven", "ZYVEN_TEST_BINARY", "cargo build --bin zyven")
+    }
+
+    /// The same program with crash points (ADR 0025), built beside this test or named by `ZYVEN_TEST_CRASH_BINARY`:
+    /// `ZYVEN_CRASH_POINT=relay.after_push:3` ends its process there, `ZYVEN_FREEZE_POINT` stops it.
+    ///
+    /// # Panics
+    ///
+    /// When it has not been built.
+    #[must_use]
+    pub fn find_with_crash_points() -> Binary {
+        Binary::beside_test(
+            "zyven-crash",
+            "ZYVEN_TEST_CRASH_BINARY",
+            "cargo build --bin zyven-crash --features crash-points",
+        )
+    }
+
+    fn beside_test(name: &str, told_by: &str, how_to_build: &str) -> Binary {
+        if let Some(program) = setting(told_by) {
             return Binary::at(program);
         }
         // Tests run as target/<profile>/deps/<test>.
@@ -37,11 +56,11 @@ impl Binary {
             .ancestors()
             .skip(1)
             .take(3)
-            .map(|folder| folder.join("zyven"))
+            .map(|folder| folder.join(name))
             .find(|path| path.is_file());
         Binary::at(found.unwrap_or_else(|| {
             panic!(
-                "there is no zyven program near {}: run `cargo build --bin zyven` first",
+                "there is no {name} program near {}: run `{how_to_build}` first",
                 test.display()
             )
         }))

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+use zyven_crash_points::CrashPoint;
 
 /// What has been noticed about a connection's two directions.
 #[derive(Clone, Default)]
@@ -84,6 +85,15 @@ impl AsyncRead for Wire {
 }
 
 impl Wire {
+    /// What became of a piece of a request.
+    fn written(&self, polled: Poll<io::Result<usize>>, bytes: usize) -> Poll<io::Result<usize>> {
+        let polled = self.sent(polled, bytes);
+        if let Poll::Ready(Ok(_)) = &polled {
+            CrashPoint::DispatcherAmidRequest.reached();
+        }
+        polled
+    }
+
     /// What became of a write, or of `otherwise` where nobody is there to take it.
     fn sent<T>(&self, polled: Poll<io::Result<T>>, otherwise: T) -> Poll<io::Result<T>> {
         match polled {
@@ -117,7 +127,7 @@ impl AsyncWrite for Wire {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
-        self.sent(polled, bytes.len())
+        self.written(polled, bytes.len())
     }
 
     fn poll_write_vectored(
@@ -133,7 +143,7 @@ impl AsyncWrite for Wire {
             Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         };
-        self.sent(polled, bytes)
+        self.written(polled, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Rules about where things may be, as tests: who imports whom, and what stays in one place.
 
+mod crash_points;
 mod documents;
 mod imports;
 mod literals;
