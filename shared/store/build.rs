@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 fn main() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sql/migrations");
+    // Asked when it runs: the script may have been built in another checkout.
+    let crate_folder = std::env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo");
+    let folder = Path::new(&crate_folder).join("../../sql/migrations");
     println!("cargo::rerun-if-changed={}", folder.display());
     let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
         .expect("sql/migrations is part of the checkout")

@@ -13,12 +13,12 @@ use zyven_queue::{ClaimedTicket, Lane};
 use zyven_runtime::pace;
 use zyven_store::{AttemptRecord, ClaimedDelivery, SettleItem, Settlement};
 
-use crate::client::{Client, Failure, Observed, Reachability, Stage, error_class};
+use crate::client::{Failure, Observed, Reachability, Stage, error_class};
 use crate::destination::Destination;
+use crate::intake::Workshop;
 use crate::oauth::Token;
 use crate::retry_after::retry_after;
 use crate::settle::Finished;
-use crate::statistics::Statistics;
 
 /// How much of an answer's headers is kept.
 const HEADERS_BYTES_KEPT: usize = 4 * 1024;
@@ -59,21 +59,21 @@ pub(crate) struct Attempt {
 
 impl Attempt {
     /// Makes it. Dropping the future closes the connection.
-    pub(crate) async fn make(self, client: &Client, statistics: &Statistics) -> Finished {
+    pub(crate) async fn make(self, workshop: &Workshop) -> Finished {
+        let Workshop {
+            client, statistics, ..
+        } = workshop;
         let timeout = self.destination.policy.timeout;
         let mut observed = Observed::default();
         let mut token = None;
         let mut started_at = Utc::now();
         let mut began = Instant::now();
         // Held up on the way here, somebody else may be about to claim it.
-        let mut ended = Ok(Err(Failure::new(
-            Outcome::Unsent,
-            "the lease was nearly over",
-        )));
-        while self.lease.covers(timeout) {
+        let mut ended = Ok(Err(lease_in_doubt()));
+        while self.lease.covers(timeout) && workshop.presence.covers(self.lease.token) {
             (started_at, began) = (Utc::now(), Instant::now());
             let deadline = began + timeout;
-            let exchange = self.exchange(client, statistics, deadline, &mut token, &mut observed);
+            let exchange = self.exchange(workshop, deadline, &mut token, &mut observed);
             ended = timeout_at(deadline, exchange).await;
             // Time that a broken proxy cost is not the endpoint's: it gets its whole timeout, as long as
             // the lease has it and another proxy is believed to work.
@@ -126,24 +126,27 @@ impl Attempt {
     /// same deadline. `token` is the one that was sent last.
     async fn exchange(
         &self,
-        client: &Client,
-        statistics: &Statistics,
+        workshop: &Workshop,
         deadline: Instant,
         token: &mut Option<Token>,
         observed: &mut Observed,
     ) -> Result<(), Failure> {
         let Some(tokens) = self.destination.authentication.tokens() else {
-            return self.send(client, deadline, None, observed).await;
+            return self.send(workshop, deadline, None, observed).await;
         };
         let began = Instant::now();
         let mut spent = None;
         for is_last in [false, true] {
             observed.stage = Stage::Authorizing;
+            let Workshop {
+                client, statistics, ..
+            } = workshop;
             let fetched = tokens.token(spent.as_ref(), client, statistics, deadline);
             let fetched = token.insert(fetched.await?);
             let waited = began.elapsed();
             observed.stage = Stage::default();
-            self.send(client, deadline, Some(fetched), observed).await?;
+            self.send(workshop, deadline, Some(fetched), observed)
+                .await?;
             observed.delay(waited);
             if is_last || observed.status != Some(401) {
                 break;
@@ -156,16 +159,22 @@ impl Attempt {
 
     async fn send(
         &self,
-        client: &Client,
+        Workshop {
+            client, presence, ..
+        }: &Workshop,
         deadline: Instant,
         token: Option<&Token>,
         observed: &mut Observed,
     ) -> Result<(), Failure> {
         let authorization = token.map(|token| &token.authorization);
         let request = || {
+            // Asked for at the last moment: connecting takes time.
+            if !presence.covers(self.lease.token) {
+                return Err(lease_in_doubt());
+            }
             let (delivery, payload) = (&self.delivery, &self.payload);
             let destination = &self.destination;
-            destination.request(delivery, payload, Utc::now(), authorization)
+            Ok(destination.request(delivery, payload, Utc::now(), authorization))
         };
         let origin = &self.destination.origin;
         client.exchange(origin, request, deadline, observed).await
@@ -250,6 +259,13 @@ pub(crate) fn settle_item(
         attempt: delivery.attempt,
         settlement,
     }
+}
+
+fn lease_in_doubt() -> Failure {
+    Failure::new(
+        Outcome::Unsent,
+        "the lease was nearly over, or may have been ended",
+    )
 }
 
 /// The outcome, and a sentence where there was no complete answer.

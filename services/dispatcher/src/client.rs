@@ -238,19 +238,19 @@ impl Client {
         });
     }
 
-    /// Sends what `request` makes and reads the answer into `observed`, which is complete when this
+    /// Sends what `request` makes, unless it then finds that nothing may be sent, and reads the answer into `observed`, which is complete when this
     /// returns `Ok`. The caller enforces the deadline by dropping the future, which closes the
     /// connection; it is given here so that nothing is sent after it, however late this is polled.
     pub(crate) async fn exchange(
         &self,
         origin: &Origin,
-        request: impl Fn() -> Request<Full<Bytes>>,
+        request: impl Fn() -> Result<Request<Full<Bytes>>, Failure>,
         deadline: Instant,
         observed: &mut Observed,
     ) -> Result<(), Failure> {
         let began = Instant::now();
         if let Some(connection) = take_alive(origin).await {
-            let sent = send(connection, origin, request(), began, deadline, observed).await;
+            let sent = send(connection, origin, &request, began, deadline, observed).await;
             match sent {
                 Ok(()) => return Ok(()),
                 Err(Lost::Failed(failure)) => return Err(failure),
@@ -259,7 +259,7 @@ impl Client {
         }
         let connection = self.connect(origin, deadline, &mut observed.stage).await?;
         observed.connect = Some(began.elapsed());
-        match send(connection, origin, request(), began, deadline, observed).await {
+        match send(connection, origin, &request, began, deadline, observed).await {
             Ok(()) => Ok(()),
             Err(Lost::Dead(failure) | Lost::Failed(failure)) => Err(failure),
         }
@@ -299,7 +299,7 @@ async fn take_alive(origin: &Origin) -> Option<Connection> {
 async fn send(
     mut connection: Connection,
     origin: &Origin,
-    request: Request<Full<Bytes>>,
+    request: impl Fn() -> Result<Request<Full<Bytes>>, Failure>,
     began: Instant,
     deadline: Instant,
     observed: &mut Observed,
@@ -312,6 +312,7 @@ async fn send(
             "no time was left to send the request",
         )));
     }
+    let request = request().map_err(Lost::Failed)?;
     observed.stage = Stage::Waiting;
     let answer = match connection.ask(request).await {
         Ok(answer) => answer,

@@ -32,13 +32,18 @@ impl Health {
         }
     }
 
-    /// Takes note of how a step went.
-    pub(crate) fn note(&mut self, step: &Result<(), IntakeError>, reachability: Reachability) {
+    /// Takes note of how a step went, and whether requests can leave; `None` while PostgreSQL does not confirm
+    /// that this dispatcher lives.
+    pub(crate) fn note(
+        &mut self,
+        step: &Result<(), IntakeError>,
+        reachability: Option<Reachability>,
+    ) {
         let state = match (step, reachability) {
             (Err(IntakeError::Queue(_)), _) => State::NoRedis,
-            (Err(IntakeError::Store(_)), _) => State::NoPostgres,
-            (Ok(()), Reachability::Open) => State::Well,
-            (Ok(()), Reachability::Doubtful | Reachability::Closed(_)) => State::NoEgress,
+            (Err(IntakeError::Store(_)), _) | (Ok(()), None) => State::NoPostgres,
+            (Ok(()), Some(Reachability::Open)) => State::Well,
+            (Ok(()), Some(Reachability::Doubtful | Reachability::Closed(_))) => State::NoEgress,
         };
         if self.last.replace(state) == Some(state) {
             return;

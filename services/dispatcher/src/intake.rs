@@ -25,6 +25,7 @@ use crate::client::{Client, Reachability};
 use crate::config::LAST_FLUSH_TIME_MAX;
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::health::Health;
+use crate::presence::Presence;
 use crate::settle::Finished;
 use crate::statistics::Statistics;
 
@@ -68,6 +69,7 @@ pub(crate) enum IntakeError {
 pub(crate) struct Workshop {
     pub(crate) client: Arc<Client>,
     pub(crate) statistics: Arc<Statistics>,
+    pub(crate) presence: Presence,
     /// Told when the grace time is over: attempts let go of what they hold.
     pub(crate) give_up: watch::Receiver<bool>,
 }
@@ -118,7 +120,11 @@ impl Intake {
             return Ok(Rest::None);
         }
         let done = self.exchange_tickets().await;
-        self.health.note(&done, self.workshop.client.reachability());
+        let Workshop {
+            client, presence, ..
+        } = &*self.workshop;
+        let can_send = presence.is_fresh().then(|| client.reachability());
+        self.health.note(&done, can_send);
         done.map(|()| Rest::None)
     }
 
@@ -160,6 +166,12 @@ impl Intake {
             Reachability::Closed(rest) => (rest.max(look_in), true),
             Reachability::Open | Reachability::Doubtful => (look_in, false),
         };
+        let is_present = self.workshop.presence.is_fresh();
+        // Nothing is claimed then, but Redis is told and asked how it is.
+        let rest = match self.progress.look_at {
+            Some(_) if !is_present => SLEEP_MAX,
+            Some(_) | None => rest,
+        };
         // Without room for a ticket only a settlement helps.
         let listens = !is_closed && self.tickets_wanted() > 0;
         if rest.is_zero() && listens {
@@ -174,7 +186,8 @@ impl Intake {
             }
             () = self.shutdown.requested() => {}
             _ = self.doorbell.wait(rest), if listens => {}
-            () = sleep(rest), if is_closed => {}
+            () = sleep(rest), if is_closed || !is_present => {}
+            () = self.workshop.presence.confirmed(), if !is_present => {}
         }
     }
 
@@ -182,8 +195,12 @@ impl Intake {
         self.in_flight_max.saturating_sub(self.progress.held)
     }
 
-    /// While no proxy is believed to work, a single delivery finds out whether one does again.
+    /// While no proxy is believed to work, a single delivery finds out whether one does again. While
+    /// PostgreSQL does not confirm that this dispatcher lives, nothing could be sent.
     fn tickets_wanted(&self) -> usize {
+        if !self.workshop.presence.is_fresh() {
+            return 0;
+        }
         match self.workshop.client.reachability() {
             Reachability::Open => self.free().min(BATCH_MAX),
             Reachability::Doubtful if self.progress.held == 0 => 1,
@@ -220,7 +237,11 @@ impl Intake {
         };
         let seqs: Vec<i64> = tickets.iter().map(|ticket| ticket.seq).collect();
         let lease_time = timeout + LEASE_MARGIN;
-        let lease = Lease::of(fresh_token(), lease_time);
+        let Some(token) = self.workshop.presence.next_token() else {
+            self.put_back(&tickets);
+            return Ok(());
+        };
+        let lease = Lease::of(token, lease_time);
         CrashPoint::DispatcherBeforeClaim.reached();
         let claim = match self.store.claim(&seqs, lease.token, lease_time).await {
             Ok(claim) => claim,
@@ -324,7 +345,7 @@ impl Intake {
             let mut give_up = workshop.give_up.clone();
             let outcome = tokio::select! {
                 biased;
-                outcome = attempt.make(&workshop.client, &workshop.statistics) => outcome,
+                outcome = attempt.make(&workshop) => outcome,
                 _ = give_up.wait_for(|given_up| *given_up) => {
                     CrashPoint::DispatcherBeforeRelease.reached();
                     Finished {
@@ -381,8 +402,8 @@ impl Intake {
     }
 
     /// Finishes what is held, within `grace`; then lets go of the rest. To be called once no further
-    /// step is made.
-    pub(crate) async fn drain(mut self, grace: Duration, give_up: watch::Sender<bool>) {
+    /// step is made. Returns how many deliveries are left in the hands of nobody, until their leases end.
+    pub(crate) async fn drain(mut self, grace: Duration, give_up: watch::Sender<bool>) -> usize {
         let held = self.progress.held;
         tracing::info!(held, "finishing what is under way");
         let grace_ends = Instant::now() + grace;
@@ -409,6 +430,11 @@ impl Intake {
                 "results that could not be recorded in time: these deliveries are attempted again when their leases end"
             );
         }
+        self.progress.held
+            + self
+                .progress
+                .unclear
+                .map_or(0, |unclear| unclear.tickets.len())
     }
 
     /// Passes completions on as they come, until nothing is held or the time is up.
@@ -459,16 +485,6 @@ fn note(event: &LaneEvent) {
             endpoint.id = %lane.endpoint_id,
             "breaker closed: deliveries to this endpoint begin again, few at first"
         ),
-    }
-}
-
-/// Random, because no two claims of any two processes may share a token; never 0, which means none.
-fn fresh_token() -> i64 {
-    loop {
-        let token = getrandom::u64().expect("the operating system has random numbers");
-        if token != 0 {
-            return token.cast_signed();
-        }
     }
 }
 

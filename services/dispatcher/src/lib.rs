@@ -17,7 +17,8 @@
 //!
 //! # What is promised
 //!
-//! - No byte is sent without a lease that outlasts the attempt's deadline, on this process' own clock.
+//! - No byte is sent without a lease that outlasts the attempt's deadline, on this process' own clock, nor
+//!   when the relay may have taken this process for dead ([`presence`]).
 //! - The payload's bytes are sent exactly as they were accepted, signed as Standard Webhooks has it.
 //! - What the endpoint did not cause (an unreachable proxy, a lost lease, a stop of this process)
 //!   spends no attempt. What never left is released.
@@ -41,6 +42,7 @@ mod endpoints;
 mod health;
 mod intake;
 mod oauth;
+mod presence;
 mod retry_after;
 mod settle;
 mod statistics;
@@ -66,6 +68,7 @@ use client::{Client, ClientConfig};
 use endpoints::Endpoints;
 use health::Health;
 use intake::{Intake, Progress, Workshop};
+use presence::Presence;
 use statistics::Statistics;
 
 /// How often idle connections are looked over.
@@ -119,6 +122,11 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
         completions,
     ));
     let grace = config.grace;
+    let store = deps.store.clone();
+    let presence = Presence::new();
+    let (leave, leaving) = Shutdown::new();
+    // Beats until everything held is settled: ends by `leave`, or with the runtime.
+    let beating = tokio::spawn(presence.clone().keep(store.clone(), leaving));
     let intake = Intake {
         endpoints: Endpoints::new(
             deps.store.clone(),
@@ -133,6 +141,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
         workshop: Arc::new(Workshop {
             client: Arc::clone(&client),
             statistics,
+            presence: presence.clone(),
             give_up: given_up,
         }),
         health: Health::new(&deps.readiness),
@@ -151,10 +160,17 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
             ended.expect_err("settlement outlives the intake"),
         )),
     };
-    intake.drain(grace, give_up).await;
+    let left = intake.drain(grace, give_up).await;
     let last_moment = Duration::from_secs(1);
     if timeout(last_moment, &mut settling).await.is_err() {
         settling.abort();
+    }
+    leave.request();
+    beating.abort();
+    // Aborted or not, it beats no more.
+    let _ = beating.await;
+    if left == 0 {
+        presence.leave(&store).await;
     }
     Ok(())
 }

@@ -200,7 +200,8 @@ impl TokenSource {
         let asked_at = Instant::now();
         let deadline = deadline.min(asked_at + ANSWER_TIME_MAX);
         let mut observed = Observed::keeping(ANSWER_BYTES_MAX);
-        let exchange = client.exchange(&self.origin, || self.request(), deadline, &mut observed);
+        let exchange =
+            client.exchange(&self.origin, || Ok(self.request()), deadline, &mut observed);
         let ended = timeout_at(deadline, exchange).await;
         match (ended, observed.stage) {
             (Ok(ended), _) => ended?,

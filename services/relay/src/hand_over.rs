@@ -17,6 +17,11 @@ use crate::{RelayError, Statistics};
 /// and for beginning again after a restart, and rows behind it are merely handed over twice.
 const WATERMARK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// After so long without a row the relay looks less often by itself, [`QUIET_INTERVALS`] times the poll
+/// interval apart: an idle installation costs mostly these looks. A bell wakes it all the same.
+const QUIET_AFTER: Duration = Duration::from_secs(10);
+const QUIET_INTERVALS: u32 = 2;
+
 /// Rest while there is no epoch: the sweep has been alarmed and is about to begin one.
 const REST_WITHOUT_EPOCH: Duration = Duration::from_millis(20);
 
@@ -29,6 +34,8 @@ pub struct HandOver {
     gaps: Gaps,
     recorded: i64,
     recorded_at: Instant,
+    /// When there was something to hand over.
+    busy_at: Instant,
 }
 
 /// The rows of open gaps that have appeared meanwhile.
@@ -48,6 +55,7 @@ impl HandOver {
             gaps: Gaps::default(),
             recorded: 0,
             recorded_at: Instant::now(),
+            busy_at: Instant::now(),
         }
     }
 
@@ -84,6 +92,7 @@ impl HandOver {
 
         let rows = [late.rows.as_slice(), page.as_slice()].concat();
         if !rows.is_empty() {
+            self.busy_at = Instant::now();
             CrashPoint::RelayBeforePush.reached();
             if self.term.offer(&rows).await? == Offered::EpochLost {
                 return Ok(Rest::For(REST_WITHOUT_EPOCH));
@@ -151,6 +160,8 @@ impl HandOver {
     fn rest(&self, cursor: i64) -> Duration {
         if cursor > self.recorded {
             WATERMARK_INTERVAL.min(self.poll_interval)
+        } else if self.busy_at.elapsed() >= QUIET_AFTER {
+            self.poll_interval * QUIET_INTERVALS
         } else {
             self.poll_interval
         }

@@ -6,7 +6,8 @@
 //! sequence order and pushes their tickets. It remembers the numbers it did not see ([`gaps`]), because
 //! a slow transaction may still commit them. [`Sweep`] walks the whole outbox now and then and offers
 //! whatever should have a ticket; when Redis has lost its epoch it begins a new one and walks at full
-//! speed, which is the rebuild. It also tells lanes the limits their endpoints have. [`Maintenance`] cares for partitions and retention by a cron schedule.
+//! speed, which is the rebuild. It also tells lanes the limits their endpoints have. [`Watch`] listens for
+//! dispatchers' beats, and [`Reclaim`] takes from the dead what they held. [`Maintenance`] cares for partitions and retention by a cron schedule.
 //!
 //! Any number of relays may run. One *leads* for a few seconds at a time, by a lease in PostgreSQL; the
 //! others wait for it to fail.
@@ -30,12 +31,14 @@ pub mod gaps;
 mod hand_over;
 mod limits;
 mod maintenance;
+mod reclaim;
 mod statistics;
 mod sweep;
 mod term;
+mod watch;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -47,14 +50,16 @@ use zyven_runtime::pace::{self, Backoff, Rest};
 use zyven_runtime::probes::{Condition, Readiness};
 use zyven_runtime::shutdown::{Shutdown, Trigger};
 use zyven_runtime::supervisor::Chain;
-use zyven_store::{Leadership, Store, StoreError};
+use zyven_store::{DispatcherBeat, Leadership, Store, StoreError};
 
 pub use config::Config;
 pub use hand_over::HandOver;
 pub use maintenance::Maintenance;
+pub use reclaim::Reclaim;
 pub use statistics::Statistics;
 pub use sweep::Sweep;
 pub use term::Term;
+pub use watch::Watch;
 
 /// How long one claim to the lead lasts. A leader that dies is replaced within this and one poll.
 const LEAD: Duration = Duration::from_secs(3);
@@ -114,6 +119,7 @@ pub fn run(
     let relay = Relay {
         holder: format!("{}-{}", std::process::id(), Uuid::now_v7().simple()),
         statistics: Statistics::new(&metrics),
+        watch: Mutex::default(),
         hand_over_works: readiness.condition("relay_hand_over"),
         queue_is_filled: readiness.condition("relay_queue_filled"),
         doorbell,
@@ -122,9 +128,17 @@ pub fn run(
         queue,
     };
     let relay = Arc::new(relay);
-    pace::run("relay", shutdown.clone(), BACKOFF, async move || {
-        relay.lead_if_possible(&shutdown).await
-    })
+    let mut bell = relay.queue.lead_bell();
+    let listen = async move |at_most| {
+        bell.wait(at_most).await;
+    };
+    pace::run_with_alarm(
+        "relay",
+        shutdown.clone(),
+        BACKOFF,
+        listen,
+        async move || relay.lead_if_possible(&shutdown).await,
+    )
 }
 
 struct Relay {
@@ -133,6 +147,8 @@ struct Relay {
     store: Store,
     queue: Queue,
     statistics: Statistics,
+    /// Of followers as well: a new leader knows by then who has been silent. Never held across an await.
+    watch: Mutex<Watch>,
     hand_over_works: Condition,
     queue_is_filled: Condition,
     doorbell: Doorbell,
@@ -149,10 +165,15 @@ impl Relay {
                 self.serve(asked_at + LEAD, shutdown).await;
                 self.statistics.is_leading.set(0);
                 self.store.resign_relay_lease(&self.holder).await?;
+                // Whoever does not hear it looks within LEAD_POLL.
+                if let Err(error) = self.queue.ring_for_lead().await {
+                    tracing::debug!(%error, "nobody was told that the lead is free");
+                }
                 Ok(Rest::None)
             }
             Leadership::Follower => {
                 // Whoever waits must be able to take over.
+                self.reported(self.silent_dispatchers().await)?;
                 self.reported(self.queue.health().await.map_err(RelayError::from))?;
                 self.hand_over_works.ready();
                 self.queue_is_filled.ready();
@@ -174,9 +195,11 @@ impl Relay {
             self.statistics.clone(),
         ));
         tokio::join!(
-            self.keep_leading(leads_until, end, shutdown),
+            self.keep_leading(leads_until, &term, end, shutdown),
             Arc::clone(self).hand_over(Arc::clone(&term), ended.clone()),
-            Arc::clone(self).sweep(term, ended.clone()),
+            Arc::clone(self).sweep(Arc::clone(&term), ended.clone()),
+            // Boxed: together they would be larger than a future should be.
+            Box::pin(reclaim(Arc::clone(&term), ended.clone())),
             Arc::clone(self).maintain(ended),
         );
     }
@@ -230,7 +253,14 @@ impl Relay {
     }
 
     /// Renews the lead, and ends the term (by dropping `end`) when it is lost.
-    async fn keep_leading(&self, mut leads_until: Instant, end: Trigger, shutdown: &Shutdown) {
+    async fn keep_leading(
+        &self,
+        mut leads_until: Instant,
+        term: &Term,
+        end: Trigger,
+        shutdown: &Shutdown,
+    ) {
+        self.bury_silent_dispatchers(term).await;
         loop {
             tokio::select! {
                 () = shutdown.requested() => break,
@@ -238,14 +268,17 @@ impl Relay {
             }
             let asked_at = Instant::now();
             match self.try_to_lead().await {
-                Ok(Leadership::Leader) => leads_until = asked_at + LEAD,
+                Ok(Leadership::Leader) => {
+                    leads_until = asked_at + LEAD;
+                    self.bury_silent_dispatchers(term).await;
+                }
                 Ok(Leadership::Follower) => {
                     tracing::warn!(holder = %self.holder, "another relay has taken the lead");
                     break;
                 }
                 // The other tasks meet the same error and say so. Going on is harmless until somebody
                 // else may lead, and pointless after.
-                Err(_) if Instant::now() < leads_until => {}
+                Err(_) if Instant::now() < leads_until => self.watch().interrupt(),
                 Err(error) => {
                     tracing::warn!(%error, "the lead has run out");
                     break;
@@ -255,12 +288,55 @@ impl Relay {
         drop(end);
     }
 
+    /// Those who have been silent for too long.
+    async fn silent_dispatchers(&self) -> Result<Vec<DispatcherBeat>, RelayError> {
+        let began = Instant::now();
+        match self.store.dispatcher_beats().await {
+            Ok(beats) => Ok(self.watch().look(&beats, began, Instant::now())),
+            Err(error) => {
+                self.watch().interrupt();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Called behind a renewal of the lead: PostgreSQL takes writes, so it would have taken beats.
+    async fn bury_silent_dispatchers(&self, term: &Term) {
+        // The hand-over meets the same error, and says so.
+        for silent in self.silent_dispatchers().await.unwrap_or_default() {
+            match self.store.declare_dead(silent.number, silent.beat).await {
+                Ok(true) => {
+                    tracing::warn!(dispatcher = %silent.number, "a dispatcher has fallen silent and is declared dead");
+                    self.statistics.dispatchers_lost.increment();
+                    term.death().notify_one();
+                }
+                // It has said something after all, or has left.
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "could not declare a dispatcher dead"),
+            }
+        }
+    }
+
+    fn watch(&self) -> MutexGuard<'_, Watch> {
+        // Forgetting what was heard is harmless, and half of it is never written.
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn reported<T>(&self, outcome: Result<T, RelayError>) -> Result<T, RelayError> {
         if let Err(error) = &outcome {
             self.hand_over_works.not_ready(error.to_string());
         }
         outcome
     }
+}
+
+async fn reclaim(term: Arc<Term>, ended: Shutdown) {
+    let mut reclaim = Reclaim::new(Arc::clone(&term));
+    let listen = async move |at_most| pace::notified(term.death(), at_most).await;
+    pace::run_with_alarm("relay reclaim", ended, BACKOFF, listen, async move || {
+        reclaim.step().await
+    })
+    .await;
 }
 
 impl fmt::Display for RelayError {

@@ -21,6 +21,8 @@ pub struct Statistics {
     pub(crate) scrub_seconds: Histogram,
     pub(crate) scrub_tickets_restored: Counter,
     pub(crate) lanes_mended: Counter,
+    pub(crate) dispatchers_lost: Counter,
+    pub(crate) leases_ended: Counter,
     pub(crate) outbox_rows: Gauge,
     pub(crate) epochs_lost: Counter,
     pub(crate) rebuild_seconds: Histogram,
@@ -76,6 +78,14 @@ impl Statistics {
                 "Length of a walk over the whole outbox, rests included",
                 &[],
                 WALK_BOUNDS_S,
+            ),
+            dispatchers_lost: counter(
+                "zyven_relay_dispatchers_lost_total",
+                "Dispatchers that fell silent and were declared dead",
+            ),
+            leases_ended: counter(
+                "zyven_relay_leases_ended_total",
+                "Leases of dead dispatchers ended before their time",
             ),
             scrub_tickets_restored: counter(
                 "zyven_relay_scrub_tickets_restored_total",

@@ -22,6 +22,7 @@ pub struct Term {
     /// The hand-over's cursor; rows beyond it are its business and not the sweep's.
     handed_over: AtomicI64,
     alarm: Notify,
+    death: Notify,
 }
 
 /// What became of some rows.
@@ -44,6 +45,7 @@ impl Term {
             epoch: Mutex::new(None),
             handed_over: AtomicI64::new(i64::MAX),
             alarm: Notify::new(),
+            death: Notify::new(),
         }
     }
 
@@ -112,6 +114,11 @@ impl Term {
     /// Rung when the epoch was found to be lost.
     pub(crate) fn alarm(&self) -> &Notify {
         &self.alarm
+    }
+
+    /// Rung when a dispatcher was declared dead.
+    pub(crate) fn death(&self) -> &Notify {
+        &self.death
     }
 
     /// Up to where the hand-over has come; everything, while that is not known.

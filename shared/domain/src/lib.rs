@@ -31,6 +31,7 @@ pub mod event;
 pub mod filter;
 pub mod handshake;
 pub mod id;
+pub mod lease;
 pub mod lifecycle;
 pub mod payload;
 pub mod retry;

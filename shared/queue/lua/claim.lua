@@ -197,7 +197,8 @@ local function put(lane, ticket, next, due_ms)
   end
   -- Postgres has just said when, and whether it was attempted: it wins.
   redis.call('ZREM', tickets_stem[3 - class] .. lane.name, ticket)
-  redis.call('ZADD', tickets_stem[class] .. lane.name, string.format('%.0f', now_ms + due_ms), ticket)
+  local score = next == 'e' and '0' or string.format('%.0f', now_ms + due_ms)
+  redis.call('ZADD', tickets_stem[class] .. lane.name, score, ticket)
   return true
 end
 
@@ -247,7 +248,7 @@ if #members > 0 then
         elseif learned == 'n' then
           answered(lane, ticket)
         else
-          learned_nothing(lane, ticket, false)
+          learned_nothing(lane, ticket, learned == 'x')
         end
       end
       has_more = put(lane, ticket, ARGV[place + 3], tonumber(ARGV[place + 4])) or has_more

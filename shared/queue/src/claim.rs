@@ -92,6 +92,27 @@ impl Queue {
         Ok(claimed)
     }
 
+    /// Gives tickets back whose holder has died, without waiting for their leases to end: the slots they
+    /// took are free. Those that Redis does not take for leased, having lost its part of the lease, go where
+    /// they are told all the same.
+    ///
+    /// # Errors
+    ///
+    /// See [`QueueError`]. Repeat it: giving back twice is harmless.
+    pub async fn give_back(&self, tickets: &[(ClaimedTicket, Next)]) -> Result<(), QueueError> {
+        for tickets in tickets.chunks(SCRIPT_TICKETS_MAX) {
+            let back: Vec<Completion> = (tickets.iter())
+                .map(|(ticket, next)| Completion {
+                    ticket: *ticket,
+                    learned: Learned::OwnerDied,
+                    next: *next,
+                })
+                .collect();
+            let _ = self.claim(0, Duration::ZERO, &back).await?;
+        }
+        Ok(())
+    }
+
     /// With several shards the first round asks each for an equal share. What one could not give, those
     /// with more than their share are asked for.
     async fn claim_the_rest(
@@ -198,6 +219,7 @@ impl Learned {
             Self::Throttled(wait) => ("t", whole_ms(wait)),
             Self::Answered => ("n", 0),
             Self::NothingSent => ("u", 0),
+            Self::OwnerDied => ("x", 0),
         }
     }
 }
@@ -215,6 +237,7 @@ impl Next {
             Self::Done => ("d", 0),
             Self::Later(wait) => ("f", whole_ms(wait)),
             Self::Retry(wait) => ("r", whole_ms(wait)),
+            Self::First => ("e", 0),
             Self::Blocked(wait) => ("b", whole_ms(wait.min(NEAR_WINDOW))),
         }
     }

@@ -19,6 +19,7 @@ pub(crate) struct Shard {
     pub(crate) leased: String,
     pub(crate) in_flight: String,
     pub(crate) bell: String,
+    pub(crate) lead_bell: String,
     pub(crate) settings: String,
     pub(crate) retry_credit: String,
     /// What the keys of one tenant, lane or ordering key begin with.
@@ -34,6 +35,7 @@ impl Shard {
             leased: name("leased"),
             in_flight: name("in_flight"),
             bell: name("bell"),
+            lead_bell: name("lead_bell"),
             settings: name("settings"),
             retry_credit: name("retry_credit"),
             prefix: name(""),

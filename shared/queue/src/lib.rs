@@ -20,6 +20,7 @@
 //! | `{zN}:v2:state:<lane>` | string | a lane's breaker, ramp and tokens, where there is something to say |
 //! | `{zN}:v2:retry_credit` | string | how many retries may be handed out before fresh tickets |
 //! | `{zN}:v2:bell` | list | something is due: wakes a dispatcher that waits |
+//! | `{z0}:v2:lead_bell` | list | a relay has given up its lead: wakes one that waits for it |
 //!
 //! `N` is the shard and `v2` the layout, so that programs of two versions do not disturb each other; all keys of an endpoint share its shard's hash tag, so a script never leaves one
 //! slot of a Redis Cluster. This client speaks to one server, though: there is no slot routing here.
@@ -81,6 +82,9 @@ pub const NEAR_WINDOW: Duration = Duration::from_secs(15 * 60);
 /// Most tickets one script touches: a thousand would keep Redis from everybody else for some
 /// milliseconds. Longer pushes are split; a claim is cut to it.
 pub const SCRIPT_TICKETS_MAX: usize = 500;
+
+/// How long a ring for the lead stays for somebody who has not been listening: it costs one look.
+const LEAD_BELL_FADES: Duration = Duration::from_secs(2);
 
 /// Most shards. Far more than one Redis server can make use of.
 pub const SHARDS_MAX: u16 = 64;
@@ -226,6 +230,8 @@ pub enum Learned {
     Answered,
     /// Nothing, as no request was sent: a limited rate is not charged.
     NothingSent,
+    /// Nothing, as whoever held the ticket has died.
+    OwnerDied,
 }
 
 /// What becomes of a ticket that is handed back.
@@ -238,6 +244,8 @@ pub enum Next {
     Later(Duration),
     /// The same for one that was attempted.
     Retry(Duration),
+    /// It goes to the front of its lane, as if its lease had ended.
+    First,
     /// An earlier delivery with its ordering key is unfinished: ask again after this wait, should it not
     /// have become the first by then.
     Blocked(Duration),
@@ -322,6 +330,25 @@ impl Queue {
     pub fn doorbell(&self) -> Doorbell {
         let bells = self.shards.iter().map(|shard| shard.bell.clone()).collect();
         Doorbell::new(self.connections.client(), bells)
+    }
+
+    /// A bell on which a relay waits that does not lead.
+    pub fn lead_bell(&self) -> Doorbell {
+        let bell = self.shards[0].lead_bell.clone();
+        Doorbell::new(self.connections.client(), vec![bell])
+    }
+
+    /// Wakes a relay that waits for the lead. Should none wait, the ring is forgotten after a moment.
+    ///
+    /// # Errors
+    ///
+    /// See [`QueueError`].
+    pub async fn ring_for_lead(&self) -> Result<(), QueueError> {
+        let bell = &self.shards[0].lead_bell;
+        let (mut ring, mut fade) = (Question::command("RPUSH"), Question::command("PEXPIRE"));
+        ring.arg(bell).arg(1);
+        fade.arg(bell).arg(push::whole_ms(LEAD_BELL_FADES));
+        self.connections.ask(&[ring, fade]).await.map(drop)
     }
 
     /// Whether Redis answers.

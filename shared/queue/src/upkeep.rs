@@ -7,8 +7,8 @@ use redis::{FromRedisValue, Script, Value};
 use uuid::Uuid;
 
 use crate::connection::Question;
-use crate::keys::{ID_LENGTH, Shard};
-use crate::{Epoch, Queue, QueueError, SCRIPT_TICKETS_MAX};
+use crate::keys::{ID_LENGTH, LaneName, Shard, TicketName};
+use crate::{ClaimedTicket, Epoch, Queue, QueueError, SCRIPT_TICKETS_MAX};
 
 static MEND: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
@@ -80,6 +80,21 @@ impl Queue {
             mended += read::<u64>(answer)?;
         }
         Ok(mended)
+    }
+
+    /// The tickets that dispatchers hold, whoever they are. Not one moment's picture.
+    ///
+    /// # Errors
+    ///
+    /// See [`QueueError`].
+    pub async fn held(&self) -> Result<Vec<ClaimedTicket>, QueueError> {
+        let questions = self.of_each_shard(|shard| whole(&shard.leased));
+        let mut held = Vec::new();
+        for answer in self.connections.ask(&questions).await? {
+            let members = read::<Vec<String>>(answer)?;
+            held.extend(members.iter().filter_map(|member| ticket(member)));
+        }
+        Ok(held)
     }
 
     /// Counts tickets and lanes, for gauges and operators. Not one moment's picture: other work goes on
@@ -155,6 +170,17 @@ impl Queue {
     fn of_each_shard(&self, question: impl FnMut(&Shard) -> Question) -> Vec<Question> {
         self.shards.iter().map(question).collect()
     }
+}
+
+/// Reads `<lane>:<ticket>`; `None` for what this crate did not write.
+fn ticket(member: &str) -> Option<ClaimedTicket> {
+    let (lane, ticket) = member.split_once(':')?;
+    let TicketName { seq, ordering_key } = TicketName::parse(ticket.as_bytes())?;
+    Some(ClaimedTicket {
+        lane: LaneName::parse(lane.as_bytes())?,
+        seq,
+        ordering_key,
+    })
 }
 
 fn whole(sorted_set: &str) -> Question {

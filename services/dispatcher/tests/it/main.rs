@@ -20,6 +20,7 @@ mod identities;
 mod measurement;
 mod oauth;
 mod outages;
+mod presence;
 mod requests;
 mod signing;
 mod stopping;

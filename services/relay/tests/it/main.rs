@@ -11,5 +11,6 @@ mod leading;
 mod limits;
 mod measurement;
 mod outages;
+mod reclaiming;
 mod stage;
 mod sweeping;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use zyven_queue::ClaimedTicket;
+use zyven_queue::{ClaimedTicket, Next};
 
-use crate::support::{LEASE, Stage, done, later, new_lane, seqs};
+use crate::support::{LEASE, Stage, done, keyed, later, new_lane, seqs};
 
 /// Claims with a lease that is over when the next claim looks.
 async fn claim_and_die(stage: &Stage, tickets_max: usize) -> Vec<ClaimedTicket> {
@@ -116,4 +116,67 @@ async fn a_ticket_given_back_twice_at_once_frees_one_slot() {
     stage.give_back(&twice).await;
     let (counted, leased) = stage.books().await;
     assert_eq!(counted, leased);
+}
+
+#[tokio::test]
+async fn what_the_dead_held_goes_to_the_front_before_its_lease_ends() {
+    let stage = Stage::with(|config| config.lane_in_flight_max = 3).await;
+    let (lane, other) = (new_lane(), new_lane());
+    stage.push(lane, 1..=6).await;
+    stage.push(other, [7]).await;
+    let mut held = stage.claim(10).await;
+    held.sort_unstable_by_key(|ticket| ticket.seq);
+    assert_eq!(seqs(&held), [1, 2, 3, 7]);
+    let mut known = stage.queue.held().await.unwrap();
+    known.sort_unstable_by_key(|ticket| ticket.seq);
+    assert_eq!(known, held);
+    // The owner of 1, 3 and 7 has died; that of 2 lives.
+    let dead = [held[0], held[2], held[3]].map(|ticket| (ticket, Next::First));
+    for _ in 0..2 {
+        stage.queue.give_back(&dead).await.unwrap();
+        let (counted, leased) = stage.books().await;
+        assert_eq!(counted, leased);
+        assert_eq!(stage.queue.held().await.unwrap(), [held[1]]);
+    }
+    let mut again = stage.claim(10).await;
+    again.sort_unstable_by_key(|ticket| ticket.seq);
+    assert_eq!(
+        seqs(&again),
+        [1, 3, 7],
+        "ahead of 4, and no more slots than there are"
+    );
+}
+
+#[tokio::test]
+async fn what_redis_has_forgotten_is_given_back_all_the_same() {
+    let stage = Stage::new().await;
+    let lane = new_lane();
+    stage.push(lane, [1]).await;
+    let held = stage.claim(1).await;
+    stage
+        .command(&["DEL", "{z0}:v2:leased", "{z0}:v2:in_flight"])
+        .await;
+    stage
+        .queue
+        .give_back(&[(held[0], Next::First)])
+        .await
+        .unwrap();
+    assert_eq!(stage.claim(10).await, held);
+}
+
+#[tokio::test]
+async fn the_first_of_a_chain_given_back_is_still_the_first() {
+    let stage = Stage::new().await;
+    let lane = new_lane();
+    stage.offer(&[1, 2].map(|seq| keyed(lane, seq, 5))).await;
+    let held = stage.claim(10).await;
+    assert_eq!(seqs(&held), [1]);
+    stage
+        .queue
+        .give_back(&[(held[0], Next::First)])
+        .await
+        .unwrap();
+    let again = stage.claim(10).await;
+    assert_eq!(again, held);
+    assert_eq!(seqs(&stage.exchange(10, &done(&again)).await.tickets), [2]);
 }

@@ -15,6 +15,7 @@ mod maintaining;
 mod options;
 mod ordering;
 mod plans;
+mod presence;
 mod reads;
 mod replaying;
 mod settling;

@@ -1,0 +1,163 @@
+//! What dead dispatchers held is offered again, seconds after their death and not when their leases end.
+//!
+//! Redis suggests where to look: the tickets that anybody holds, found in a moment however long the outbox
+//! is. PostgreSQL decides whose their rows are. A walk over the outbox then finds what Redis did not know. A
+//! dispatcher is forgotten when nothing is left that bears its number, in PostgreSQL or, as far as that can be
+//! told, in Redis; until then every leader begins anew with it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use zyven_domain::lease::DispatcherNumber;
+use zyven_queue::{ClaimedTicket, Lane, Next};
+use zyven_runtime::pace::Rest;
+use zyven_store::{EndedLease, OutboxRow};
+
+use crate::RelayError;
+use crate::term::Term;
+
+/// Rows that one statement looks up at most.
+const BATCH_ROWS: usize = 500;
+/// Rest while nobody has died; a death is an alarm. Should one be missed, this bounds how late it is seen to.
+const REST: Duration = Duration::from_secs(30);
+
+/// Ends the leases of the dead and gives their tickets back.
+pub struct Reclaim {
+    term: Arc<Term>,
+    /// Whose rows are free, and which Redis does not know to be free yet.
+    free: Vec<(ClaimedTicket, Next)>,
+    /// Of the dispatcher in hand: rows whose leases were ended.
+    ended: HashSet<i64>,
+}
+
+impl Reclaim {
+    /// For one leader's time; it begins with what the last leader may have left undone.
+    pub fn new(term: Arc<Term>) -> Self {
+        Self {
+            term,
+            free: Vec::new(),
+            ended: HashSet::new(),
+        }
+    }
+
+    /// Sees to everybody who was declared dead.
+    ///
+    /// # Errors
+    ///
+    /// PostgreSQL or Redis did not do their part. The next step does it again.
+    pub async fn step(&mut self) -> Result<Rest, RelayError> {
+        self.give_back().await?;
+        let beats = self.term.store.dispatcher_beats().await?;
+        for dead in beats.iter().filter(|it| it.is_dead) {
+            self.reclaim(dead.number).await?;
+        }
+        Ok(Rest::For(REST))
+    }
+
+    async fn reclaim(&mut self, dead: DispatcherNumber) -> Result<(), RelayError> {
+        self.ended.clear();
+        // Redis may be away: the leases end all the same.
+        let held = self.term.queue.held().await;
+        if let Ok(held) = &held {
+            let held: Vec<i64> = held.iter().map(|ticket| ticket.seq).collect();
+            self.end_leases(dead, &held).await?;
+        }
+        // A claim that was under way when its dispatcher died may be committed behind the walk's back: the
+        // last walk is one that finds nothing.
+        while self.walk(dead).await? > 0 {}
+        self.give_back().await?;
+        let held = match held {
+            Ok(held) => held,
+            Err(_) => self.term.queue.held().await?,
+        };
+        self.release_orphans(&held).await?;
+        self.give_back().await?;
+        self.term.store.forget_dispatcher(dead).await?;
+        tracing::warn!(
+            dispatcher = %dead,
+            leases = self.ended.len(),
+            "what a dead dispatcher held is offered again"
+        );
+        Ok(())
+    }
+
+    /// Walks over the outbox once; returns how many leases it ended.
+    async fn walk(&mut self, dead: DispatcherNumber) -> Result<usize, RelayError> {
+        let (mut ended, mut position) = (0, i64::MIN);
+        loop {
+            let page = self.term.store.leases_page(dead, position).await?;
+            ended += self.end_leases(dead, &page.leased).await?;
+            match page.last_seq {
+                Some(last_seq) => position = last_seq,
+                None => return Ok(ended),
+            }
+        }
+    }
+
+    async fn end_leases(
+        &mut self,
+        dead: DispatcherNumber,
+        seqs: &[i64],
+    ) -> Result<usize, RelayError> {
+        let mut count = 0;
+        for seqs in seqs.chunks(BATCH_ROWS) {
+            let ended = self.term.store.end_leases(dead, seqs).await?;
+            count += ended.len();
+            self.term.statistics.leases_ended.add(ended.len() as u64);
+            self.ended.extend(ended.iter().map(|row| row.seq));
+            self.free
+                .extend(ended.iter().map(|row| (ticket(row), Next::First)));
+            // While Redis is away they wait in memory, and the other leases end nevertheless.
+            if let Err(error) = self.give_back().await {
+                tracing::debug!(%error, "tickets of a dead dispatcher cannot be given back yet");
+            }
+        }
+        Ok(count)
+    }
+
+    /// Tickets held by nobody: their holder died before PostgreSQL had leased it their rows, or before Redis
+    /// was told what had become of them. That cannot be told from a dispatcher that is between the two steps
+    /// just now. But these were held before the walk, and the steps are milliseconds apart; and should one be in
+    /// doubt, PostgreSQL refuses whoever comes second.
+    async fn release_orphans(&mut self, held: &[ClaimedTicket]) -> Result<(), RelayError> {
+        let held = held.iter().filter(|it| !self.ended.contains(&it.seq));
+        let held: Vec<ClaimedTicket> = held.copied().collect();
+        for tickets in held.chunks(BATCH_ROWS) {
+            let seqs: Vec<i64> = tickets.iter().map(|ticket| ticket.seq).collect();
+            let rows = self.term.store.outbox_rows(&seqs).await?;
+            let rows: HashMap<i64, &OutboxRow> = rows.iter().map(|row| (row.seq, row)).collect();
+            let orphans = tickets.iter().filter_map(|ticket| {
+                let next = match rows.get(&ticket.seq) {
+                    None => Next::Done,
+                    Some(row) if row.leased => return None,
+                    Some(row) if row.due_in.is_zero() => Next::First,
+                    Some(row) if row.is_retry => Next::Retry(row.due_in),
+                    Some(row) => Next::Later(row.due_in),
+                };
+                Some((*ticket, next))
+            });
+            self.free.extend(orphans);
+        }
+        Ok(())
+    }
+
+    async fn give_back(&mut self) -> Result<(), RelayError> {
+        if !self.free.is_empty() {
+            self.term.queue.give_back(&self.free).await?;
+            self.free.clear();
+        }
+        Ok(())
+    }
+}
+
+fn ticket(row: &EndedLease) -> ClaimedTicket {
+    ClaimedTicket {
+        lane: Lane {
+            tenant_id: row.tenant_id,
+            endpoint_id: row.endpoint_id,
+        },
+        seq: row.seq,
+        ordering_key: row.ordering_key,
+    }
+}
