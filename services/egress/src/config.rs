@@ -170,7 +170,7 @@ impl Limits {
         let grace = source.duration(
             "ZYVEN_EGRESS_GRACE",
             "how long open tunnels may go on after the egress proxy was asked to stop",
-            Some("20s"),
+            Some("32s"),
         );
         Some(Self {
             head_timeout: head_timeout?,

@@ -62,6 +62,9 @@ pub struct Deadlines {
     pub request: Duration,
     /// Finishing what is in flight when the service is asked to stop.
     pub grace: Duration,
+    /// The part of it in which requests are taken as before, each with the last answer of its connection,
+    /// while whoever sends them learns of the stop.
+    pub lame_duck: Duration,
 }
 
 impl Config {
@@ -189,11 +192,17 @@ impl Deadlines {
             "how long requests in flight may go on after the API was asked to stop",
             Some("15s"),
         );
+        let lame_duck = source.duration(
+            "ZYVEN_INGEST_LAME_DUCK",
+            "how long the API, asked to stop, still takes connections and requests, telling each client to come back on another connection; part of ZYVEN_INGEST_GRACE",
+            Some("1s"),
+        );
         Some(Self {
             head: head?,
             body: body?,
             request: request?,
             grace: grace?,
+            lame_duck: lame_duck?,
         })
     }
 }

@@ -56,6 +56,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use zyven_domain::secret_box::KeyRing;
 use zyven_runtime::doorbell::Bell;
+use zyven_runtime::inherited::Origin;
 use zyven_runtime::metrics::Metrics;
 use zyven_runtime::pace::{self, Backoff, Rest};
 use zyven_runtime::probes::{Condition, Readiness};
@@ -94,11 +95,14 @@ pub struct Deps {
     pub metrics: Metrics,
     /// Where it tells whether it can work: the condition `ingest`.
     pub readiness: Readiness,
+    /// Whose the listening socket is. An inherited one is left to the next process at once when this one is
+    /// asked to stop.
+    pub origin: Origin,
 }
 
-/// Serves the API on `listener` until shutdown is requested: then takes no more connections, finishes
-/// the requests that have begun, and stores what is queued, all within [`Deadlines::grace`] and at most a
-/// second more.
+/// Serves the API on `listener` until shutdown is requested. Then it is a lame duck for a moment
+/// ([`Deadlines::lame_duck`]), takes no more connections, finishes the requests that have begun, and stores
+/// what is queued, all within [`Deadlines::grace`] and at most a second more.
 ///
 /// # Errors
 /// There is no socket to be had for the relays' doorbells. Once it serves, nothing ends it but the
@@ -113,6 +117,8 @@ pub async fn run(
         connections_max: config.limits.connections_max,
         head: config.deadlines.head,
         grace: config.deadlines.grace,
+        lame_duck: config.deadlines.lame_duck,
+        origin: deps.origin,
     };
     let writers_max = config.writers;
     let condition = deps.readiness.condition("ingest");

@@ -6,6 +6,8 @@
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,6 +20,40 @@ pub(crate) struct Socket {
     stall_max: Duration,
     /// Running while the client takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
+    hearing: Hearing,
+}
+
+/// Who was heard last on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaker {
+    /// Nobody has said anything yet.
+    Nobody,
+    /// The client has said something, be it a part of a head, that nothing was answered to yet.
+    Client,
+    /// We have answered, or are answering.
+    Server,
+}
+
+/// Shows who was heard last, from outside the connection.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Hearing(Arc<AtomicU8>);
+
+impl Hearing {
+    const CLIENT: u8 = 1;
+    const SERVER: u8 = 2;
+
+    /// Relaxed is enough: whoever asks is the task that reads and writes.
+    pub(crate) fn last_speaker(&self) -> Speaker {
+        match self.0.load(Ordering::Relaxed) {
+            Self::CLIENT => Speaker::Client,
+            Self::SERVER => Speaker::Server,
+            _ => Speaker::Nobody,
+        }
+    }
+
+    fn note(&self, speaker: u8) {
+        self.0.store(speaker, Ordering::Relaxed);
+    }
 }
 
 impl Socket {
@@ -27,7 +63,13 @@ impl Socket {
             stream,
             stall_max,
             stalled: None,
+            hearing: Hearing::default(),
         }
+    }
+
+    /// Tells who was heard last, from now on.
+    pub(crate) fn hearing(&self) -> Hearing {
+        self.hearing.clone()
     }
 }
 
@@ -37,7 +79,12 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.hearing.note(Hearing::CLIENT);
+        }
+        polled
     }
 }
 
@@ -49,6 +96,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, bytes) {
             self.stalled = None;
+            self.hearing.note(Hearing::SERVER);
             return Poll::Ready(written);
         }
         let stall_max = self.stall_max;

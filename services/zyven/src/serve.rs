@@ -1,13 +1,14 @@
 //! Composition: which services run in this process, what they are given, and in which order they stop.
 
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use zyven_domain::secret_box::KeyRing;
 use zyven_queue::{Queue, QueueConfig};
-use zyven_runtime::config::Source;
+use zyven_runtime::config::{Activation, Source};
 use zyven_runtime::doorbell::Doorbell;
+use zyven_runtime::inherited::{Inherited, Listening};
 use zyven_runtime::metrics::{self, Metrics};
 use zyven_runtime::pace::{self, Backoff, Rest};
 use zyven_runtime::probes::{self, Readiness};
@@ -124,12 +125,15 @@ pub(crate) async fn run(services: &[Service]) -> Result<(), Failure> {
     let (trigger, shutdown) = Shutdown::new();
     shutdown::stop_on_signals(trigger).map_err(Failure::other)?;
     let mut supervisor = Supervisor::default();
-    let probes_listener = bind("probes", plan.probe_listen)?;
+    let activation = Activation::from_environment();
+    let mut sockets = Inherited::take(&activation).map_err(Failure::other)?;
+    let probes_listener = bind(&mut sockets, "probes", plan.probe_listen)?;
+    let running = parts.readiness.condition("running");
     if parts.store.is_some() {
         start_schema_watch(&mut supervisor, &parts)?;
     }
     if let Some(config) = plan.ingest {
-        start_ingest(&mut supervisor, config, &parts)?;
+        start_ingest(&mut supervisor, &mut sockets, config, &parts)?;
     }
     if let Some(config) = plan.relay {
         start_relay(&mut supervisor, config, &parts)?;
@@ -139,10 +143,17 @@ pub(crate) async fn run(services: &[Service]) -> Result<(), Failure> {
     }
     if let Some(mut config) = plan.egress {
         config.own_listeners.push(plan.probe_listen);
-        start_egress(&mut supervisor, config, &parts)?;
+        start_egress(&mut supervisor, &mut sockets, config, &parts)?;
     }
+    sockets.finish().map_err(Failure::other)?;
     start_probes(&mut supervisor, probes_listener, &parts);
-    match supervisor.run(shutdown.requested()).await {
+    running.ready();
+    let asked_to_stop = async {
+        shutdown.requested().await;
+        // At once, whatever there is to be finished: nobody is to send anything new here.
+        running.not_ready("stopping");
+    };
+    match supervisor.run(asked_to_stop).await {
         Ended::Orderly => Ok(()),
         Ended::Failed => Err(Failure::Service),
     }
@@ -179,15 +190,17 @@ impl Parts {
 
 fn start_ingest(
     supervisor: &mut Supervisor,
+    sockets: &mut Inherited,
     config: zyven_ingest::Config,
     parts: &Parts,
 ) -> Result<(), Failure> {
-    let listener = bind("the API", config.listen)?;
+    let Listening { listener, origin } = bind(sockets, "the API", config.listen)?;
     let deps = zyven_ingest::Deps {
         store: parts.store()?,
         ring: parts.keys(),
         metrics: parts.metrics.clone(),
         readiness: parts.readiness.clone(),
+        origin,
     };
     let grace = config.deadlines.grace + MARGIN;
     supervisor.start("ingest", parts.threads, grace, |shutdown| async move {
@@ -244,10 +257,11 @@ fn start_dispatcher(
 
 fn start_egress(
     supervisor: &mut Supervisor,
+    sockets: &mut Inherited,
     config: zyven_egress::Config,
     parts: &Parts,
 ) -> Result<(), Failure> {
-    let listener = bind("the egress proxy", config.listen)?;
+    let Listening { listener, .. } = bind(sockets, "the egress proxy", config.listen)?;
     let grace = config.limits.grace + MARGIN;
     let metrics = parts.metrics.clone();
     supervisor.start("egress", parts.threads, grace, |shutdown| async move {
@@ -296,7 +310,8 @@ fn raise_open_files_limit() {
     }
 }
 
-fn start_probes(supervisor: &mut Supervisor, listener: StdListener, parts: &Parts) {
+fn start_probes(supervisor: &mut Supervisor, socket: Listening, parts: &Parts) {
+    let listener = socket.listener;
     let (readiness, metrics) = (parts.readiness.clone(), parts.metrics.clone());
     let run = |shutdown| async move {
         let listener = TcpListener::from_std(listener)?;
@@ -307,11 +322,8 @@ fn start_probes(supervisor: &mut Supervisor, listener: StdListener, parts: &Part
 }
 
 /// Listens already, so that a taken port is reported before anything is started.
-fn bind(what: &str, address: SocketAddr) -> Result<StdListener, Failure> {
-    let listener = StdListener::bind(address).and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    });
-    listener
+fn bind(sockets: &mut Inherited, what: &str, address: SocketAddr) -> Result<Listening, Failure> {
+    sockets
+        .listen(address)
         .map_err(|error| Failure::Plain(format!("cannot listen for {what} on {address}: {error}")))
 }

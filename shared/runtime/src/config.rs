@@ -32,6 +32,27 @@ pub struct Setting {
     pub secret: bool,
 }
 
+/// What the environment says about sockets that were passed to a process; see [`crate::inherited`]. Not a
+/// setting of Zyven's: whoever starts the process writes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Activation {
+    /// `LISTEN_PID`.
+    pub pid: Option<String>,
+    /// `LISTEN_FDS`.
+    pub count: Option<String>,
+}
+
+impl Activation {
+    /// What the process's environment says.
+    pub fn from_environment() -> Self {
+        let read = |name| std::env::var(name).ok();
+        Self {
+            pid: read("LISTEN_PID"),
+            count: read("LISTEN_FDS"),
+        }
+    }
+}
+
 /// Where settings come from, and what was found wrong with them so far.
 #[derive(Debug, Default)]
 pub struct Source {

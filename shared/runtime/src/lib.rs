@@ -3,6 +3,7 @@
 //! - [`config`]: settings from the environment or a file; every mistake reported, all of them at once.
 //! - [`shutdown`]: one request to stop, heard everywhere; [`supervisor`]: services that start together
 //!   and stop in order.
+//! - [`inherited`]: listening sockets that outlive the process.
 //! - [`pace`]: the one background loop, so that back-off, rest and stopping are written once.
 //! - [`doorbell`]: "there is new work", between processes, losable.
 //! - [`telemetry`], [`metrics`], [`probes`]: what an operator sees.
@@ -14,6 +15,7 @@
 
 pub mod config;
 pub mod doorbell;
+pub mod inherited;
 pub mod metrics;
 pub mod pace;
 pub mod probes;

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,7 @@ use crate::wait::wait_until;
 pub struct Binary {
     program: PathBuf,
     environment: Vec<(OsString, OsString)>,
+    listeners: Vec<Arc<TcpListener>>,
 }
 
 impl Binary {
@@ -71,6 +73,7 @@ impl Binary {
         Binary {
             program: program.into(),
             environment: Vec::new(),
+            listeners: Vec::new(),
         }
     }
 
@@ -85,6 +88,14 @@ impl Binary {
     pub fn with(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Binary {
         self.environment
             .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// A listening socket for every process started from here on, passed as systemd does: it stays open from one
+    /// process to the next.
+    #[must_use]
+    pub fn listening_on(mut self, listener: TcpListener) -> Binary {
+        self.listeners.push(Arc::new(listener));
         self
     }
 
@@ -123,8 +134,20 @@ impl Binary {
     }
 
     fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = if self.listeners.is_empty() {
+            Command::new(&self.program)
+        } else {
+            let mut shell = Command::new("/bin/sh");
+            // Only the process itself knows its id.
+            shell.args(["-c", "export LISTEN_PID=$$; exec \"$0\" \"$@\""]);
+            shell.arg(&self.program);
+            shell
+        };
         command.args(arguments).env_clear();
+        if !self.listeners.is_empty() {
+            command.env("LISTEN_FDS", self.listeners.len().to_string());
+            child::pass(&mut command, &self.listeners);
+        }
         for name in ["PATH", "HOME"] {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }

@@ -5,8 +5,9 @@
 //! all children. Elsewhere `Drop` is all there is.
 
 use std::io;
+use std::net::TcpListener;
 use std::process::{Child, Command, ExitStatus};
-use std::sync::{Mutex, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 
 type Order = (Command, mpsc::Sender<io::Result<Child>>);
 
@@ -66,6 +67,37 @@ fn die_with_parent(command: &mut Command) {
 
 #[cfg(not(target_os = "linux"))]
 fn die_with_parent(_command: &mut Command) {}
+
+/// Has the child inherit these sockets as its file descriptors from 3 on.
+#[expect(
+    unsafe_code,
+    reason = "descriptors can be given other numbers only between fork and exec"
+)]
+pub(crate) fn pass(command: &mut Command, listeners: &[Arc<TcpListener>]) {
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::process::CommandExt as _;
+    /// Above every number that is to be given.
+    const HIGH: libc::c_int = 100;
+    let listeners = listeners.to_vec();
+    // SAFETY: the closure makes system calls that are safe after fork, and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            // Two passes, for one of ours may have a number that another one is to get.
+            for (index, listener) in (0..).zip(&listeners) {
+                if libc::dup2(listener.as_raw_fd(), HIGH + index) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            for index in 0..listeners.len() as libc::c_int {
+                // What dup2 makes stays open across exec.
+                if libc::dup2(HIGH + index, 3 + index) < 0 || libc::close(HIGH + index) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+}
 
 /// What can be sent to a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use zyven_domain::id::{EndpointId, TenantId};
 use zyven_domain::secret_box::KeyRing;
 use zyven_ingest::{Config, Deps};
 use zyven_runtime::config::Source;
+use zyven_runtime::inherited::Origin;
 use zyven_runtime::metrics::Metrics;
 use zyven_runtime::probes::Readiness;
 use zyven_runtime::shutdown::Shutdown;
@@ -58,6 +59,7 @@ async fn the_measured_process() {
         ring: KeyRing::parse(MASTER_KEYS).expect("a key ring"),
         metrics: metrics.clone(),
         readiness: Readiness::default(),
+        origin: Origin::Own,
     };
     // Until it is killed.
     let (_trigger, shutdown) = Shutdown::new();

@@ -13,6 +13,7 @@ use zyven_domain::id::TenantId;
 use zyven_domain::secret_box::KeyRing;
 use zyven_ingest::{Config, Deps};
 use zyven_runtime::config::Source;
+use zyven_runtime::inherited::Origin;
 use zyven_runtime::metrics::Metrics;
 use zyven_runtime::probes::Readiness;
 use zyven_runtime::shutdown::{Shutdown, Trigger};
@@ -57,6 +58,17 @@ impl Api {
         url: &str,
         settings: &[(&str, &str)],
     ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::listening(database, url, settings, (listener, Origin::Own)).await
+    }
+
+    /// An API on this socket.
+    pub(crate) async fn listening(
+        database: TestDatabase,
+        url: &str,
+        settings: &[(&str, &str)],
+        (listener, origin): (TcpListener, Origin),
+    ) -> Self {
         let mut source = Source::from_pairs(settings.iter().copied());
         let config = Config::read(&mut source);
         source.finish().expect("good settings");
@@ -68,13 +80,13 @@ impl Api {
         // The health check's connection, made in advance: if a short test ended amid its handshake,
         // PostgreSQL could not drop the database until it gives up on the handshake, a minute later.
         store.health().await.expect("a database");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let deps = Deps {
             store: store.clone(),
             ring: KeyRing::parse(MASTER_KEYS).expect("a key ring"),
             metrics: Metrics::default(),
             readiness: Readiness::default(),
+            origin,
         };
         let (metrics, readiness) = (deps.metrics.clone(), deps.readiness.clone());
         let (trigger, shutdown) = Shutdown::new();
