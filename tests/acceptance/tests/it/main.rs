@@ -6,5 +6,8 @@ mod measuring;
 mod operating;
 mod options;
 mod outages;
+mod presence;
+mod publishers;
+mod restarts;
 mod secrets;
 mod stack;

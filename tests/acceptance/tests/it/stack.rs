@@ -104,13 +104,32 @@ impl Stack {
         self.processes.push((name, binary.start([name])));
     }
 
+    /// Starts a further process of a service, with settings of its own, and waits until it is ready.
+    pub(crate) async fn start_another(&mut self, name: &'static str, settings: &[(&str, &str)]) {
+        self.probes.push((name, free_port()));
+        let usual = self.binary.clone();
+        for (setting, value) in settings {
+            self.binary = self.binary.clone().with(setting, value);
+        }
+        self.start_service(name);
+        self.binary = usual;
+        self.wait_until_ready(name).await;
+    }
+
     fn probe_port(&self, name: &str) -> u16 {
-        let probe = self.probes.iter().find(|(service, _)| *service == name);
+        // The latest, if there are several.
+        let mut probes = self.probes.iter().rev();
+        let probe = probes.find(|(service, _)| *service == name);
         probe.expect("a service of this stack").1
     }
 
+    /// Where the process that runs `name` answers this probe.
+    pub(crate) fn probe_url(&self, name: &str, probe: &str) -> String {
+        format!("http://127.0.0.1:{}/{probe}", self.probe_port(name))
+    }
+
     pub(crate) async fn wait_until_ready(&mut self, name: &'static str) {
-        let url = format!("http://127.0.0.1:{}/readyz", self.probe_port(name));
+        let url = self.probe_url(name, "readyz");
         let http = self.http.clone();
         let (_, process) = self
             .processes
