@@ -69,6 +69,12 @@ impl Postgres {
         self.address
     }
 
+    /// What it has logged since its last start.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
     /// A database on this server, with every migration applied.
     pub async fn database(&self) -> TestDatabase {
         TestDatabase::create(
@@ -115,7 +121,7 @@ impl Postgres {
                 return;
             }
             // After SIGKILL its orphaned sessions need a moment to notice, and hold the shared memory meanwhile.
-            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            let said = self.log();
             assert!(
                 said.contains("shared memory block") && std::time::Instant::now() < deadline,
                 "PostgreSQL does not start:\n{said}"

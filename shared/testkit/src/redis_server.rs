@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 
 use crate::child::{self, Signal};
@@ -173,9 +174,13 @@ impl Drop for TestRedis {
     }
 }
 
+/// The library's own patience is half a second, in which a busy machine may not have emptied an append-only Redis.
 async fn connect(url: &str) -> redis::RedisResult<MultiplexedConnection> {
+    let patient = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(START_MAX))
+        .set_response_timeout(Some(START_MAX));
     redis::Client::open(url)?
-        .get_multiplexed_async_connection()
+        .get_multiplexed_async_connection_with_config(&patient)
         .await
 }
 

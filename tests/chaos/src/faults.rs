@@ -4,6 +4,7 @@
 //! is asked is how late something comes beyond its due time, not how long a policy makes it wait.
 
 use std::fmt::{self, Write as _};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -132,6 +133,8 @@ pub struct Faults {
     pub events_per_s: f64,
     /// The program, if it is not the one built beside this one.
     pub binary: Option<Binary>,
+    /// Where to write what the processes have said, if anywhere: a folder for each row.
+    pub logs: Option<PathBuf>,
 }
 
 /// What a row has come to.
@@ -181,6 +184,10 @@ impl Faults {
         publishing.await.expect("publishing does not panic");
         let is_recovered = ledger.wait_until_settled(&fleet, PATIENCE).await;
         let account = ledger.close(&fleet).await;
+        if let Some(folder) = &self.logs {
+            let written = fleet.write_logs(&folder.join(row.number()));
+            written.unwrap_or_else(|error| panic!("cannot write {}: {error}", folder.display()));
+        }
         let mut counted = Counted {
             number: row.number(),
             fault: row.title(),

@@ -4,10 +4,12 @@ mod process;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tokio_postgres::Client;
 use zyven_testkit::{
     Binary, ChaosProxy, Postgres, Receiver, TestDatabase, TestRedis, free_address, wait_until,
@@ -356,6 +358,32 @@ impl Fleet {
             .find(|one| one.service == service && one.index == index)
             .map(Process::said)
             .unwrap_or_default()
+    }
+
+    /// Writes what everybody has said into files of this folder, for a reader who has to find out what happened.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be written.
+    pub fn write_logs(&self, folder: &Path) -> std::io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        for process in &self.processes {
+            let name = format!("{}-{}.log", process.service, process.index);
+            std::fs::write(folder.join(name), process.said())?;
+        }
+        std::fs::write(folder.join("postgres.log"), self.postgres.log())
+    }
+
+    /// Waits until a process that was started listens for signals; one that ends meanwhile is left alone.
+    pub async fn wait_until_begun(&mut self, service: Service, index: usize) {
+        let process = self.process(service, index);
+        let began = Instant::now();
+        while process.is_running() && began.elapsed() < PATIENCE {
+            if TcpStream::connect(process.probe).await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Processes that should run and do not, with what they said last. Each is told once.

@@ -58,6 +58,9 @@ struct Common {
     /// Write the results to this file, as JSON
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Write what the processes have said into files of this folder
+    #[arg(long)]
+    logs: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy)]
@@ -115,6 +118,7 @@ async fn main() -> ExitCode {
                 length: duration.0,
                 events_per_s: rate,
                 binary: common.binary.map(Binary::at),
+                logs: common.logs,
                 ..Run::short(seed)
             };
             chaos(&run, common.json.as_deref()).await
@@ -130,6 +134,7 @@ async fn main() -> ExitCode {
                 events,
                 events_per_s: rate,
                 binary: common.binary.map(Binary::at),
+                logs: common.logs,
             };
             let rows: Vec<Row> = match rows.is_empty() {
                 true => Row::ALL.to_vec(),

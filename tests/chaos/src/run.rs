@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -33,6 +34,8 @@ pub struct Run {
     pub patience: Duration,
     /// The program, if it is not the one built beside this one.
     pub binary: Option<Binary>,
+    /// Where to write what the processes have said, if anywhere.
+    pub logs: Option<PathBuf>,
 }
 
 /// What it has come to.
@@ -64,6 +67,7 @@ impl Run {
             events_per_s: 40.0,
             patience: Duration::from_secs(240),
             binary: None,
+            logs: None,
         }
     }
 
@@ -93,6 +97,10 @@ impl Run {
         stage.look();
         let account = stage.ledger.close(&stage.fleet).await;
         let said = stage.said();
+        if let Some(folder) = &self.logs {
+            let written = stage.fleet.write_logs(folder);
+            written.unwrap_or_else(|error| panic!("cannot write {}: {error}", folder.display()));
+        }
         Outcome {
             seed: self.seed,
             faults: plan.faults.len(),
@@ -189,7 +197,11 @@ impl Stage {
         let fleet = &mut self.fleet;
         match fault {
             Fault::Kill(service, index) => fleet.kill(service, index).await,
-            Fault::Terminate(service, index) => fleet.ask_to_end(service, index),
+            Fault::Terminate(service, index) => {
+                // Before it listens for signals it would die of this one.
+                fleet.wait_until_begun(service, index).await;
+                fleet.ask_to_end(service, index);
+            }
             Fault::Freeze(service, index) => fleet.freeze(service, index),
             Fault::CrashPostgres => fleet.crash_postgres().await,
             Fault::KillRedis => fleet.kill_redis(),
