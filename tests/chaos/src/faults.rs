@@ -174,7 +174,11 @@ impl Faults {
         ledger.set_mood(Mood::Slow(ANSWER_TIME));
         let publishing = tokio::spawn({
             let (publisher, ledger) = (fleet.publisher(), ledger.clone());
-            let load = Load::new(source, self.events, self.events_per_s);
+            // Whatever is due is sent, so that no first try is spared the fault.
+            let load = Load {
+                requests_max: 2_048,
+                ..Load::new(source, self.events, self.events_per_s)
+            };
             async move { load.run(&publisher, &ledger).await }
         });
         let third = Duration::from_secs_f64(self.events as f64 / self.events_per_s / 3.0);

@@ -1,8 +1,10 @@
 //! Publishers who do as the API's documentation asks them to.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -37,6 +39,9 @@ pub struct Load {
     pub events_per_s: f64,
     /// How long a request is repeated until its publisher gives up.
     pub patience: Duration,
+    /// Requests under way at the same time, like the connections of a client's pool. Without a limit, thousands of
+    /// repeated requests of an outage keep a small machine so busy with timing out that none of them gets through.
+    pub requests_max: usize,
 }
 
 impl Load {
@@ -49,6 +54,7 @@ impl Load {
             events_max,
             events_per_s,
             patience: Duration::from_secs(120),
+            requests_max: 128,
         }
     }
 
@@ -67,6 +73,7 @@ impl Load {
     ) {
         let started = tokio::time::Instant::now();
         let mut requests = JoinSet::new();
+        let places = Arc::new(Semaphore::new(self.requests_max));
         tokio::pin!(enough);
         for number in 0..self.events_max {
             #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
@@ -79,13 +86,15 @@ impl Load {
             let number = self.first + number;
             ledger.sent(number);
             // Ends with its acknowledgement, or when its publisher gives up.
-            requests.spawn(publish(
-                publisher.clone(),
-                ledger.clone(),
-                self.source,
+            let request = Request {
+                publisher: publisher.clone(),
+                ledger: ledger.clone(),
+                source: self.source,
                 number,
-                self.patience,
-            ));
+                patience: self.patience,
+                places: Arc::clone(&places),
+            };
+            requests.spawn(request.publish());
         }
         while requests.join_next().await.is_some() {}
     }
@@ -164,45 +173,58 @@ fn acknowledged(text: &str) -> Option<(Uuid, Option<u64>)> {
     Some((id, answer["deliveries"].as_u64()))
 }
 
-async fn publish(
+/// One event on its way to its acknowledgement.
+struct Request {
     publisher: Publisher,
     ledger: Ledger,
     source: EventSource,
     number: u64,
     patience: Duration,
-) {
-    let event = source.event(number);
-    let ordering = event
-        .ordering_key
-        .map(|key| format!(r#","ordering_key":"{key}""#))
-        .unwrap_or_default();
-    let body = format!(
-        r#"{{"type":"{}"{ordering},"payload":{}}}"#,
-        event.event_type, event.payload
-    );
-    let mut dice = Dice::of(source.seed.wrapping_add(1), number);
-    let mut pause = PAUSE_MIN;
-    let began = Instant::now();
-    for turn in number.. {
-        let wait = match publisher.post(turn, body.clone(), &event.key).await {
-            Answer::Acknowledged(id, deliveries) => {
-                return ledger.acknowledged(number, id, deliveries);
+    places: Arc<Semaphore>,
+}
+
+impl Request {
+    async fn publish(self) {
+        let (number, ledger) = (self.number, &self.ledger);
+        let event = self.source.event(number);
+        let ordering = event
+            .ordering_key
+            .map(|key| format!(r#","ordering_key":"{key}""#))
+            .unwrap_or_default();
+        let body = format!(
+            r#"{{"type":"{}"{ordering},"payload":{}}}"#,
+            event.event_type, event.payload
+        );
+        let mut dice = Dice::of(self.source.seed.wrapping_add(1), number);
+        let mut pause = PAUSE_MIN;
+        let began = Instant::now();
+        for turn in number.. {
+            let wait = match self.post(turn, body.clone(), &event.key).await {
+                Answer::Acknowledged(id, deliveries) => {
+                    return ledger.acknowledged(number, id, deliveries);
+                }
+                Answer::Refused(why) => return ledger.refused(number, &why),
+                Answer::Later(status, retry_after) => {
+                    ledger.failed(number, Failure::Status(status));
+                    retry_after.unwrap_or(pause)
+                }
+                Answer::None => {
+                    ledger.failed(number, Failure::NoAnswer);
+                    pause
+                }
+            };
+            if began.elapsed() > self.patience {
+                return;
             }
-            Answer::Refused(why) => return ledger.refused(number, &why),
-            Answer::Later(status, retry_after) => {
-                ledger.failed(number, Failure::Status(status));
-                retry_after.unwrap_or(pause)
-            }
-            Answer::None => {
-                ledger.failed(number, Failure::NoAnswer);
-                pause
-            }
-        };
-        if began.elapsed() > patience {
-            return;
+            // Somewhat uneven, or all of an outage's publishers come back in the same moment.
+            tokio::time::sleep(wait + pause / 4 * (dice.below(4) as u32)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
         }
-        // Somewhat uneven, or all of an outage's publishers come back in the same moment.
-        tokio::time::sleep(wait + pause / 4 * (dice.below(4) as u32)).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+    }
+
+    /// One try, when there is a place for it.
+    async fn post(&self, turn: u64, body: String, key: &str) -> Answer {
+        let _place = self.places.acquire().await;
+        self.publisher.post(turn, body, key).await
     }
 }

@@ -33,6 +33,8 @@ pub struct Account {
     pub unfinished: u64,
     /// Requests that have arrived.
     pub arrivals: u64,
+    /// How many of them in each 10 s of the run.
+    pub arrivals_per_10_s: Vec<u64>,
     /// Arrivals of what the receiver had taken before, by source.
     pub duplicates: BTreeMap<Source, u64>,
     /// How much later than its due time, and than the end of the last trouble, the latest delivery was taken.
@@ -112,8 +114,27 @@ pub(super) fn draw_up(
             )
         });
     }
+    account.arrivals_per_10_s = paced(pages);
     check_order(&mut account.out_of_order, pages, records, &ids);
     account
+}
+
+/// Counts arrivals by the time since the first.
+fn paced(pages: &Pages) -> Vec<u64> {
+    let arrivals = || pages.events.values().flat_map(|entry| &entry.arrivals);
+    let Some(first_at) = arrivals().map(|arrival| arrival.at).min() else {
+        return Vec::new();
+    };
+    let mut paced = Vec::new();
+    for arrival in arrivals() {
+        let since = arrival.at.duration_since(first_at).unwrap_or_default();
+        let place = (since.as_secs() / 10) as usize;
+        if paced.len() <= place {
+            paced.resize(place + 1, 0);
+        }
+        paced[place] += 1;
+    }
+    paced
 }
 
 fn id_of(typed: &str) -> Option<Uuid> {
@@ -346,6 +367,7 @@ impl fmt::Display for Account {
             }
         }
         writeln!(f, "requests received      {}", self.arrivals)?;
+        writeln!(f, "  in each 10 s         {:?}", self.arrivals_per_10_s)?;
         writeln!(f, "deliveries delivered   {}", self.delivered)?;
         for (reason, count) in &self.dead_letters {
             writeln!(f, "  dead, {reason:<14} {count}")?;
