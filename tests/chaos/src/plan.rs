@@ -1,8 +1,9 @@
 //! What is done to a fleet, and when: a pure function of the seed.
 //!
 //! Every kind of fault is a card of a deck that is shuffled, dealt one card after the other, and shuffled anew. So
-//! the first deck holds each kind once, and a run of [`Plan::DECK_TIME`] has seen them all. Faults last longer than
-//! the distance between two of them, so they overlap; but nothing is done to a part that has its trouble already.
+//! the first deck holds each kind once, and a run of [`Plan::DECK_TIME`] has seen them all. They come in bursts, in which
+//! they last longer than the distance between two of them, so that they overlap; but nothing is done to a part that has its
+//! trouble already. After each burst everything is well for a moment: a stack that never works has nothing to lose.
 
 use std::fmt;
 use std::time::Duration;
@@ -99,11 +100,13 @@ impl Fault {
 
 impl Plan {
     /// Within this time each kind of fault has come once; a test tries a thousand seeds.
-    pub const DECK_TIME: Duration = Duration::from_secs(100);
-    /// Nothing is wrong before that: the books begin with something.
-    const CALM: Duration = Duration::from_secs(2);
+    pub const DECK_TIME: Duration = Duration::from_secs(140);
+    /// So long nothing is wrong, at first and after each burst.
+    const CALM: Duration = Duration::from_secs(4);
     /// Between two faults, in milliseconds.
-    const DISTANCE_MS: (u64, u64) = (200, 2_000);
+    const DISTANCE_MS: (u64, u64) = (100, 1_300);
+    /// Faults of one burst.
+    const BURST: usize = 6;
     /// Between two troubles of one part.
     const REST: Duration = Duration::from_secs(1);
 
@@ -133,6 +136,10 @@ impl Plan {
                 let fault = deck.remove(place);
                 let lasts = length_of(fault, &mut dice);
                 faults.push(Planned { at, lasts, fault });
+                if faults.len().is_multiple_of(Self::BURST) {
+                    let ends = faults.iter().map(|one| one.at + one.lasts);
+                    at = ends.max().unwrap_or(at) + Self::CALM;
+                }
             }
         }
         Self {
@@ -190,15 +197,15 @@ fn shuffled_deck(dice: &mut Dice, processes: [usize; 4]) -> Vec<Fault> {
     deck
 }
 
-/// Leases of a run last some 6 s, those of tickets 2 s more: some pauses are shorter and some are longer.
+/// Leases of a run last some 7 s, those of tickets 2 s more: some pauses are shorter and some are longer.
 fn length_of(fault: Fault, dice: &mut Dice) -> Duration {
     let (shortest_ms, longest_ms) = match fault {
-        Fault::Freeze(..) => (1_000, 12_000),
+        Fault::Freeze(..) => (1_000, 10_000),
         Fault::Kill(..) | Fault::Terminate(..) => (0, 4_000),
         Fault::CrashPostgres | Fault::KillRedis | Fault::CloseReceiver => (0, 5_000),
-        Fault::FreezeRedis | Fault::Pause(_) => (500, 6_000),
-        Fault::Cut(_) | Fault::Delay(..) | Fault::LoseReplies(_) => (300, 5_000),
-        Fault::Receiver(_) => (1_000, 5_000),
+        Fault::FreezeRedis | Fault::Pause(_) => (500, 5_000),
+        Fault::Cut(_) | Fault::Delay(..) | Fault::LoseReplies(_) => (300, 4_000),
+        Fault::Receiver(_) => (1_000, 4_000),
         Fault::FlushRedis | Fault::CutOnce(_) => (0, 0),
     };
     Duration::from_millis(dice.between(shortest_ms, longest_ms))
@@ -302,6 +309,12 @@ mod tests {
                 );
             }
         }
-        assert!(overlaps > plan.faults.len() / 2, "{overlaps}");
+        assert!(overlaps > plan.faults.len(), "{overlaps}");
+        // The calm after a burst.
+        let calm = plan
+            .faults
+            .windows(2)
+            .filter(|pair| pair[1].at >= pair[0].at + Plan::CALM);
+        assert!(calm.count() >= plan.faults.len() / Plan::BURST - 1);
     }
 }

@@ -58,7 +58,7 @@ pub struct Outcome {
 }
 
 impl Run {
-    /// The short form: every kind of fault once.
+    /// The short form: every kind of fault once, in somewhat more than two minutes.
     #[must_use]
     pub fn short(seed: u64) -> Self {
         Self {
@@ -308,7 +308,7 @@ async fn endpoints(fleet: &Fleet) -> Vec<Endpoint> {
         ),
     ] {
         let mut wanted = json!({
-            "timeout_ms": 1_000, "retry_base_ms": 200, "retry_cap_ms": 2_000, "attempts_max": 100,
+            "timeout_ms": 2_000, "retry_base_ms": 200, "retry_cap_ms": 2_000, "attempts_max": 100,
         });
         for (name, value) in more.as_object().expect("members") {
             wanted[name] = value.clone();

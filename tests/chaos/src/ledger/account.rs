@@ -153,8 +153,12 @@ impl Account {
     ) {
         self.first_try_failures += u64::from(entry.failed_tries > 0);
         self.arrivals += entry.arrivals.len() as u64;
-        for place in 0..endpoints.len() {
-            self.enter_duplicates(number, &arrivals_at(entry, place), history);
+        for (place, endpoint) in endpoints.iter().enumerate() {
+            let arrivals = arrivals_at(entry, place);
+            let id = arrivals.first().and_then(|one| one.webhook_id);
+            let record = id.and_then(|id| records.deliveries.get(&(id, *endpoint)));
+            let unanswered = record.map_or(&[][..], |record| &record.unanswered);
+            self.enter_duplicates(number, &arrivals, unanswered, history);
         }
         let Some((_, id)) = entry.acknowledged else {
             self.given_up += 1;
@@ -227,11 +231,17 @@ impl Account {
         self.latest = self.latest.max(lateness);
     }
 
-    fn enter_duplicates(&mut self, number: u64, arrivals: &[Arrival], history: &History) {
+    fn enter_duplicates(
+        &mut self,
+        number: u64,
+        arrivals: &[Arrival],
+        unanswered: &[i32],
+        history: &History,
+    ) {
         let mut taken: Option<&Arrival> = None;
         for arrival in arrivals {
             if let Some(first) = taken {
-                let source = source_of(first, arrival, history);
+                let source = source_of(first, arrival, unanswered, history);
                 *self.duplicates.entry(source).or_default() += 1;
                 if source == Source::Unexplained {
                     self.unexplained.add(|| {

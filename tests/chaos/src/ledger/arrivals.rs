@@ -42,7 +42,7 @@ pub(super) struct Arrival {
     pub(super) endpoint: usize,
     pub(super) webhook_id: Option<Uuid>,
     /// `zyven-attempt`
-    pub(super) attempt: u32,
+    pub(super) attempt: i32,
     pub(super) treatment: Treatment,
 }
 
@@ -99,13 +99,14 @@ impl Pages {
         answer
     }
 
-    fn treat(&self, number: u64, attempt: u32) -> (Treatment, Answer) {
+    fn treat(&self, number: u64, attempt: i32) -> (Treatment, Answer) {
         if self.source.is_refused(number) {
             return (Treatment::Refused, Answer::status(400));
         }
         let mood = match self.mood {
             Mood::Mixed(late) => {
-                let mut dice = Dice::of(self.source.seed ^ u64::from(attempt), number);
+                let mut dice =
+                    Dice::of(self.source.seed ^ u64::from(attempt.unsigned_abs()), number);
                 match dice.below(15) {
                     0 => Mood::Failing(500),
                     1 => Mood::Failing(503),

@@ -44,13 +44,20 @@ impl fmt::Display for Source {
     }
 }
 
-/// Why `again` came although `first` was taken. Several things may have been wrong at the same time; the first
-/// that explains it, in the order below, is told.
-pub(super) fn source_of(first: &Arrival, again: &Arrival, history: &History) -> Source {
+/// Why `again` came although `first` was taken. `unanswered` are the attempts that Zyven has on record as failed
+/// without a status. Several things may have been wrong at the same time; the first that explains it, in the order
+/// below, is told.
+pub(super) fn source_of(
+    first: &Arrival,
+    again: &Arrival,
+    unanswered: &[i32],
+    history: &History,
+) -> Source {
     let before = |moment: SystemTime| moment.checked_sub(ATTEMPT_TIME_MAX).unwrap_or(moment);
     let answered_by = again.at.min(first.at + ATTEMPT_TIME_MAX);
     let between = |is_such: fn(Trouble) -> bool| history.overlaps(first.at, again.at, is_such);
-    if first.treatment == Treatment::TakenLate {
+    let is_unanswered = unanswered.contains(&first.attempt);
+    if first.treatment == Treatment::TakenLate || is_unanswered && first.attempt < again.attempt {
         Source::AnswerLost
     } else if between(|one| matches!(one, Trouble::Killed(Service::Dispatcher, _))) {
         Source::DispatcherDied
@@ -105,7 +112,7 @@ fn holds_up_results(trouble: Trouble) -> bool {
 mod tests {
     use super::*;
 
-    fn arrival(at: SystemTime, attempt: u32, treatment: Treatment) -> Arrival {
+    fn arrival(at: SystemTime, attempt: i32, treatment: Treatment) -> Arrival {
         Arrival {
             at,
             endpoint: 0,
@@ -116,7 +123,7 @@ mod tests {
     }
 
     /// Two arrivals around what happens between them.
-    fn source(trouble: Option<Trouble>, attempts: (u32, u32), treatment: Treatment) -> Source {
+    fn source(trouble: Option<Trouble>, attempts: (i32, i32), treatment: Treatment) -> Source {
         let mut history = History::default();
         let now = SystemTime::now();
         let first = arrival(now - Duration::from_secs(1), attempts.0, treatment);
@@ -124,7 +131,7 @@ mod tests {
             history.happened(trouble);
         }
         let again = arrival(now + Duration::from_secs(1), attempts.1, Treatment::Taken);
-        source_of(&first, &again, &history)
+        source_of(&first, &again, &[], &history)
     }
 
     #[test]
@@ -151,6 +158,19 @@ mod tests {
             source(None, (1, 2), Treatment::TakenLate),
             Source::AnswerLost
         );
+    }
+
+    #[test]
+    fn an_attempt_on_record_without_an_answer_explains_the_next_one_only() {
+        let (then, now) = (SystemTime::UNIX_EPOCH, SystemTime::now());
+        let told = |attempts: (i32, i32)| {
+            let first = arrival(then, attempts.0, Treatment::Taken);
+            let again = arrival(now, attempts.1, Treatment::Taken);
+            source_of(&first, &again, &[1], &History::default())
+        };
+        assert_eq!(told((1, 2)), Source::AnswerLost);
+        assert_eq!(told((1, 1)), Source::ConnectionDied);
+        assert_eq!(told((2, 3)), Source::Unexplained);
     }
 
     #[test]

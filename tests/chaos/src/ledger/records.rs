@@ -21,6 +21,8 @@ pub(super) struct Record {
     pub(super) state: String,
     pub(super) reason: Option<String>,
     pub(super) seq: i64,
+    /// Attempts that are on record as failed without a status: the answer came too late, or not at all.
+    pub(super) unanswered: Vec<i32>,
     /// When it was due for the last time, at the latest: its acceptance, or the wait after its last recorded failure.
     pub(super) due_at: SystemTime,
 }
@@ -39,10 +41,17 @@ const DELIVERIES: &str = "
           FROM zyven.attempts a
           JOIN zyven.endpoints p ON p.id = a.endpoint_id
          ORDER BY a.delivery_id, a.number DESC
+    ), unanswered AS (
+        SELECT delivery_id, array_agg(number) AS numbers
+          FROM zyven.attempts
+         WHERE http_status IS NULL
+         GROUP BY delivery_id
     )
-    SELECT d.event_id, d.endpoint_id, d.state::text, d.reason, d.seq, coalesce(f.due_at, d.enqueued_at)
+    SELECT d.event_id, d.endpoint_id, d.state::text, d.reason, d.seq, coalesce(f.due_at, d.enqueued_at),
+           coalesce(u.numbers, '{}')
       FROM all_deliveries d
-      LEFT JOIN last_failures f USING (delivery_id)";
+      LEFT JOIN last_failures f USING (delivery_id)
+      LEFT JOIN unanswered u USING (delivery_id)";
 
 const EVENTS: &str = "SELECT id, accepted_at FROM zyven.events";
 
@@ -89,6 +98,7 @@ pub(super) async fn read(fleet: &Fleet) -> Records {
             reason: row.get(3),
             seq: row.get(4),
             due_at: row.get(5),
+            unanswered: row.get(6),
         };
         if records
             .deliveries
