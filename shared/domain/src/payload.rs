@@ -18,6 +18,8 @@ pub const DEPTH_MAX: usize = 64;
 
 /// Longest number, in bytes: more than any double needs, and enough for an integer of 256 bits.
 pub const NUMBER_BYTES_MAX: usize = 128;
+/// Longest exponent, in digits. What is not zero stays within a double, far below this.
+const EXPONENT_DIGITS_MAX: usize = 3;
 
 /// Why a payload is refused. Displays as the broken rule and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -96,6 +98,11 @@ fn check_number(number: &[u8]) -> Result<(), String> {
     // What is too large the parser has refused.
     if !is_zero && text.parse() == Ok(0.0) {
         return Err("numbers must not be so small that they are read as 0".to_owned());
+    }
+    // A zero may have any exponent as far as doubles go; PostgreSQL cannot hold all of them.
+    let digits = text[exponent + 1..].trim_start_matches(['+', '-', '0']);
+    if digits.len() > EXPONENT_DIGITS_MAX {
+        return Err("exponents must not lie beyond 999".to_owned());
     }
     Ok(())
 }
@@ -332,6 +339,10 @@ mod tests {
         for bad in ["1e-324", "-1.5E-400", "1e-99999999999"] {
             assert!(rule(bad.as_bytes()).contains("read as 0"), "{bad}");
         }
+        for bad in ["0e1000", "-0.00E-1000", "0e+0001073741823", "0e-16384"] {
+            assert!(rule(bad.as_bytes()).contains("beyond 999"), "{bad}");
+        }
+        assert_eq!(rule(b"[0e999,0E+000999]"), "");
         // What looks like a number inside a string is none, escaped quotes or not.
         let quoted = format!(
             r#"[0.5,"1e-999","\"1e-999","\\",{{"1e-999":"{}"}}]"#,

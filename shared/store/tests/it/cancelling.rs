@@ -193,3 +193,25 @@ async fn a_claim_and_a_cancellation_at_once_leave_one_winner() {
     }
     fixture.assert_invariants().await;
 }
+
+/// Neither retention nor any statement of ours takes an event away from its delivery; an operator can.
+#[tokio::test]
+async fn a_cancelled_delivery_whose_event_is_gone_is_counted_once() {
+    let (fixture, endpoint) = Fixture::with_endpoint().await;
+    let event = fixture.event("a", None);
+    fixture.accepted(&event).await;
+    let delete = "DELETE FROM zyven.events";
+    fixture.sql.execute(delete, &[]).await.expect("deleted");
+    let delivery = zyven_domain::id::DeliveryId::derive(event.id, endpoint);
+    let finished = Cancelled {
+        finished: 1,
+        ..Cancelled::default()
+    };
+    for expected in [only(1), finished] {
+        let answer = fixture
+            .store
+            .cancel_delivery(fixture.tenant, delivery, "r", "s")
+            .await;
+        assert_eq!(answer.expect("an answer"), Some(expected));
+    }
+}
