@@ -171,12 +171,18 @@ const ACCEPT_FILTERED: &str = accept!(
      GROUP BY a.id"
 );
 
-/// How many deliveries events have that were stored before; `$1` are those they can have.
+/// How many deliveries events have that were stored before: routes may have changed since. An event's
+/// deliveries begin with its own millisecond, by which the indexes find them.
 const COUNT_DELIVERIES: &str = "
-    SELECT event_id, count(*)
-      FROM zyven.deliveries
-     WHERE delivery_id = ANY ($1)
-     GROUP BY event_id";
+    SELECT i.id, d.count
+      FROM unnest($1::uuid[]) AS i (id)
+     CROSS JOIN LATERAL (
+           SELECT count(*)
+             FROM zyven.deliveries
+            WHERE event_id = i.id
+              AND delivery_id >= zyven.uuid_floor(zyven.uuid_time(i.id))
+              AND delivery_id < zyven.uuid_floor(zyven.uuid_time(i.id) + interval '1 millisecond')
+           ) AS d";
 
 /// The events of a batch that were not stored just now, as far as they were stored before.
 const FIND_KEYS: &str = "
@@ -243,7 +249,7 @@ impl Store {
             })
             .collect();
         if stored.len() < events.len() {
-            recognise(&connection, events, routes, &mut results).await?;
+            recognise(&connection, events, &mut results).await?;
         }
         Ok(results)
     }
@@ -360,7 +366,6 @@ impl Queued {
 async fn recognise(
     connection: &Connection,
     events: &[&NewEvent],
-    routes: &[Route],
     results: &mut [Option<Accepted>],
 ) -> Result<(), StoreError> {
     let open: Vec<usize> = (0..events.len())
@@ -393,12 +398,17 @@ async fn recognise(
             .get(&idempotency.key)
             .is_some_and(|&(first, _)| first == event.id.uuid()),
     };
-    let repeated: Vec<usize> = open
+    let repeated: Vec<Uuid> = open
         .iter()
-        .copied()
-        .filter(|&i| stored_before(events[i]))
+        .filter(|&&i| stored_before(events[i]))
+        .map(|&i| events[i].id.uuid())
         .collect();
-    let deliveries = count_deliveries(connection, events, routes, &repeated).await?;
+    let deliveries: HashMap<Uuid, usize> = connection
+        .query(COUNT_DELIVERIES, &[&repeated])
+        .await?
+        .iter()
+        .map(counted)
+        .collect();
     for index in open {
         let event = events[index];
         results[index] = if let Some(&deliveries) = deliveries.get(&event.id.uuid()) {
@@ -418,33 +428,4 @@ async fn recognise(
         };
     }
     Ok(())
-}
-
-/// How many deliveries the events `wanted` got when they were stored: all of their route, unless
-/// filters left some out.
-async fn count_deliveries(
-    connection: &Connection,
-    events: &[&NewEvent],
-    routes: &[Route],
-    wanted: &[usize],
-) -> Result<HashMap<Uuid, usize>, StoreError> {
-    let mut counts: HashMap<Uuid, usize> = HashMap::with_capacity(wanted.len());
-    let mut possible: Vec<Uuid> = Vec::new();
-    for &index in wanted {
-        let (event, recipients) = (events[index].id, &routes[index].recipients);
-        if recipients.iter().any(|recipient| recipient.has_filter) {
-            let derived = recipients
-                .iter()
-                .map(|r| DeliveryId::derive(event, r.endpoint).uuid());
-            possible.extend(derived);
-            counts.insert(event.uuid(), 0);
-        } else {
-            counts.insert(event.uuid(), recipients.len());
-        }
-    }
-    if !possible.is_empty() {
-        let rows = connection.query(COUNT_DELIVERIES, &[&possible]).await?;
-        counts.extend(rows.iter().map(counted));
-    }
-    Ok(counts)
 }

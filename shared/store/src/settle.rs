@@ -106,23 +106,24 @@ pub enum Settled {
 /// a success must not finish whichever delivery has its number now.
 const DELIVER: &str = "
     WITH gone AS (
-        DELETE FROM zyven.outbox
-         WHERE seq = ANY ($1)
-           AND delivery_id = ANY ($10)
-        RETURNING seq, delivery_id, generation, event_id, endpoint_id, tenant_id, enqueued_at
+        DELETE FROM zyven.outbox o
+         USING unnest($1::bigint[], $2::integer[], $3::timestamptz[], $4::smallint[], $5::integer[],
+                      $6::integer[], $7::integer[], $8::text[], $9::bytea[], $10::uuid[])
+                   AS i (seq, attempt, started_at, http_status, connect_us, first_byte_us, total_us,
+                         response_headers, response_body, delivery_id)
+         WHERE o.seq = ANY ($1)
+           AND o.seq = i.seq
+           AND o.delivery_id = i.delivery_id
+        RETURNING o.delivery_id, o.generation, i.attempt, o.seq, o.event_id, o.endpoint_id, o.tenant_id,
+                  o.enqueued_at, i.started_at, i.http_status, i.connect_us, i.first_byte_us, i.total_us,
+                  i.response_headers, i.response_body
     )
     INSERT INTO zyven.finished_deliveries
            (delivery_id, generation, attempts, seq, event_id, endpoint_id, tenant_id, state, enqueued_at,
             started_at, http_status, connect_us, first_byte_us, total_us, response_headers, response_body)
-    SELECT g.delivery_id, g.generation, i.attempt, g.seq, g.event_id, g.endpoint_id, g.tenant_id, 'DELIVERED',
-           g.enqueued_at, i.started_at, i.http_status, i.connect_us, i.first_byte_us, i.total_us,
-           i.response_headers, i.response_body
-      FROM gone g
-      JOIN unnest($1::bigint[], $2::integer[], $3::timestamptz[], $4::smallint[], $5::integer[],
-                  $6::integer[], $7::integer[], $8::text[], $9::bytea[], $10::uuid[])
-               AS i (seq, attempt, started_at, http_status, connect_us, first_byte_us, total_us,
-                     response_headers, response_body, delivery_id)
-        ON i.seq = g.seq AND i.delivery_id = g.delivery_id
+    SELECT delivery_id, generation, attempt, seq, event_id, endpoint_id, tenant_id, 'DELIVERED', enqueued_at,
+           started_at, http_status, connect_us, first_byte_us, total_us, response_headers, response_body
+      FROM gone
     RETURNING seq";
 
 /// A success that arrived after Zyven had given up: the dead letter is resolved, unless it has been
@@ -168,7 +169,7 @@ const RETRY: &str = "
           JOIN input i ON i.seq = r.seq AND i.lease_token = r.lease_token
         ON CONFLICT DO NOTHING
     )
-    SELECT seq FROM retried";
+    SELECT seq, lease_token FROM retried";
 
 /// An attempt without a record was never made: it leaves no row and does not count.
 const BURY: &str = "
@@ -221,7 +222,7 @@ const BURY: &str = "
          WHERE i.started_at IS NOT NULL
         ON CONFLICT DO NOTHING
     )
-    SELECT seq FROM gone";
+    SELECT seq, lease_token FROM gone";
 
 const RELEASE: &str = "
     UPDATE zyven.outbox o
@@ -234,7 +235,7 @@ const RELEASE: &str = "
        AND o.seq = i.seq
        AND o.state = 'DISPATCHING'
        AND o.lease_token = i.lease_token
-    RETURNING o.seq";
+    RETURNING o.seq, i.lease_token";
 
 impl Store {
     /// Puts a batch of settlements on record, synchronously committed. Results are in the order of
@@ -246,51 +247,55 @@ impl Store {
     /// PostgreSQL could not be asked, or nobody knows what it did: see [`StoreError::is_transient`].
     pub async fn settle(&self, items: &[SettleItem]) -> Result<Vec<Settled>, StoreError> {
         let connection = self.durable("settling attempts").await?;
-        let mut done: HashSet<i64> = HashSet::with_capacity(items.len());
         let mut groups = Groups::default();
         for item in items {
             groups.sort_in(item);
         }
+        // Of two successes of one delivery the first one finishes it.
+        let mut delivered: HashSet<i64> = HashSet::new();
+        // By number and token: a batch may hold a lost lease's failure beside the present one's.
+        let mut failed: HashSet<(i64, i64)> = HashSet::with_capacity(items.len());
         if !groups.delivered.is_empty() {
-            done.extend(deliver(&connection, &groups.delivered).await?);
+            delivered = deliver(&connection, &groups.delivered).await?;
             CrashPoint::SettleAfterDelivered.reached();
             let late: Vec<&SettleItem> = groups
                 .delivered
                 .iter()
                 .map(|(item, _)| *item)
-                .filter(|item| !done.contains(&item.seq))
+                .filter(|item| !delivered.contains(&item.seq))
                 .collect();
             if !late.is_empty() {
                 resolve(&connection, &late).await?;
             }
         }
         if !groups.retried.is_empty() {
-            done.extend(retry(&connection, &groups.retried).await?);
+            failed.extend(retry(&connection, &groups.retried).await?);
             CrashPoint::SettleAfterRetried.reached();
         }
         if !groups.buried.is_empty() {
-            done.extend(bury(&connection, &groups.buried).await?);
+            failed.extend(bury(&connection, &groups.buried).await?);
             CrashPoint::SettleAfterBuried.reached();
         }
         if !groups.released.is_empty() {
-            done.extend(release(&connection, &groups.released).await?);
+            failed.extend(release(&connection, &groups.released).await?);
             CrashPoint::SettleAfterReleased.reached();
         }
-        Ok(items
-            .iter()
-            .map(|item| match (&item.settlement, done.contains(&item.seq)) {
-                (_, true) => Settled::Done,
-                (Settlement::Delivered(_), false) => Settled::AlreadyFinished,
-                (_, false) => Settled::Superseded,
-            })
-            .collect())
+        let became = |item: &SettleItem| match &item.settlement {
+            Settlement::Delivered(_) if delivered.remove(&item.seq) => Settled::Done,
+            Settlement::Delivered(_) => Settled::AlreadyFinished,
+            _ if failed.contains(&(item.seq, item.lease_token)) => Settled::Done,
+            _ => Settled::Superseded,
+        };
+        Ok(items.iter().map(became).collect())
     }
 }
 
 /// The items of one call by what is to become of them.
 #[derive(Default)]
 struct Groups<'a> {
+    /// The first success of each row: a row cannot be finished twice.
     delivered: Vec<(&'a SettleItem, &'a AttemptRecord)>,
+    delivered_seqs: HashSet<i64>,
     retried: Vec<(&'a SettleItem, &'a AttemptRecord, Duration)>,
     buried: Vec<(&'a SettleItem, Option<&'a AttemptRecord>, DeadLetterReason)>,
     released: Vec<(&'a SettleItem, Duration)>,
@@ -299,7 +304,11 @@ struct Groups<'a> {
 impl<'a> Groups<'a> {
     fn sort_in(&mut self, item: &'a SettleItem) {
         match &item.settlement {
-            Settlement::Delivered(record) => self.delivered.push((item, record)),
+            Settlement::Delivered(record) => {
+                if self.delivered_seqs.insert(item.seq) {
+                    self.delivered.push((item, record));
+                }
+            }
             Settlement::Retry { record, retry_in } => self.retried.push((item, record, *retry_in)),
             Settlement::DeadLetter { record, reason } => {
                 self.buried.push((item, record.as_ref(), *reason));
@@ -312,26 +321,23 @@ impl<'a> Groups<'a> {
 async fn deliver(
     connection: &Connection,
     items: &[(&SettleItem, &AttemptRecord)],
-) -> Result<Vec<i64>, StoreError> {
+) -> Result<HashSet<i64>, StoreError> {
     let columns = Columns::of(items.iter().map(|(item, record)| (*item, Some(*record))));
     let deliveries: Vec<Uuid> = items.iter().map(|(i, _)| i.delivery_id.uuid()).collect();
-    seqs(
-        connection,
-        DELIVER,
-        &[
-            &columns.seq,
-            &columns.attempt,
-            &columns.started_at,
-            &columns.http_status,
-            &columns.connect_us,
-            &columns.first_byte_us,
-            &columns.total_us,
-            &columns.response_headers,
-            &columns.response_body,
-            &deliveries,
-        ],
-    )
-    .await
+    let parameters: [&(dyn ToSql + Sync); 10] = [
+        &columns.seq,
+        &columns.attempt,
+        &columns.started_at,
+        &columns.http_status,
+        &columns.connect_us,
+        &columns.first_byte_us,
+        &columns.total_us,
+        &columns.response_headers,
+        &columns.response_body,
+        &deliveries,
+    ];
+    let rows = connection.query(DELIVER, &parameters).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 async fn resolve(connection: &Connection, items: &[&SettleItem]) -> Result<(), StoreError> {
@@ -346,41 +352,42 @@ async fn resolve(connection: &Connection, items: &[&SettleItem]) -> Result<(), S
 async fn retry(
     connection: &Connection,
     items: &[(&SettleItem, &AttemptRecord, Duration)],
-) -> Result<Vec<i64>, StoreError> {
+) -> Result<Vec<(i64, i64)>, StoreError> {
     let columns = Columns::of(items.iter().map(|(item, record, _)| (*item, Some(*record))));
     let waits: Vec<i64> = items
         .iter()
         .map(|(_, _, wait)| milliseconds(*wait))
         .collect();
-    seqs(connection, RETRY, &columns.failed(&waits)).await
+    rows(connection, RETRY, &columns.failed(&waits)).await
 }
 
 async fn bury(
     connection: &Connection,
     items: &[(&SettleItem, Option<&AttemptRecord>, DeadLetterReason)],
-) -> Result<Vec<i64>, StoreError> {
+) -> Result<Vec<(i64, i64)>, StoreError> {
     let columns = Columns::of(items.iter().map(|(item, record, _)| (*item, *record)));
     let reasons: Vec<&str> = items.iter().map(|(_, _, reason)| reason.as_str()).collect();
-    seqs(connection, BURY, &columns.failed(&reasons)).await
+    rows(connection, BURY, &columns.failed(&reasons)).await
 }
 
 async fn release(
     connection: &Connection,
     items: &[(&SettleItem, Duration)],
-) -> Result<Vec<i64>, StoreError> {
+) -> Result<Vec<(i64, i64)>, StoreError> {
     let numbers: Vec<i64> = items.iter().map(|(item, _)| item.seq).collect();
     let tokens: Vec<i64> = items.iter().map(|(item, _)| item.lease_token).collect();
     let waits: Vec<i64> = items.iter().map(|(_, wait)| milliseconds(*wait)).collect();
-    seqs(connection, RELEASE, &[&numbers, &tokens, &waits]).await
+    rows(connection, RELEASE, &[&numbers, &tokens, &waits]).await
 }
 
-async fn seqs(
+/// The rows that a statement touched, each by its number and the token it had.
+async fn rows(
     connection: &Connection,
     sql: &str,
     parameters: &[&(dyn ToSql + Sync)],
-) -> Result<Vec<i64>, StoreError> {
+) -> Result<Vec<(i64, i64)>, StoreError> {
     let rows = connection.query(sql, parameters).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 fn milliseconds(wait: Duration) -> i64 {

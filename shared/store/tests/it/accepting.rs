@@ -245,3 +245,24 @@ async fn publish_refuses_what_the_api_refuses_and_names_the_field() {
         );
     }
 }
+
+/// The answer to the first try was lost, and an endpoint was disabled before the second.
+#[tokio::test]
+async fn a_repeated_event_has_the_deliveries_it_was_stored_with() {
+    let (fixture, endpoint) = Fixture::with_endpoint().await;
+    fixture.endpoint(&["*"], &[]).await;
+    let (store, tenant) = (&fixture.store, fixture.tenant);
+    for key in [None, Some("key")] {
+        let enabled = store.enable_endpoint_of(tenant, endpoint).await;
+        enabled.expect("asked").expect("the endpoint");
+        let event = [fixture.event("a", key)];
+        let stored = [Accepted::New { deliveries: 2 }];
+        assert_eq!(store.accept(&event).await.expect("accepted"), stored);
+        let disabled = store.disable_endpoint_of(tenant, endpoint, "why").await;
+        disabled.expect("asked").expect("the endpoint");
+        for process in [store, &open(&fixture.database)] {
+            let repeated = process.accept(&event).await;
+            assert_eq!(repeated.expect("recognised"), stored);
+        }
+    }
+}

@@ -293,3 +293,58 @@ async fn a_success_never_finishes_another_delivery_that_got_its_number() {
         "still to be delivered"
     );
 }
+
+/// A dispatcher that was paused may hold a delivery under a lost lease and under the present one.
+#[tokio::test]
+async fn two_successes_of_one_delivery_in_one_batch_finish_it_once() {
+    let (fixture, _) = Fixture::with_endpoint().await;
+    let first = fixture.claimed().await;
+    fixture.let_leases_expire().await;
+    let second = fixture.claim_one(first.seq, 2).await;
+    let items = [
+        settling(&first, TOKEN, delivered()),
+        settling(&second, 2, delivered()),
+    ];
+    let settled = fixture.store.settle(&items).await.expect("settled");
+    assert_eq!(settled, [Settled::Done, Settled::AlreadyFinished]);
+    let state = fixture.state(first.delivery_id.uuid()).await;
+    assert_eq!(state, ("DELIVERED".to_owned(), 1));
+    fixture.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn a_lost_leases_failure_beside_the_present_ones_result_is_superseded() {
+    for (present, expected) in [(retry(), "RETRY_SCHEDULED"), (delivered(), "DELIVERED")] {
+        let (fixture, _) = Fixture::with_endpoint().await;
+        let first = fixture.claimed().await;
+        fixture.let_leases_expire().await;
+        let second = fixture.claim_one(first.seq, 2).await;
+        let items = [
+            settling(&first, TOKEN, dead()),
+            settling(&second, 2, present),
+        ];
+        let settled = fixture.store.settle(&items).await.expect("settled");
+        assert_eq!(settled, [Settled::Superseded, Settled::Done]);
+        let state = fixture.state(first.delivery_id.uuid()).await;
+        assert_eq!(state, (expected.to_owned(), 2));
+    }
+}
+
+/// The batch names the number with one item and the delivery with another.
+#[tokio::test]
+async fn a_success_is_recorded_for_its_own_number_and_delivery_or_not_at_all() {
+    let (fixture, _) = Fixture::with_endpoint().await;
+    let [one, other] = [fixture.claimed().await, fixture.claimed().await];
+    let items = [
+        settling(&one, TOKEN, delivered()),
+        settling(&other, TOKEN, delivered()),
+    ];
+    let mut crossed = items.clone();
+    (crossed[0].seq, crossed[1].seq) = (other.seq, one.seq);
+    let settled = fixture.store.settle(&crossed).await.expect("an answer");
+    assert_eq!(settled, [Settled::AlreadyFinished; 2]);
+    let unfinished = "SELECT count(*) FROM zyven.outbox";
+    assert_eq!(fixture.count(unfinished).await, 2);
+    let settled = fixture.store.settle(&items).await.expect("settled");
+    assert_eq!(settled, [Settled::Done; 2]);
+}
