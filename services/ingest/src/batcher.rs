@@ -10,12 +10,9 @@
 //! it has. One whose deadline passed while it waited is not: its publisher was told to come again.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zyven_crash_points::CrashPoint;
 use zyven_runtime::doorbell::Bell;
 use zyven_runtime::pace::Backoff;
@@ -25,6 +22,7 @@ use zyven_store::{Accepted, NewEvent, Store, StoreError};
 use crate::body::Share;
 use crate::config::{FLUSH_BYTES_MAX, FLUSH_EVENTS_MAX};
 use crate::statistics::Statistics;
+use crate::sync::{Instant, Mutex, MutexGuard, Notify, oneshot, sleep, timeout, timeout_at};
 
 /// Between two tries to store the same batch.
 const BACKOFF: Backoff = Backoff {
@@ -69,12 +67,10 @@ pub(crate) struct Batcher {
 }
 
 struct Queue {
-    // Held to push or to take, never across an await.
+    // Held to push, to take or to count, never across an await.
     jobs: Mutex<Waiting>,
     /// Told when a writer should have a look; a permit is kept if none is listening.
     arrived: Notify,
-    /// Events waiting, for the gauge.
-    events: AtomicUsize,
     events_max: usize,
 }
 
@@ -101,7 +97,6 @@ impl Batcher {
             queue: Arc::new(Queue {
                 jobs: Mutex::default(),
                 arrived: Notify::new(),
-                events: AtomicUsize::new(0),
                 events_max,
             }),
             deadline,
@@ -130,7 +125,7 @@ impl Batcher {
 
     /// Events that wait for a writer.
     pub(crate) fn waiting(&self) -> usize {
-        self.queue.events.load(Ordering::Relaxed)
+        self.queue.lock().events
     }
 
     /// Lets writers end once the queue is empty. Jobs that come later are refused.
@@ -142,7 +137,7 @@ impl Batcher {
 }
 
 impl Queue {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -155,7 +150,6 @@ impl Queue {
         // vain. The first job in line starts the time after which it is stalled.
         let is_news = waiting.busy == 0 || waiting.jobs.is_empty();
         waiting.events += job.events.len();
-        self.events.store(waiting.events, Ordering::Relaxed);
         waiting.jobs.push_back(job);
         let is_good_batch = waiting.events >= GOOD_BATCH_EVENTS;
         drop(waiting);
@@ -173,9 +167,7 @@ impl Queue {
             let look = self.lock().look(Instant::now());
             match look {
                 Look::Take(jobs) => {
-                    let left = self.lock().events;
-                    self.events.store(left, Ordering::Relaxed);
-                    if left > 0 {
+                    if self.lock().events > 0 {
                         // Whether that is worth another writer, it finds out itself.
                         self.arrived.notify_one();
                     }

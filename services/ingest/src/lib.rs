@@ -46,6 +46,7 @@ mod schemas;
 mod server;
 mod socket;
 mod statistics;
+mod sync;
 
 use std::io;
 use std::sync::Arc;

@@ -11,6 +11,7 @@
 //! * [`Receiver`] – an HTTP(S) server that records each request to the byte and answers by script.
 //! * [`ChaosProxy`] – a TCP proxy that cuts, pauses, delays, and loses replies.
 //! * [`Binary`] and [`Running`] – the `zyven` program as real child processes, to be killed, frozen and read.
+//! * [`live_through`] – random stories, lived through on the real thing and on a model of it.
 //! * [`wait_until`] – the only way a test waits: for a state, with a deadline, telling what it last saw.
 //!
 //! **Failure is a panic.** A test that cannot have its database has nothing to decide, so functions here panic with
@@ -27,6 +28,7 @@ mod environment;
 mod postgres;
 mod receiver;
 mod redis_server;
+mod stories;
 mod tls;
 mod wait;
 
@@ -36,5 +38,6 @@ pub use environment::free_address;
 pub use postgres::{Postgres, TestDatabase};
 pub use receiver::{Answer, ReceivedRequest, Receiver};
 pub use redis_server::TestRedis;
+pub use stories::live_through;
 pub use tls::{TestCa, TestCertificate, self_signed_server_config};
 pub use wait::{Observation, wait_until};

@@ -12,6 +12,7 @@ mod filtering;
 mod fixture;
 mod keys;
 mod maintaining;
+mod model;
 mod options;
 mod ordering;
 mod plans;

@@ -1,0 +1,7 @@
+//! What the batcher waits and locks with, in one place: `tests/interleavings` compiles the batcher once more, with a
+//! scheduler's own in place of these, and tries the orders in which things can happen (ADR 0024).
+
+pub(crate) use std::sync::{Mutex, MutexGuard};
+
+pub(crate) use tokio::sync::{Notify, oneshot};
+pub(crate) use tokio::time::{Instant, sleep, timeout, timeout_at};
