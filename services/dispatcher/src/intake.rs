@@ -381,9 +381,7 @@ impl Intake {
     }
 
     fn put_back(&mut self, tickets: &[ClaimedTicket]) {
-        let back = tickets
-            .iter()
-            .map(|ticket| unused(*ticket, Next::Later(Duration::ZERO)));
+        let back = tickets.iter().map(|ticket| unused(*ticket, Next::Back));
         self.progress.completions.extend(back);
     }
 

@@ -11,7 +11,7 @@
 --         learned: s it succeeded, f it failed, t the endpoint asked for ms of peace, n it answered, about this
 --                  one only, u nothing was sent
 --         next:    d done, f due in ms, r due in ms as a retry, k not due before long: its chain waits,
---                  b another ticket of its chain comes first: ask again in ms
+--                  b another ticket of its chain comes first: ask again in ms, p it goes back to where it was
 --
 -- Returns { µs until something may be served (0 now, -1 nobody knows), the number e of events,
 -- e times (lane, o the breaker has opened | c has closed, its ms), then for each lane served: its name,
@@ -178,6 +178,11 @@ local function leave_chain(lane, ticket)
   return offer_first(lane, key)
 end
 
+-- A retry's lease ends half a millisecond sooner: that is how its class is known when it comes back.
+local function class_of(lease_ends_ms)
+  return lease_ends_ms % 1 == 0 and FRESH or RETRIES
+end
+
 -- Puts a ticket where it waits next; returns whether its lane has something it may not have had before.
 local function put(lane, ticket, next, due_ms)
   local is_chained = string.find(ticket, '@', 1, true)
@@ -251,7 +256,13 @@ if #members > 0 then
           learned_nothing(lane, ticket, learned == 'x')
         end
       end
-      has_more = put(lane, ticket, ARGV[place + 3], tonumber(ARGV[place + 4])) or has_more
+      local next = ARGV[place + 3]
+      if next == 'p' and leases[member] then
+        next = class_of(tonumber(leases[member])) == RETRIES and 'r' or 'f'
+      end
+      if next ~= 'p' then -- otherwise its lease has ended, and its lane or somebody else has it
+        has_more = put(lane, ticket, next, tonumber(ARGV[place + 4])) or has_more
+      end
     end
     judge(lane)
     give_back(lane, removed)
@@ -263,30 +274,37 @@ end
 
 -- Expired leases go to the front of their lane: nobody in it has waited longer. Whoever held them died,
 -- which says nothing about the endpoint.
-local expired = redis.call('ZRANGEBYSCORE', leased_key, '-inf', now_text, 'LIMIT', 0, ARGV[8])
+local expired = redis.call('ZRANGEBYSCORE', leased_key, '-inf', now_text, 'WITHSCORES', 'LIMIT', 0, ARGV[8])
 if #expired > 0 then
-  redis.call('ZREM', leased_key, unpack(expired))
-  local owners, entries = {}, {}
-  for _, member in ipairs(expired) do
+  local owners, entries, over = {}, {}, {}
+  for index = 1, #expired, 2 do
+    local member, class = expired[index], class_of(tonumber(expired[index + 1]))
+    over[#over + 1] = member
     local name, ticket = string.match(member, '^(%x+):(%d+@?%x*)$')
     if name and #name == 64 then -- nothing else was written by these scripts
       if not entries[name] then
-        entries[name] = {}
+        entries[name] = { {}, {} }
         owners[#owners + 1] = name
       end
-      local list = entries[name]
+      local list = entries[name][class]
       list[#list + 1] = '0'
       list[#list + 1] = ticket
     end
   end
+  redis.call('ZREM', leased_key, unpack(over))
   learn(owners)
   for _, name in ipairs(owners) do
-    local lane, list = lanes[name], entries[name]
-    for index = 2, #list, 2 do
-      learned_nothing(lane, list[index], true)
+    local lane = lanes[name]
+    for class = FRESH, RETRIES do
+      local list = entries[name][class]
+      for index = 2, #list, 2 do
+        learned_nothing(lane, list[index], true)
+      end
+      if #list > 0 then
+        redis.call('ZADD', tickets_stem[class] .. name, unpack(list))
+        give_back(lane, #list / 2)
+      end
     end
-    redis.call('ZADD', tickets_stem[FRESH] .. name, unpack(list))
-    give_back(lane, #list / 2)
     returning[name] = lane
   end
 end
@@ -312,7 +330,7 @@ take_seats()
 
 local leases, lease_length = {}, 0
 local expiry_ms = now_ms + lease_ms
-local expiry_text = string.format('%.0f', expiry_ms)
+local expiry_texts = { string.format('%.0f', expiry_ms), string.format('%.1f', expiry_ms - 0.5) } -- see class_of
 local turn_us, out_of_reach_us = now_us, now_us + 2000 -- at most 500 tickets, hence 1000 turns, are taken
 
 -- When somebody whose next turn would be at `next_us` is looked at again, or nil for nobody. What counts as
@@ -363,7 +381,7 @@ local function serve_lane(lane, class, share)
   redis.call('ZREMRANGEBYRANK', key, 0, count - 1) -- the due ones are the first ones
   reply[reply_length + 1], reply[reply_length + 2] = lane.name, count
   reply_length = reply_length + 2
-  local stem = lane.name .. ':'
+  local stem, expiry_text = lane.name .. ':', expiry_texts[class]
   for index = 1, count do
     leases[lease_length + 1], leases[lease_length + 2] = expiry_text, stem .. tickets[index]
     lease_length = lease_length + 2

@@ -238,6 +238,7 @@ impl Next {
             Self::Later(wait) => ("f", whole_ms(wait)),
             Self::Retry(wait) => ("r", whole_ms(wait)),
             Self::First => ("e", 0),
+            Self::Back => ("p", 0),
             Self::Blocked(wait) => ("b", whole_ms(wait.min(NEAR_WINDOW))),
         }
     }

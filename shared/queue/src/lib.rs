@@ -14,7 +14,7 @@
 //! | `{zN}:v2:fresh_lanes:<tenant>`, `{zN}:v2:retries_lanes:<tenant>` | sorted set | lanes that can be served, by the microsecond of their turn |
 //! | `{zN}:v2:fresh_tenants`, `{zN}:v2:retries_tenants` | sorted set | tenants that can be served, by the microsecond of their turn |
 //! | `{zN}:v2:chain:<lane>:<ordering key>` | sorted set | sequence numbers that must go one after the other |
-//! | `{zN}:v2:leased` | sorted set | `<lane>:<ticket>`, by the millisecond the lease ends |
+//! | `{zN}:v2:leased` | sorted set | `<lane>:<ticket>`, by the millisecond the lease ends, half a one sooner for a retry |
 //! | `{zN}:v2:in_flight` | hash | how many members of `leased` belong to each lane, and to each tenant |
 //! | `{zN}:v2:settings` | hash | a lane's limits, where its endpoint has some of its own |
 //! | `{zN}:v2:state:<lane>` | string | a lane's breaker, ramp and tokens, where there is something to say |
@@ -249,6 +249,9 @@ pub enum Next {
     /// An earlier delivery with its ordering key is unfinished: ask again after this wait, should it not
     /// have become the first by then.
     Blocked(Duration),
+    /// Nobody has asked Postgres about it: it goes back to where it was, and may be handed out at once. Says nothing if
+    /// the lease has ended, or went with what Redis lost.
+    Back,
 }
 
 /// Names one filling of Redis. A push under another epoch than the one Redis holds is refused, so that an

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use zyven_queue::{ClaimedTicket, Next};
+use zyven_queue::{ClaimedTicket, Learned, Next};
 
-use crate::support::{LEASE, Stage, done, keyed, later, new_lane, seqs};
+use crate::support::{LEASE, NOW, Stage, complete, done, keyed, later, new_lane, retry, seqs, ticket};
 
 /// Claims with a lease that is over when the next claim looks.
 async fn claim_and_die(stage: &Stage, tickets_max: usize) -> Vec<ClaimedTicket> {
@@ -179,4 +179,41 @@ async fn the_first_of_a_chain_given_back_is_still_the_first() {
     let again = stage.claim(10).await;
     assert_eq!(again, held);
     assert_eq!(seqs(&stage.exchange(10, &done(&again)).await.tickets), [2]);
+}
+
+/// Lanes with tickets in the line of retries, and in the line of fresh ones.
+async fn lines(stage: &Stage) -> (usize, usize) {
+    let mut redis = stage.redis.connection().await;
+    let mut count = async |pattern: &str| {
+        let keys = redis::cmd("KEYS").arg(pattern).query_async(&mut redis);
+        let keys: Vec<String> = keys.await.unwrap();
+        keys.len()
+    };
+    let retries = count("{z0}:v2:retries:*").await;
+    (retries, count("{z0}:v2:fresh:*").await)
+}
+
+#[tokio::test]
+async fn what_comes_back_unattempted_keeps_its_line() {
+    let stage = Stage::new().await;
+    let (one, other) = (new_lane(), new_lane());
+    stage.offer(&[retry(one, 1), ticket(other, 2, NOW)]).await;
+    // PostgreSQL could not be asked.
+    let claimed = stage.claim(10).await;
+    assert_eq!((claimed.len(), lines(&stage).await), (2, (0, 0)));
+    let back: Vec<_> = (claimed.iter())
+        .map(|ticket| complete(ticket, Learned::NothingSent, Next::Back))
+        .collect();
+    stage.give_back(&back).await;
+    assert_eq!(lines(&stage).await, (1, 1));
+    // Their holder died.
+    assert_eq!(claim_and_die(&stage, 10).await.len(), 2);
+    stage.give_back(&[]).await;
+    assert_eq!(lines(&stage).await, (1, 1));
+    let again = stage.claim(10).await;
+    assert_eq!(again.len(), 2);
+    // What is not held any more is not put anywhere.
+    stage.give_back(&done(&again)).await;
+    stage.give_back(&back).await;
+    assert_eq!(lines(&stage).await, (0, 0));
 }

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
 use redis::aio::MultiplexedConnection;
 use uuid::Uuid;
 use zyven_domain::id::{EndpointId, TenantId};
@@ -13,9 +12,12 @@ use zyven_queue::{
     Claimed, ClaimedTicket, Completion, Epoch, Lane, Learned, Next, Pushed, Queue, QueueConfig,
     Ticket,
 };
-use zyven_testkit::TestRedis;
+use zyven_testkit::{TestRedis, live_through};
 
 use crate::support::{LEASE, books};
+
+const STORIES: u32 = 200;
+const SEEDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/seeds.txt");
 
 /// The first one is a tenant's only one, the others belong to another tenant.
 const LANES: usize = 3;
@@ -44,6 +46,8 @@ enum Then {
     Blocked {
         is_due: bool,
     },
+    /// To where it was.
+    Back,
 }
 
 #[derive(Debug, Clone)]
@@ -114,8 +118,11 @@ impl Model {
     }
 
     fn complete(&mut self, completions: &BTreeMap<Name, Then>) {
+        let mut held = BTreeSet::new();
         for name in completions.keys() {
-            self.held.remove(name);
+            if self.held.remove(name).is_some() {
+                held.insert(*name);
+            }
         }
         // Lane by lane, what is simply done first.
         let mut in_order: Vec<_> = completions.iter().collect();
@@ -132,6 +139,13 @@ impl Model {
                 Then::Done => {}
                 Then::Blocked { .. } if is_chained && self.join_chain(*name) != *name => {
                     self.offer_first(*name);
+                }
+                Then::Back if !held.contains(name) => {}
+                Then::Back => {
+                    if is_chained {
+                        self.join_chain(*name);
+                    }
+                    self.waiting.insert(*name, true);
                 }
                 Then::Again { is_due, .. } | Then::Blocked { is_due } => {
                     if is_chained {
@@ -191,6 +205,7 @@ fn thens() -> impl Strategy<Value = Then> {
         2 => any::<(bool, bool)>()
             .prop_map(|(is_retry, is_due)| Then::Again { is_retry, is_due }),
         1 => any::<bool>().prop_map(|is_due| Then::Blocked { is_due }),
+        1 => Just(Then::Back),
     ]
 }
 
@@ -268,7 +283,7 @@ impl World {
                 learned: match then {
                     Then::Done => Learned::Succeeded,
                     Then::Again { .. } => Learned::Answered,
-                    Then::Blocked { .. } => Learned::NothingSent,
+                    Then::Blocked { .. } | Then::Back => Learned::NothingSent,
                 },
                 next: match *then {
                     Then::Done => Next::Done,
@@ -278,6 +293,7 @@ impl World {
                     } => Next::Retry(wait(is_due)),
                     Then::Again { is_due, .. } => Next::Later(wait(is_due)),
                     Then::Blocked { is_due } => Next::Blocked(wait(is_due)),
+                    Then::Back => Next::Back,
                 },
             })
             .collect();
@@ -316,13 +332,8 @@ impl World {
 fn the_lanes_do_what_the_model_does() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let server = runtime.block_on(TestRedis::start());
-    let mut runner = TestRunner::new(Config {
-        cases: 200,
-        failure_persistence: None,
-        ..Config::default()
-    });
     let stories = prop::collection::vec(steps(), 1..40);
-    let outcome = runner.run(&stories, |story| {
+    live_through(STORIES, SEEDS, &stories, |story| {
         runtime.block_on(async {
             server.flush().await;
             let queue = Queue::connect(&QueueConfig {
@@ -354,9 +365,5 @@ fn the_lanes_do_what_the_model_does() {
                 world.check_books().await;
             }
         });
-        Ok(())
     });
-    if let Err(failure) = outcome {
-        panic!("{failure}");
-    }
 }
