@@ -1,5 +1,6 @@
 //! What the readiness probe says about the dispatcher.
 
+use zyven_queue::QueueError;
 use zyven_runtime::probes::{Condition, Readiness};
 
 use crate::client::Reachability;
@@ -18,6 +19,7 @@ pub(crate) struct Health {
 enum State {
     Well,
     NoRedis,
+    PartOfRedis,
     NoPostgres,
     NoEgress,
 }
@@ -32,35 +34,39 @@ impl Health {
         }
     }
 
-    /// Takes note of how a step went, and whether requests can leave; `None` while PostgreSQL does not confirm
-    /// that this dispatcher lives.
+    /// Takes note of how a step went, of a node of Redis that is left out, and whether requests can leave; `None` while
+    /// PostgreSQL does not confirm that this dispatcher lives.
     pub(crate) fn note(
         &mut self,
         step: &Result<(), IntakeError>,
+        away: Option<QueueError>,
         reachability: Option<Reachability>,
     ) {
         let state = match (step, reachability) {
             (Err(IntakeError::Queue(_)), _) => State::NoRedis,
             (Err(IntakeError::Store(_)), _) | (Ok(()), None) => State::NoPostgres,
+            (Ok(()), Some(Reachability::Open)) if away.is_some() => State::PartOfRedis,
             (Ok(()), Some(Reachability::Open)) => State::Well,
             (Ok(()), Some(Reachability::Doubtful | Reachability::Closed(_))) => State::NoEgress,
         };
         if self.last.replace(state) == Some(state) {
             return;
         }
-        for (condition, trouble, reason) in [
-            (&self.redis, State::NoRedis, "Redis does not answer"),
-            (
-                &self.postgres,
-                State::NoPostgres,
-                "PostgreSQL does not answer",
-            ),
-            (&self.egress, State::NoEgress, "no egress proxy answers"),
+        let (redis, postgres, egress) = match state {
+            State::Well => (None, None, None),
+            State::NoRedis => (Some("Redis does not answer"), None, None),
+            State::PartOfRedis => (Some("a node of Redis does not answer"), None, None),
+            State::NoPostgres => (None, Some("PostgreSQL does not answer"), None),
+            State::NoEgress => (None, None, Some("no egress proxy answers")),
+        };
+        for (condition, trouble) in [
+            (&self.redis, redis),
+            (&self.postgres, postgres),
+            (&self.egress, egress),
         ] {
-            if state == trouble {
-                condition.not_ready(reason);
-            } else {
-                condition.ready();
+            match trouble {
+                Some(reason) => condition.not_ready(reason),
+                None => condition.ready(),
             }
         }
     }

@@ -97,6 +97,8 @@ pub(crate) struct Progress {
     held: usize,
     /// What Redis has not been told yet.
     completions: Vec<Completion>,
+    /// The part of it for nodes that did not answer. It goes with the next exchange and is no reason for one.
+    kept_back: Vec<Completion>,
     /// When to look again although nobody rang.
     look_at: Option<Instant>,
     /// A claim of which nobody knows whether it happened.
@@ -124,7 +126,7 @@ impl Intake {
             client, presence, ..
         } = &*self.workshop;
         let can_send = presence.is_fresh().then(|| client.reachability());
-        self.health.note(&done, can_send);
+        self.health.note(&done, self.queue.away(), can_send);
         done.map(|()| Rest::None)
     }
 
@@ -133,11 +135,13 @@ impl Intake {
         let tickets_max = self.tickets_wanted();
         let lease = self.endpoints.longest_timeout() + LEASE_MARGIN + TICKET_LEASE_MARGIN;
         let progress = &mut self.progress;
+        progress.completions.append(&mut progress.kept_back);
         let claimed = self
             .queue
             .claim(tickets_max, lease, &progress.completions)
             .await?;
         progress.completions.clear();
+        progress.kept_back = claimed.kept_back;
         let pause = claimed.next_due_in.unwrap_or(SLEEP_MAX).min(SLEEP_MAX);
         progress.look_at = Some(Instant::now() + pause);
         for event in &claimed.events {
@@ -446,26 +450,26 @@ impl Intake {
             let told = self
                 .queue
                 .claim(0, LEASE_MARGIN, &self.progress.completions);
-            if let Ok(Ok(_)) = timeout_at(deadline, told).await {
-                self.progress.completions.clear();
+            if let Ok(Ok(claimed)) = timeout_at(deadline, told).await {
+                self.progress.completions = claimed.kept_back;
             }
         }
     }
 
     async fn tell_queue(&mut self, deadline: Instant) {
-        while !self.progress.completions.is_empty() {
-            let told = self
-                .queue
-                .claim(0, LEASE_MARGIN, &self.progress.completions);
+        let progress = &mut self.progress;
+        progress.completions.append(&mut progress.kept_back);
+        while !progress.completions.is_empty() {
+            let told = (self.queue).claim(0, LEASE_MARGIN, &progress.completions);
             match timeout_at(deadline, told).await {
-                Ok(Ok(_)) => self.progress.completions.clear(),
-                Ok(Err(error)) if Instant::now() + FAREWELL_WAIT < deadline => {
-                    tracing::debug!(%error, "could not tell Redis what is settled");
-                    sleep(FAREWELL_WAIT).await;
-                }
-                // Redis finds out by its leases.
-                Ok(Err(_)) | Err(_) => return,
+                Ok(Ok(claimed)) => progress.completions = claimed.kept_back,
+                Ok(Err(error)) => tracing::debug!(%error, "could not tell Redis what is settled"),
+                Err(_) => return,
             }
+            if progress.completions.is_empty() || Instant::now() + FAREWELL_WAIT >= deadline {
+                return; // what is left, Redis finds out by its leases
+            }
+            sleep(FAREWELL_WAIT).await;
         }
     }
 }

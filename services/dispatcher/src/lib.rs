@@ -111,6 +111,7 @@ pub enum Error {
 pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), Error> {
     let client = Arc::new(client(&config)?);
     let statistics = Arc::new(Statistics::new(&deps.metrics, &client));
+    Statistics::count_failures_of(&deps.queue, &deps.metrics);
     let (give_up, given_up) = watch::channel(false);
     let (finished, results) = mpsc::unbounded_channel();
     let (completions, settled) = mpsc::unbounded_channel();

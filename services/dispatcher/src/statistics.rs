@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use zyven_domain::retry::{DeadLetterReason, FailureKind, Outcome, RefusalReason};
-use zyven_queue::LaneEvent;
+use zyven_queue::{Failure, LaneEvent, Queue};
 use zyven_runtime::metrics::{BATCH_BOUNDS, Counter, Gauge, Histogram, LATENCY_BOUNDS_S, Metrics};
 
 use crate::client::{Client, Observed};
@@ -146,6 +146,19 @@ impl Statistics {
                 "Client certificates in use that end within 14 days, or have ended.",
                 &[],
             ),
+        }
+    }
+
+    /// Counts as well how Redis has failed this dispatcher.
+    pub(crate) fn count_failures_of(queue: &Queue, metrics: &Metrics) {
+        for failure in Failure::ALL {
+            let queue = queue.clone();
+            metrics.asked_counter(
+                "zyven_dispatcher_queue_failures_total",
+                "Exchanges with Redis that failed, by reason.",
+                &[("reason", failure.as_str())],
+                move || queue.failures(failure) as f64,
+            );
         }
     }
 

@@ -118,7 +118,7 @@ pub fn run(
     } = dependencies;
     let relay = Relay {
         holder: format!("{}-{}", std::process::id(), Uuid::now_v7().simple()),
-        statistics: Statistics::new(&metrics),
+        statistics: Statistics::new(&metrics).with_failures_of(&queue, &metrics),
         watch: Mutex::default(),
         hand_over_works: readiness.condition("relay_hand_over"),
         queue_is_filled: readiness.condition("relay_queue_filled"),
@@ -230,7 +230,14 @@ impl Relay {
                 Ok(_) if sweep.is_rebuilding() => self
                     .queue_is_filled
                     .not_ready("Redis was emptied and is being filled again"),
-                Ok(_) => self.queue_is_filled.ready(),
+                Ok(_) => match self.queue.away() {
+                    None => self.queue_is_filled.ready(),
+                    Some(error) => {
+                        let error = RelayError::from(error);
+                        let reason = format!("a node of Redis is left out: {error}");
+                        self.queue_is_filled.not_ready(reason);
+                    }
+                },
             }
             step
         })

@@ -1,6 +1,6 @@
 //! What the relay counts.
 
-use zyven_queue::Depth;
+use zyven_queue::{Depth, Failure, Memory, Queue};
 use zyven_runtime::metrics::{BATCH_BOUNDS, Counter, Gauge, Histogram, Metrics};
 
 /// Upper bounds for walks over the whole outbox, in seconds.
@@ -35,6 +35,9 @@ pub struct Statistics {
     queue_waiting: Gauge,
     queue_leased: Gauge,
     queue_lanes: Gauge,
+    memory_used: Gauge,
+    memory_max: Gauge,
+    evicts: Gauge,
 }
 
 impl Statistics {
@@ -133,7 +136,44 @@ impl Statistics {
             queue_waiting: gauge("zyven_queue_tickets_waiting", "Tickets in lanes"),
             queue_leased: gauge("zyven_queue_tickets_leased", "Tickets dispatchers hold"),
             queue_lanes: gauge("zyven_queue_lanes", "Lanes with a ticket in them"),
+            memory_used: gauge(
+                "zyven_queue_memory_used_bytes",
+                "Memory that Redis uses; of several nodes the fullest one's",
+            ),
+            memory_max: gauge(
+                "zyven_queue_memory_max_bytes",
+                "Memory that Redis may use, 0 for no limit; of the same node",
+            ),
+            evicts: gauge(
+                "zyven_queue_evicts",
+                "1 if Redis throws keys away when it is full, instead of refusing",
+            ),
         }
+    }
+
+    /// Counts as well how Redis has failed this relay.
+    pub(crate) fn with_failures_of(self, queue: &Queue, metrics: &Metrics) -> Self {
+        for failure in Failure::ALL {
+            let queue = queue.clone();
+            metrics.asked_counter(
+                "zyven_relay_queue_failures_total",
+                "Exchanges with Redis that failed, by reason",
+                &[("reason", failure.as_str())],
+                move || queue.failures(failure) as f64,
+            );
+        }
+        self
+    }
+
+    pub(crate) fn show_memory(&self, memory: Memory) {
+        self.memory_used.set(memory.used_bytes.cast_signed());
+        self.memory_max.set(memory.max_bytes.cast_signed());
+        if memory.evicts && self.evicts.get() == 0 {
+            tracing::warn!(
+                "Redis throws keys away when it is full: set its maxmemory-policy to noeviction, or tickets and limits are late until the relay has found what is missing"
+            );
+        }
+        self.evicts.set(i64::from(memory.evicts));
     }
 
     pub(crate) fn show(&self, depth: Depth) {

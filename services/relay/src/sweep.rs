@@ -20,6 +20,9 @@ const REST_PER_WORK: u32 = 9;
 /// retries in the outbox that is up to a whole walk later. Changed limits are told as often.
 const EPOCH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often to see how full Redis is.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Offers every row that should have a ticket, page by page, again and again.
 pub struct Sweep {
     term: Arc<Term>,
@@ -27,6 +30,9 @@ pub struct Sweep {
     walk: Option<Walk>,
     next_walk_at: Instant,
     epoch_seen_at: Option<Instant>,
+    memory_seen_at: Option<Instant>,
+    /// How often a node of Redis had come back when the last walk for that began.
+    revivals_seen: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,11 +59,13 @@ impl Sweep {
     /// A sweep that begins at once, at full speed: a new leader trusts nothing.
     pub fn new(term: Arc<Term>, interval: Duration) -> Self {
         Self {
+            revivals_seen: term.queue.revivals(),
             term,
             interval,
             walk: None,
             next_walk_at: Instant::now(),
             epoch_seen_at: None,
+            memory_seen_at: None,
         }
     }
 
@@ -70,6 +78,8 @@ impl Sweep {
         if self.is_epoch_in_doubt() {
             self.look_after_epoch().await?;
         }
+        self.look_after_revivals().await?;
+        self.watch_memory().await;
         match &self.walk {
             None if Instant::now() < self.next_walk_at => Ok(Rest::For(self.rest())),
             None => {
@@ -141,6 +151,35 @@ impl Sweep {
         }
         self.epoch_seen_at = Some(Instant::now());
         Ok(())
+    }
+
+    /// A node that was left out lacks what was pushed meanwhile. It has its epoch, or the look at that has
+    /// noticed.
+    async fn look_after_revivals(&mut self) -> Result<(), RelayError> {
+        let revivals = self.term.queue.revivals();
+        let walks_fast = (self.walk.as_ref()).is_some_and(|walk| walk.reason != Reason::Scrub);
+        // One after the other: a node that comes and goes must not keep a walk from its end.
+        if revivals != self.revivals_seen && !walks_fast {
+            if let Some(epoch) = self.term.epoch() {
+                self.tell_all_limits(&epoch).await?;
+                self.start_over(epoch, Reason::TakeOver);
+            }
+            self.revivals_seen = revivals;
+        }
+        Ok(())
+    }
+
+    /// Shows how full Redis is. That it may not be asked keeps nobody from working.
+    async fn watch_memory(&mut self) {
+        let is_fresh = |seen: Instant| seen.elapsed() < MEMORY_INTERVAL;
+        if self.memory_seen_at.is_some_and(is_fresh) {
+            return;
+        }
+        self.memory_seen_at = Some(Instant::now());
+        match self.term.queue.memory().await {
+            Ok(memory) => self.term.statistics.show_memory(memory),
+            Err(error) => tracing::debug!(%error, "cannot see how full Redis is"),
+        }
     }
 
     async fn begin_epoch(&mut self) -> Result<(), RelayError> {

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use zyven_domain::secret_box::{KeyRing, KeyRingError};
-use zyven_queue::QueueConfig;
+use zyven_queue::{QueueConfig, Tls};
 use zyven_runtime::config::{Setting, Source};
 use zyven_runtime::supervisor::Threads;
 use zyven_runtime::telemetry;
@@ -34,14 +35,10 @@ pub(crate) fn store(source: &mut Source) -> Option<StoreConfig> {
 
 /// The queue.
 pub(crate) fn queue(source: &mut Source) -> Option<QueueConfig> {
-    let url = source.secret::<RedisUrl>(
-        "ZYVEN_REDIS_URL",
-        "Redis, as redis://:password@host:port/",
-        None,
-    );
+    let place = redis(source);
     let pool_size = source.number(
         "ZYVEN_REDIS_POOL_SIZE",
-        "Redis connections per process",
+        "Redis connections per process; with a cluster, per process and shard",
         Some("4"),
         1..=100,
     );
@@ -83,8 +80,10 @@ pub(crate) fn queue(source: &mut Source) -> Option<QueueConfig> {
         );
         return None;
     }
+    let (url, tls) = place?;
     Some(QueueConfig {
-        url: url?.0,
+        url,
+        tls,
         pool_size: u32::try_from(pool_size?).ok()?,
         shards: u16::try_from(shards?).ok()?,
         lane_in_flight_max: u32::try_from(lane_in_flight_max?).ok()?,
@@ -92,6 +91,80 @@ pub(crate) fn queue(source: &mut Source) -> Option<QueueConfig> {
         breaker_open_min,
         breaker_open_max,
     })
+}
+
+/// Where Redis is, and how to know it.
+fn redis(source: &mut Source) -> Option<(String, Tls)> {
+    const FILE: &str = "ZYVEN_REDIS_TLS_CA_FILE";
+    const CERTIFICATE: &str = "ZYVEN_REDIS_TLS_CERTIFICATE_FILE";
+    const KEY: &str = "ZYVEN_REDIS_TLS_KEY_FILE";
+    let url = source.secret::<RedisUrl>(
+        "ZYVEN_REDIS_URL",
+        "Redis, as redis://:password@host:port/; Sentinels as redis+sentinel://:password@host:port,host:port/service; a cluster as redis+cluster://:password@host:port,host:port; each with rediss for TLS",
+        None,
+    );
+    let authorities = pem_file(
+        source,
+        FILE,
+        "PEM file of the certificate authorities that Redis' certificate is checked with, instead of the system's",
+    );
+    let certificate = pem_file(
+        source,
+        CERTIFICATE,
+        "PEM file of the certificate shown to Redis, if it wants one",
+    );
+    let key = pem_file(source, KEY, "PEM file of that certificate's private key");
+    let (url, authorities_pem) = (url?.0, authorities?);
+    let identity_pem = match (certificate?, key?) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) => {
+            source.mistake(KEY, "must be set together with the certificate's file");
+            return None;
+        }
+        (None, Some(_)) => {
+            source.mistake(CERTIFICATE, "must be set together with the key's file");
+            return None;
+        }
+    };
+    let tls = Tls {
+        authorities_pem,
+        identity_pem,
+    };
+    let is_encrypted = url.starts_with("rediss");
+    if !is_encrypted && (tls.authorities_pem.is_some() || tls.identity_pem.is_some()) {
+        source.mistake(
+            "ZYVEN_REDIS_URL",
+            "must begin with rediss, as there are files for TLS",
+        );
+        return None;
+    }
+    if let Some(rule) = zyven_queue::mistake_in(&url, &tls) {
+        source.mistake(FILE, &format!("and the other files for TLS: {rule}"));
+        return None;
+    }
+    Some((url, tls))
+}
+
+/// The content of a file that may not be named: the outer `None` is a mistake.
+fn pem_file(
+    source: &mut Source,
+    name: &'static str,
+    meaning: &'static str,
+) -> Option<Option<Vec<u8>>> {
+    let Some(path) = source.optional::<PathBuf>(name, meaning)? else {
+        return Some(None);
+    };
+    match std::fs::read(&path) {
+        Ok(pem) => Some(Some(pem)),
+        Err(error) => {
+            source.mistake(
+                name,
+                &format!("cannot be read: {}: {error}", path.display()),
+            );
+            None
+        }
+    }
 }
 
 /// The master keys that secrets are sealed with.
@@ -235,9 +308,10 @@ impl FromStr for RedisUrl {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match url::Url::parse(text) {
-            Ok(url) if url.scheme() == "redis" && url.has_host() => Ok(Self(text.to_owned())),
-            _ => Err("must be written as redis://:password@host:port/"),
+        // Files for TLS are looked at when all of them are known.
+        match zyven_queue::mistake_in(text, &Tls::default()) {
+            None => Ok(Self(text.to_owned())),
+            Some(rule) => Err(rule),
         }
     }
 }

@@ -37,6 +37,9 @@ impl Queue {
     /// Returns nothing while Redis has no epoch, that is, until the relay has noticed that Redis was
     /// emptied; completions are then forgotten, as there is nothing left to complete.
     ///
+    /// A node of a cluster that does not answer keeps its completions back and gives no tickets; that is an
+    /// error only if no other node answers either.
+    ///
     /// Not cancel-safe: tickets claimed by a call that was dropped stay away until the lease ends.
     ///
     /// # Errors
@@ -59,23 +62,34 @@ impl Queue {
         }
         let shares = self.shares(tickets_max);
         let mut questions = Vec::with_capacity(self.shards.len());
+        let mut handed = Vec::with_capacity(self.shards.len());
         let mut decisive = Vec::with_capacity(self.shards.len());
         for (index, shard) in self.shards.iter().enumerate() {
             let mut returned = returned[index].as_slice();
             while returned.len() > SCRIPT_TICKETS_MAX {
                 let (part, rest) = returned.split_at(SCRIPT_TICKETS_MAX);
                 questions.push(self.claim_question(shard, 0, lease, part));
+                handed.push(part);
                 returned = rest;
             }
             decisive.push(questions.len());
             questions.push(self.claim_question(shard, shares[index], lease, returned));
+            handed.push(returned);
         }
 
-        let answers = self.connections.ask(&questions).await?;
+        let answers = self.connections.ask_each(&questions).await;
+        if answers.iter().all(Result::is_err) {
+            return Err((answers.into_iter().find_map(Result::err)).expect("there is a shard"));
+        }
         let mut claimed = Claimed::default();
         let mut plenty = Vec::new();
         let mut decisive = decisive.into_iter().enumerate().peekable();
         for (question, answer) in answers.iter().enumerate() {
+            let Ok(answer) = answer else {
+                claimed.kept_back.extend_from_slice(handed[question]);
+                decisive.next_if(|(_, decisive)| *decisive == question);
+                continue;
+            };
             // Those that only hand back may bring events.
             let next = read(answer, &mut claimed)?;
             let Some((index, _)) = decisive.next_if(|(_, decisive)| *decisive == question) else {
@@ -137,7 +151,9 @@ impl Queue {
             left -= share;
             questions.push(self.claim_question(&self.shards[*shard], share, lease, &[]));
         }
-        for answer in self.connections.ask(&questions).await? {
+        // What is claimed already is not to be lost for a node that fails now.
+        let answers = self.connections.ask_each(&questions).await;
+        for answer in answers.into_iter().filter_map(Result::ok) {
             let next = read(&answer, claimed)?;
             claimed.next_due_in = sooner(claimed.next_due_in, next);
         }

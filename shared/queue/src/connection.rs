@@ -1,106 +1,70 @@
 //! Connections to Redis, with a limit on every wait.
 //!
-//! The pool is bb8's and its connections are made by bb8-redis; [`Manager`] adds what a frozen or
-//! restarted server asks for. A connection that was left amid a command (error, time-out, caller
+//! The pool is bb8's and its connections are made by bb8-redis; [`Manager`] adds what a frozen, restarted or
+//! replaced server asks for. A connection that was left amid a command (error, time-out, caller
 //! dropped) is not used again, and one failure condemns all connections older than it, so that after a
 //! restart of Redis the first error is also the last.
+//!
+//! A single server, or one that Sentinels name, has all shards, and what is asked of several shards is one
+//! pipeline. In a cluster each shard is asked by itself. A shard whose node does not work is then left out:
+//! one task finds out when it works again, and nobody else waits for it meanwhile.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use bb8_redis::RedisConnectionManager;
 use bb8_redis::bb8::{ManageConnection, Pool, RunError};
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use redis::aio::MultiplexedConnection;
-use redis::{Client, Cmd, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value};
+use redis::{Cmd, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value};
+
+use crate::failure::{Failure, Failures, QueueError};
+use crate::keys::Shard;
+use crate::locate::{Locator, slot_of};
+use crate::place::{Place, Tls};
+use crate::site::Site;
 
 /// How long to wait for a connection.
-const CONNECTION_TIME_MAX: Duration = Duration::from_millis(800);
+pub(crate) const CONNECTION_TIME_MAX: Duration = Duration::from_millis(800);
 /// How long to wait for the answers.
-const ANSWER_TIME_MAX: Duration = Duration::from_millis(1_200);
+pub(crate) const ANSWER_TIME_MAX: Duration = Duration::from_millis(1_200);
 /// The longest any operation of the queue takes.
 pub const OPERATION_TIME_MAX: Duration = Duration::from_millis(2_000);
 const _: () = assert!(
     CONNECTION_TIME_MAX.as_millis() + ANSWER_TIME_MAX.as_millis() == OPERATION_TIME_MAX.as_millis()
 );
 
-/// Redis did not do what it was asked. Whether it did it all the same is unknown; every operation may
-/// be repeated.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum QueueError {
-    /// The configuration cannot work, whatever Redis does.
-    #[error("the queue's configuration cannot be used: {0}")]
-    Configuration(&'static str, #[source] Option<RedisError>),
-    /// No connection in time: Redis is away, frozen, or all connections are in use.
-    #[error("no connection to Redis within {} ms", CONNECTION_TIME_MAX.as_millis())]
-    NoConnection(#[source] Option<RedisError>),
-    /// The connection is there, the answer is not.
-    #[error("no answer from Redis within {} ms", ANSWER_TIME_MAX.as_millis())]
-    NoAnswer,
-    /// The connection broke.
-    #[error("the connection to Redis failed")]
-    Disconnected(#[source] RedisError),
-    /// Redis answered with an error.
-    #[error("Redis refused")]
-    Refused(#[source] RedisError),
-    /// Redis answered what no command of this crate asks for: another program writes to the same keys.
-    #[error("Redis gave an answer that makes no sense here")]
-    Nonsense,
-}
-
-impl QueueError {
-    /// Whether waiting may cure it. All others want a person.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::NoConnection(_) | Self::NoAnswer | Self::Disconnected(_) => true,
-            Self::Refused(error) => match error.kind() {
-                ErrorKind::Server(
-                    ServerErrorKind::BusyLoading
-                    | ServerErrorKind::ClusterDown
-                    | ServerErrorKind::MasterDown
-                    | ServerErrorKind::ReadOnly
-                    | ServerErrorKind::TryAgain,
-                ) => true,
-                // Codes the client library has no names for.
-                _ => matches!(error.code(), Some("OOM" | "BUSY" | "NOREPLICAS")),
-            },
-            Self::Configuration(..) | Self::Nonsense => false,
-        }
-    }
-
-    fn of(error: RedisError) -> Self {
-        match error.kind() {
-            ErrorKind::Io if error.is_timeout() => Self::NoAnswer,
-            ErrorKind::Io => Self::Disconnected(error),
-            _ => Self::Refused(error),
-        }
-    }
-}
+/// Between two looks whether a node works again.
+const REVIVAL_WAIT: Duration = Duration::from_millis(500);
 
 /// One command, or one call of a script.
 pub(crate) struct Question {
+    shard: usize,
     command: Cmd,
     script: Option<&'static Script>,
 }
 
 impl Question {
-    pub(crate) fn command(name: &str) -> Self {
+    pub(crate) fn command(shard: &Shard, name: &str) -> Self {
         Self {
+            shard: shard.index,
             command: redis::cmd(name),
             script: None,
         }
     }
 
     /// `arguments` is how many will follow, roughly.
-    pub(crate) fn script(script: &'static Script, keys: &[&str], arguments: usize) -> Self {
+    pub(crate) fn script(shard: &Shard, script: &'static Script, arguments: usize) -> Self {
+        let keys = shard.script_keys();
         let mut command = Cmd::with_capacity(3 + keys.len() + arguments, 256 + 16 * arguments);
         command
             .arg("EVALSHA")
             .arg(script.get_hash())
             .arg(keys.len())
-            .arg(keys);
+            .arg(&keys);
         Self {
+            shard: shard.index,
             command,
             script: Some(script),
         }
@@ -126,102 +90,250 @@ impl Question {
     }
 }
 
-/// The pool. Cheap to clone.
+/// The pools. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Connections {
-    pool: Pool<Manager>,
-    client: Client,
-    health: Arc<Health>,
+    /// One for all shards, or one for each.
+    homes: Arc<[Home]>,
+    shared: Arc<Shared>,
+}
+
+/// What the homes have in common; ends with the last clone of the queue.
+#[derive(Default)]
+struct Shared {
+    failures: Failures,
+    revivals: AtomicU64,
 }
 
 impl Connections {
-    pub(crate) fn new(url: &str, pool_size: u32) -> Result<Self, QueueError> {
-        let unusable = |error| QueueError::Configuration("the URL", Some(error));
-        let health = Arc::new(Health::default());
-        let manager = Manager {
-            inner: RedisConnectionManager::new(url).map_err(unusable)?,
-            health: Arc::clone(&health),
+    pub(crate) fn new(
+        url: &str,
+        tls: &Tls,
+        pool_size: u32,
+        shards: &[Shard],
+    ) -> Result<Self, QueueError> {
+        let locator = Arc::new(Locator::new(Place::parse(url, tls)?));
+        let homes_count = if locator.is_cluster() {
+            shards.len()
+        } else {
+            1
         };
+        let homes = (shards[..homes_count].iter())
+            .map(|shard| {
+                let site = Site::new(Arc::clone(&locator), slot_of(&shard.hash_tag()));
+                Home::new(Arc::new(site), pool_size)
+            })
+            .collect();
+        Ok(Self {
+            homes,
+            shared: Arc::default(),
+        })
+    }
+
+    /// For each server to be listened to: which it is, and the shards it has.
+    pub(crate) fn sites<'a>(
+        &self,
+        shards: &'a [Shard],
+    ) -> impl Iterator<Item = (Arc<Site>, &'a [Shard])> {
+        let size = shards.len() / self.homes.len();
+        let sites: Vec<_> = self
+            .homes
+            .iter()
+            .map(|home| Arc::clone(&home.site))
+            .collect();
+        sites.into_iter().zip(shards.chunks(size))
+    }
+
+    /// Puts all questions at once, those to one server in this order, and returns the answers in the same
+    /// order. What a node does not answer that is away is `None`; any other error, or no answer at all, hides
+    /// all answers. Cancel-safe towards the pool; what was sent is done.
+    pub(crate) async fn ask(
+        &self,
+        questions: &[Question],
+    ) -> Result<Vec<Option<Value>>, QueueError> {
+        if let [home] = &*self.homes {
+            let questions: Vec<&Question> = questions.iter().collect();
+            let answers = self.ask_at(home, &questions).await?;
+            return Ok(answers.into_iter().map(Some).collect());
+        }
+        let mut answers = Vec::with_capacity(questions.len());
+        let (mut are_answered, mut away) = (questions.is_empty(), None);
+        for answer in self.ask_each(questions).await {
+            match answer {
+                Ok(answer) => {
+                    are_answered = true;
+                    answers.push(Some(answer));
+                }
+                Err(error) if error.is_about_the_server() => {
+                    answers.push(None);
+                    away = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match away {
+            Some(error) if !are_answered => Err(error),
+            _ => Ok(answers),
+        }
+    }
+
+    /// Like [`Connections::ask`], with every answer by itself: to one server all are answered or none is.
+    pub(crate) async fn ask_each(&self, questions: &[Question]) -> Vec<Result<Value, QueueError>> {
+        let mut by_home: Vec<Vec<&Question>> = vec![Vec::new(); self.homes.len()];
+        let home_of = |question: &Question| question.shard % self.homes.len();
+        for question in questions {
+            by_home[home_of(question)].push(question);
+        }
+        let asked = self
+            .homes
+            .iter()
+            .zip(&by_home)
+            .map(async |(home, questions)| match questions.is_empty() {
+                true => Ok(Vec::new()),
+                false => self.ask_at(home, questions).await,
+            });
+        let mut answers: Vec<_> = (join_all(asked).await.into_iter())
+            .map(|answers| answers.map(Vec::into_iter))
+            .collect();
+        (questions.iter())
+            .map(|question| match &mut answers[home_of(question)] {
+                Ok(answers) => Ok(answers.next().expect("an answer for each question")),
+                Err(error) => Err(error.clone()),
+            })
+            .collect()
+    }
+
+    /// For questions about one of several shards: `None` if its node is away and another one is not.
+    pub(crate) async fn ask_one(
+        &self,
+        questions: &[Question],
+    ) -> Result<Option<Vec<Value>>, QueueError> {
+        match self.ask(questions).await {
+            Ok(answers) => Ok(Some(answers.into_iter().flatten().collect())),
+            Err(error) if error.is_about_the_server() && self.has_a_node_that_works() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn has_a_node_that_works(&self) -> bool {
+        self.homes.len() > 1 && self.homes.iter().any(|home| home.site.away().is_none())
+    }
+
+    async fn ask_at(&self, home: &Home, questions: &[&Question]) -> Result<Vec<Value>, QueueError> {
+        let has_others = self.homes.len() > 1;
+        if has_others && let Some(away) = home.site.away() {
+            return Err(away);
+        }
+        let answers = home.ask(questions).await;
+        if let Err(error) = &answers {
+            self.shared.failures.note(error);
+            if has_others && error.is_about_the_server() && !home.site.set_away(Some(error.clone()))
+            {
+                // Ends when it works again, or with the queue.
+                tokio::spawn(revive(
+                    home.clone(),
+                    questions[0].shard,
+                    Arc::downgrade(&self.shared),
+                ));
+            }
+        }
+        answers
+    }
+
+    /// What keeps some of several nodes from answering.
+    pub(crate) fn away(&self) -> Option<QueueError> {
+        self.homes.iter().find_map(|home| home.site.away())
+    }
+
+    /// How often one of several nodes has come back.
+    pub(crate) fn revivals(&self) -> u64 {
+        self.shared.revivals.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn failures(&self, failure: Failure) -> u64 {
+        self.shared.failures.count(failure)
+    }
+}
+
+/// Waits until a node that was away works again.
+async fn revive(home: Home, shard: usize, shared: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(REVIVAL_WAIT).await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        // About a key, so that a node that lacks the slot does not count.
+        let shard = Shard::new(u16::try_from(shard).expect("there are few shards"));
+        let mut exists = Question::command(&shard, "EXISTS");
+        exists.arg(&shard.epoch);
+        match home.ask(&[&exists]).await {
+            Ok(_) => {
+                home.site.set_away(None);
+                shared.revivals.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            Err(error) => {
+                shared.failures.note(&error);
+                home.site.set_away(Some(error));
+            }
+        }
+    }
+}
+
+/// The connections to one server.
+#[derive(Clone)]
+struct Home {
+    pool: Pool<Manager>,
+    site: Arc<Site>,
+}
+
+impl Home {
+    fn new(site: Arc<Site>, pool_size: u32) -> Self {
         let pool = Pool::builder()
             .max_size(pool_size)
             .min_idle(0)
             .idle_timeout(None)
             .max_lifetime(None)
             .connection_timeout(CONNECTION_TIME_MAX)
-            .build_unchecked(manager);
-        Ok(Self {
-            pool,
-            client: Client::open(url).map_err(unusable)?,
-            health,
-        })
+            .build_unchecked(Manager(Arc::clone(&site)));
+        Self { pool, site }
     }
 
-    pub(crate) fn client(&self) -> Client {
-        self.client.clone()
-    }
-
-    /// Puts all questions to Redis at once, in this order, and returns the answers in the same order;
-    /// the first error hides all answers. Cancel-safe towards the pool; what was sent is done.
-    pub(crate) async fn ask(&self, questions: &[Question]) -> Result<Vec<Value>, QueueError> {
+    async fn ask(&self, questions: &[&Question]) -> Result<Vec<Value>, QueueError> {
         let mut connection = self.pool.get().await.map_err(|error| match error {
             RunError::User(error) => QueueError::NoConnection(Some(error)),
-            RunError::TimedOut => QueueError::NoConnection(self.health.last_failure()),
+            RunError::TimedOut => QueueError::NoConnection(self.site.last_failure()),
         })?;
         connection.is_amid_command = true;
         let redis = &connection.redis;
         // The connection writes them one after the other without waiting: a pipeline.
         let answers = try_join_all(questions.iter().map(|question| question.put(redis.clone())));
-        let answers = tokio::time::timeout(ANSWER_TIME_MAX, answers)
-            .await
-            .map_or(Err(QueueError::NoAnswer), |answers| {
-                answers.map_err(QueueError::of)
-            });
-        match &answers {
-            Ok(_) => connection.is_amid_command = false,
-            Err(_) => self.health.condemn_older_connections(),
+        let answers = tokio::time::timeout(ANSWER_TIME_MAX, answers).await;
+        match answers {
+            Ok(Ok(answers)) => {
+                connection.is_amid_command = false;
+                Ok(answers)
+            }
+            failed => {
+                self.site.condemn_older_connections();
+                Err(match failed {
+                    Ok(Err(error)) => {
+                        self.site.learn(&error);
+                        QueueError::of(error)
+                    }
+                    _ => QueueError::NoAnswer,
+                })
+            }
         }
-        answers
     }
 }
 
-/// What the pool's connections have in common.
-#[derive(Default)]
-struct Health {
-    /// Goes up with every failure; a connection of an earlier generation is not used again.
-    generation: AtomicU64,
-    /// Why the last attempt to connect failed: the pool itself only says that time is up.
-    last_failure: Mutex<Option<RedisError>>,
-}
-
-impl Health {
-    fn condemn_older_connections(&self) {
-        self.generation.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn last_failure(&self) -> Option<RedisError> {
-        // Held for a clone only; a value is never half-written.
-        self.last_failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn note(&self, failure: Option<&RedisError>) {
-        *self
-            .last_failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = failure.cloned();
-    }
-}
-
-struct Manager {
-    inner: RedisConnectionManager,
-    health: Arc<Health>,
-}
+struct Manager(Arc<Site>);
 
 struct Connection {
     redis: MultiplexedConnection,
     generation: u64,
+    opened: Instant,
     /// Set from before the first byte is sent until the last answer is here.
     is_amid_command: bool,
 }
@@ -231,25 +343,29 @@ impl ManageConnection for Manager {
     type Error = RedisError;
 
     async fn connect(&self) -> Result<Connection, RedisError> {
-        let generation = self.health.generation.load(Ordering::Relaxed);
-        let connected = self.inner.connect().await;
-        self.health.note(connected.as_ref().err());
-        let mut redis = connected?;
+        let generation = self.0.generation();
+        let opened = self
+            .0
+            .open(async |server| RedisConnectionManager::new(server)?.connect().await);
+        let mut redis = opened.await?;
         redis.set_response_timeout(ANSWER_TIME_MAX);
         Ok(Connection {
             redis,
             generation,
+            opened: Instant::now(),
             is_amid_command: false,
         })
     }
 
     /// Asked before each use, so it must not cost a round trip.
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), RedisError> {
-        if connection.generation == self.health.generation.load(Ordering::Relaxed) {
-            Ok(())
-        } else {
-            Err((ErrorKind::Io, "a connection to the same server failed").into())
+        if connection.generation != self.0.generation() {
+            return Err((ErrorKind::Io, "a connection to the same server failed").into());
         }
+        if self.0.is_too_old(connection.opened.elapsed()) {
+            return Err((ErrorKind::Io, "the server may be another one by now").into());
+        }
+        Ok(())
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {

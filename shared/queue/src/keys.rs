@@ -14,6 +14,7 @@ const LAYOUT: &str = "v2";
 
 /// The names of one shard's keys. They share the hash tag `{zN}`, hence a slot of a Redis Cluster.
 pub(crate) struct Shard {
+    pub(crate) index: usize,
     pub(crate) epoch: String,
     pub(crate) tenants: [String; 2],
     pub(crate) leased: String,
@@ -30,6 +31,7 @@ impl Shard {
     pub(crate) fn new(index: u16) -> Self {
         let name = |key: &str| format!("{{z{index}}}:{LAYOUT}:{key}");
         Self {
+            index: usize::from(index),
             epoch: name("epoch"),
             tenants: [name("fresh_tenants"), name("retries_tenants")],
             leased: name("leased"),
@@ -40,6 +42,11 @@ impl Shard {
             retry_credit: name("retry_credit"),
             prefix: name(""),
         }
+    }
+
+    /// What decides about the slot of all its keys.
+    pub(crate) fn hash_tag(&self) -> String {
+        format!("z{}", self.index)
     }
 
     /// The keys every script gets, in the order in which the scripts list them.
@@ -176,6 +183,7 @@ mod tests {
         {
             assert!(key.starts_with("{z7}:v2:"), "{key}");
         }
+        assert_eq!(shard.hash_tag(), "z7");
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl Queue {
         }
         // A few at a time: an answer is waited for no longer than that of any other operation.
         for questions in questions.chunks(PARTS_AT_ONCE) {
-            for answer in self.connections.ask(questions).await? {
+            for answer in self.connections.ask(questions).await?.into_iter().flatten() {
                 match answer {
                     Value::Int(-1) => return Ok(Pushed::EpochLost),
                     Value::Int(_) => {}
@@ -168,10 +168,13 @@ impl Queue {
         for shard in self.shards.iter() {
             let mut cursor = "0".to_owned();
             loop {
-                let mut scan = Question::command("HSCAN");
+                let mut scan = Question::command(shard, "HSCAN");
                 scan.arg(&shard.settings).arg(&cursor);
                 scan.arg("COUNT").arg(SETTINGS_AT_ONCE);
-                let answer = self.connections.ask(&[scan]).await?.swap_remove(0);
+                let Some(answer) = self.connections.ask_one(&[scan]).await? else {
+                    break;
+                };
+                let [answer] = <[Value; 1]>::try_from(answer).map_err(|_| QueueError::Nonsense)?;
                 let (next, page): (String, Vec<(String, String)>) = read(answer)?;
                 for (name, text) in page {
                     // What nobody here has written is overwritten as soon as its lane has a limit.
@@ -199,18 +202,19 @@ impl Queue {
         let name = LaneName(lane).to_string();
         let mut questions: Vec<Question> = (shard.tickets(&name).iter())
             .map(|key| {
-                let mut count = Question::command("ZCARD");
+                let mut count = Question::command(shard, "ZCARD");
                 count.arg(key);
                 count
             })
             .collect();
-        let mut in_flight = Question::command("HGET");
+        let mut in_flight = Question::command(shard, "HGET");
         in_flight.arg(&shard.in_flight).arg(&name);
-        let mut state = Question::command("GET");
+        let mut state = Question::command(shard, "GET");
         state.arg(shard.state(&name));
         questions.extend([in_flight, state]);
-        questions.push(Question::command("TIME"));
+        questions.push(Question::command(shard, "TIME"));
         let answers = self.connections.ask(&questions).await?;
+        let answers: Vec<Value> = answers.into_iter().flatten().collect();
         let [fresh, retries, in_flight, state, time] =
             <[Value; 5]>::try_from(answers).map_err(|_| QueueError::Nonsense)?;
         let (seconds, us): (u64, u64) = read(time)?;

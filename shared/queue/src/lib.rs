@@ -23,7 +23,8 @@
 //! | `{z0}:v2:lead_bell` | list | a relay has given up its lead: wakes one that waits for it |
 //!
 //! `N` is the shard and `v2` the layout, so that programs of two versions do not disturb each other; all keys of an endpoint share its shard's hash tag, so a script never leaves one
-//! slot of a Redis Cluster. This client speaks to one server, though: there is no slot routing here.
+//! slot of a Redis Cluster. One server has all shards, or the primary that Sentinels name, or each shard is on the
+//! node of a cluster that has its slot.
 //!
 //! # What is promised
 //!
@@ -56,9 +57,13 @@
 mod claim;
 mod connection;
 mod doorbell;
+mod failure;
 mod keys;
 mod lane;
+mod locate;
+mod place;
 mod push;
+mod site;
 mod upkeep;
 
 use std::fmt;
@@ -70,11 +75,14 @@ use redis::Script;
 
 use crate::connection::{Connections, Question};
 use crate::keys::Shard;
+use crate::place::Place;
 
-pub use crate::connection::{OPERATION_TIME_MAX, QueueError};
+pub use crate::connection::OPERATION_TIME_MAX;
 pub use crate::doorbell::{Doorbell, Wake};
+pub use crate::failure::{Failure, QueueError};
 pub use crate::lane::{BreakerState, Lane, LaneSettings, LaneStatus, Rate};
-pub use crate::upkeep::Depth;
+pub use crate::place::Tls;
+pub use crate::upkeep::{Depth, Memory};
 
 /// How near a ticket must be due to lie in Redis at all.
 pub const NEAR_WINDOW: Duration = Duration::from_secs(15 * 60);
@@ -92,11 +100,15 @@ pub const SHARDS_MAX: u16 = 64;
 /// Where Redis is and how it is shared out.
 #[derive(Clone)]
 pub struct QueueConfig {
-    /// `redis://[user:password@]host:port[/database]`.
+    /// `redis://[user:password@]host:port[/database]`, or
+    /// `redis+sentinel://[user:password@]host:port,host:port/service[/database][?sentinel=user:password]`, or
+    /// `redis+cluster://[user:password@]host:port,host:port`; `rediss` instead of `redis` for TLS.
     pub url: String,
+    /// For URLs that begin with `rediss`.
+    pub tls: Tls,
     /// Connections kept at most.
     pub pool_size: u32,
-    /// Key spaces that may live on different nodes one day; 1 unless there is a reason. Everybody must
+    /// Key spaces that may live on different nodes of a cluster; 1 unless there is a reason. Everybody must
     /// agree on it. After a change tickets may lie where nobody looks; the relay notices that the new
     /// shards have no epoch and offers everything again.
     pub shards: u16,
@@ -111,10 +123,21 @@ pub struct QueueConfig {
     pub breaker_open_max: Duration,
 }
 
+/// What is wrong with a URL, as a rule that repeats none of it; `None` if nothing is.
+///
+/// Nothing is connected, so a server that does not exist is well.
+pub fn mistake_in(url: &str, tls: &Tls) -> Option<&'static str> {
+    match Place::parse(url, tls) {
+        Err(QueueError::Configuration(rule, _)) => Some(rule),
+        Ok(_) | Err(_) => None,
+    }
+}
+
 impl Default for QueueConfig {
     fn default() -> Self {
         Self {
             url: "redis://127.0.0.1:6379".to_owned(),
+            tls: Tls::default(),
             pool_size: 4,
             shards: 1,
             lane_in_flight_max: 256,
@@ -194,6 +217,8 @@ pub struct Claimed {
     /// Time until something more can be claimed, as far as is known now: zero if there is more already.
     /// `None` if nothing waits at all.
     pub next_due_in: Option<Duration>,
+    /// Completions for shards that did not answer: hand them back with a later claim.
+    pub kept_back: Vec<Completion>,
 }
 
 /// A breaker's move. It opens after 10 failures in a row, or when 7 in 10 of at least 10 attempts within a
@@ -316,9 +341,10 @@ impl Queue {
                 return Err(QueueError::Configuration(rule, None));
             }
         }
+        let shards: Arc<[Shard]> = (0..config.shards).map(Shard::new).collect();
         Ok(Self {
-            connections: Connections::new(&config.url, config.pool_size)?,
-            shards: (0..config.shards).map(Shard::new).collect(),
+            connections: Connections::new(&config.url, &config.tls, config.pool_size, &shards)?,
+            shards,
             limits: Limits {
                 lane_in_flight_max: config.lane_in_flight_max,
                 tenant_in_flight_max: config.tenant_in_flight_max,
@@ -331,14 +357,18 @@ impl Queue {
 
     /// A bell of one's own to wait on.
     pub fn doorbell(&self) -> Doorbell {
-        let bells = self.shards.iter().map(|shard| shard.bell.clone()).collect();
-        Doorbell::new(self.connections.client(), bells)
+        let sites = self.connections.sites(&self.shards);
+        Doorbell::new(sites.map(|(site, shards)| {
+            let bells = shards.iter().map(|shard| shard.bell.clone()).collect();
+            (site, bells)
+        }))
     }
 
     /// A bell on which a relay waits that does not lead.
     pub fn lead_bell(&self) -> Doorbell {
         let bell = self.shards[0].lead_bell.clone();
-        Doorbell::new(self.connections.client(), vec![bell])
+        let sites = self.connections.sites(&self.shards).take(1);
+        Doorbell::new(sites.map(|(site, _)| (site, vec![bell.clone()])))
     }
 
     /// Wakes a relay that waits for the lead. Should none wait, the ring is forgotten after a moment.
@@ -347,21 +377,41 @@ impl Queue {
     ///
     /// See [`QueueError`].
     pub async fn ring_for_lead(&self) -> Result<(), QueueError> {
-        let bell = &self.shards[0].lead_bell;
-        let (mut ring, mut fade) = (Question::command("RPUSH"), Question::command("PEXPIRE"));
-        ring.arg(bell).arg(1);
-        fade.arg(bell).arg(push::whole_ms(LEAD_BELL_FADES));
+        let shard = &self.shards[0];
+        let mut ring = Question::command(shard, "RPUSH");
+        let mut fade = Question::command(shard, "PEXPIRE");
+        ring.arg(&shard.lead_bell).arg(1);
+        fade.arg(&shard.lead_bell).arg(push::whole_ms(LEAD_BELL_FADES));
         self.connections.ask(&[ring, fade]).await.map(drop)
     }
 
-    /// Whether Redis answers.
+    /// Why one of several nodes of a cluster is left out for the moment. Everything else goes on meanwhile, and
+    /// the node is used again once it works. Always `None` for a single server, whose failures are errors.
+    pub fn away(&self) -> Option<QueueError> {
+        self.connections.away()
+    }
+
+    /// How often a node that was [away](Queue::away) has come back. What was pushed meanwhile has no
+    /// ticket there.
+    pub fn revivals(&self) -> u64 {
+        self.connections.revivals()
+    }
+
+    /// How often Redis has failed in this way.
+    pub fn failures(&self, failure: Failure) -> u64 {
+        self.connections.failures(failure)
+    }
+
+    /// Whether Redis answers; of a cluster at least one node.
     ///
     /// # Errors
     ///
     /// Whatever keeps it from answering.
     pub async fn health(&self) -> Result<(), QueueError> {
-        let ping = Question::command("PING");
-        self.connections.ask(&[ping]).await.map(drop)
+        let pings: Vec<Question> = (self.shards.iter())
+            .map(|shard| Question::command(shard, "PING"))
+            .collect();
+        self.connections.ask(&pings).await.map(drop)
     }
 
     fn shard_of(&self, lane: Lane) -> usize {
@@ -370,7 +420,7 @@ impl Queue {
 
     /// A call of a script with the arguments that all of them begin with.
     fn script(&self, script: &'static Script, shard: &Shard, arguments: usize) -> Question {
-        let mut question = Question::script(script, &shard.script_keys(), 4 + arguments);
+        let mut question = Question::script(shard, script, 4 + arguments);
         question
             .arg(&shard.prefix)
             .arg(self.limits.lane_in_flight_max)

@@ -33,7 +33,8 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// See [`QueueError`]. Some of the tickets may have been written; push them again.
+    /// See [`QueueError`]. Some of the tickets may have been written; push them again. Those for a node that is
+    /// [away](Queue::away) are left out without an error.
     pub async fn push(&self, tickets: &[Ticket], epoch: &Epoch) -> Result<Pushed, QueueError> {
         let mut by_shard: BTreeMap<usize, Vec<Ticket>> = BTreeMap::new();
         for ticket in tickets {
@@ -58,7 +59,13 @@ impl Queue {
 
         let mut added = 0;
         let mut is_epoch_lost = false;
-        for answer in self.connections.ask(&questions).await? {
+        for answer in self
+            .connections
+            .ask(&questions)
+            .await?
+            .into_iter()
+            .flatten()
+        {
             match answer {
                 Value::Int(-1) => is_epoch_lost = true,
                 Value::Int(count) => {

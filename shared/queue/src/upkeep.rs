@@ -28,27 +28,72 @@ pub struct Depth {
     pub lanes: u64,
 }
 
+/// How full a Redis server is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// What it uses.
+    pub used_bytes: u64,
+    /// What it may use, 0 for no limit.
+    pub max_bytes: u64,
+    /// Whether it throws keys away when it is full. Tickets would have to be found again all the time.
+    pub evicts: bool,
+}
+
+impl Memory {
+    /// Reads `INFO memory`. What a server does not tell is 0.
+    fn read(info: &str) -> Self {
+        let value = |name: &str| {
+            let line = info
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.unwrap_or_default().trim()
+        };
+        let number = |name| value(name).parse().unwrap_or_default();
+        let max_bytes = number("maxmemory");
+        Self {
+            used_bytes: number("used_memory"),
+            max_bytes,
+            evicts: max_bytes > 0 && !matches!(value("maxmemory_policy"), "noeviction" | ""),
+        }
+    }
+
+    /// Of a thousand.
+    fn share(&self) -> u64 {
+        match self.max_bytes {
+            0 => 0,
+            max => self.used_bytes.saturating_mul(1_000) / max,
+        }
+    }
+}
+
 impl Queue {
-    /// The epoch all shards agree on; `None` if one has lost it, or they differ.
+    /// The epoch all shards agree on whose node is not [away](Queue::away); `None` if one has lost it, or
+    /// they differ.
     ///
     /// # Errors
     ///
     /// See [`QueueError`].
     pub async fn epoch(&self) -> Result<Option<Epoch>, QueueError> {
         let questions = self.of_each_shard(|shard| {
-            let mut get = Question::command("GET");
+            let mut get = Question::command(shard, "GET");
             get.arg(&shard.epoch);
             get
         });
         let mut epochs = Vec::new();
-        for answer in self.connections.ask(&questions).await? {
+        for answer in self
+            .connections
+            .ask(&questions)
+            .await?
+            .into_iter()
+            .flatten()
+        {
             epochs.push(read::<Option<String>>(answer)?);
         }
         let is_agreed = epochs.iter().all(|epoch| *epoch == epochs[0]);
         Ok(epochs.swap_remove(0).filter(|_| is_agreed).map(Epoch))
     }
 
-    /// Begins a new epoch on every shard: claims are served and pushes under it accepted from now on.
+    /// Begins a new epoch on every shard whose node is not [away](Queue::away): claims are served and pushes under it accepted from now on.
     /// The caller now owes Redis a ticket for every outbox row. Tickets that are still there stay.
     ///
     /// # Errors
@@ -57,7 +102,7 @@ impl Queue {
     pub async fn begin_epoch(&self) -> Result<Epoch, QueueError> {
         let epoch = Epoch(Uuid::now_v7().simple().to_string());
         let questions = self.of_each_shard(|shard| {
-            let mut set = Question::command("SET");
+            let mut set = Question::command(shard, "SET");
             set.arg(&shard.epoch).arg(&epoch.0);
             set
         });
@@ -76,7 +121,13 @@ impl Queue {
     pub async fn mend(&self) -> Result<u64, QueueError> {
         let questions = self.of_each_shard(|shard| self.script(&MEND, shard, 0));
         let mut mended = 0;
-        for answer in self.connections.ask(&questions).await? {
+        for answer in self
+            .connections
+            .ask(&questions)
+            .await?
+            .into_iter()
+            .flatten()
+        {
             mended += read::<u64>(answer)?;
         }
         Ok(mended)
@@ -88,9 +139,9 @@ impl Queue {
     ///
     /// See [`QueueError`].
     pub async fn held(&self) -> Result<Vec<ClaimedTicket>, QueueError> {
-        let questions = self.of_each_shard(|shard| whole(&shard.leased));
+        let questions = self.of_each_shard(|shard| whole(shard, &shard.leased));
         let mut held = Vec::new();
-        for answer in self.connections.ask(&questions).await? {
+        for answer in self.connections.ask(&questions).await?.into_iter().flatten() {
             let members = read::<Vec<String>>(answer)?;
             held.extend(members.iter().filter_map(|member| ticket(member)));
         }
@@ -107,14 +158,16 @@ impl Queue {
     pub async fn depth(&self) -> Result<Depth, QueueError> {
         let mut depth = Depth::default();
         for shard in self.shards.iter() {
-            let mut leased = Question::command("ZCARD");
+            let mut leased = Question::command(shard, "ZCARD");
             leased.arg(&shard.leased);
             // Who has a ticket stands in line, or has all slots taken, hence something in flight.
-            let mut busy = Question::command("HKEYS");
+            let mut busy = Question::command(shard, "HKEYS");
             busy.arg(&shard.in_flight);
             let mut questions = vec![leased, busy];
-            questions.extend(shard.tenants.iter().map(|ring| whole(ring)));
-            let answers = self.connections.ask(&questions).await?;
+            questions.extend(shard.tenants.iter().map(|ring| whole(shard, ring)));
+            let Some(answers) = self.connections.ask_one(&questions).await? else {
+                continue;
+            };
             let [leased, busy, fresh, retries] =
                 <[Value; 4]>::try_from(answers).map_err(|_| QueueError::Nonsense)?;
             depth.leased += read::<u64>(leased)?;
@@ -131,8 +184,9 @@ impl Queue {
             let tenants: Vec<String> = tenants.into_iter().collect();
             for part in tenants.chunks(SCRIPT_TICKETS_MAX) {
                 let rings = part.iter().flat_map(|tenant| shard.lanes(tenant));
-                let questions: Vec<Question> = rings.map(|ring| whole(&ring)).collect();
-                for answer in self.connections.ask(&questions).await? {
+                let questions: Vec<Question> = rings.map(|ring| whole(shard, &ring)).collect();
+                let answers = self.connections.ask_one(&questions).await?;
+                for answer in answers.into_iter().flatten() {
                     lanes.extend(read::<Vec<String>>(answer)?);
                 }
             }
@@ -151,13 +205,14 @@ impl Queue {
         for part in lanes.chunks(SCRIPT_TICKETS_MAX) {
             let questions: Vec<Question> = (part.iter().flat_map(|lane| shard.tickets(lane)))
                 .map(|key| {
-                    let mut count = Question::command("ZCARD");
+                    let mut count = Question::command(shard, "ZCARD");
                     count.arg(key);
                     count
                 })
                 .collect();
-            let answers = self.connections.ask(&questions).await?;
-            let counts: Vec<u64> = (answers.into_iter().map(read)).collect::<Result<_, _>>()?;
+            let answers = self.connections.ask_one(&questions).await?;
+            let counts: Vec<u64> =
+                (answers.into_iter().flatten().map(read)).collect::<Result<_, _>>()?;
             for of_a_lane in counts.chunks(2) {
                 let tickets: u64 = of_a_lane.iter().sum();
                 depth.waiting += tickets;
@@ -165,6 +220,35 @@ impl Queue {
             }
         }
         Ok(())
+    }
+
+    /// How full Redis is, and what it does then; of several nodes the fullest one.
+    ///
+    /// # Errors
+    ///
+    /// See [`QueueError`]; among others, the user may not be allowed to ask.
+    pub async fn memory(&self) -> Result<Memory, QueueError> {
+        let questions = self.of_each_shard(|shard| {
+            let mut info = Question::command(shard, "INFO");
+            info.arg("memory");
+            info
+        });
+        let mut fullest = Memory::default();
+        for answer in self
+            .connections
+            .ask(&questions)
+            .await?
+            .into_iter()
+            .flatten()
+        {
+            let memory = Memory::read(&read::<String>(answer)?);
+            let evicts = fullest.evicts || memory.evicts;
+            if memory.share() >= fullest.share() {
+                fullest = memory;
+            }
+            fullest.evicts = evicts;
+        }
+        Ok(fullest)
     }
 
     fn of_each_shard(&self, question: impl FnMut(&Shard) -> Question) -> Vec<Question> {
@@ -183,8 +267,8 @@ fn ticket(member: &str) -> Option<ClaimedTicket> {
     })
 }
 
-fn whole(sorted_set: &str) -> Question {
-    let mut range = Question::command("ZRANGE");
+fn whole(shard: &Shard, sorted_set: &str) -> Question {
+    let mut range = Question::command(shard, "ZRANGE");
     range.arg(sorted_set).arg(0).arg(-1);
     range
 }

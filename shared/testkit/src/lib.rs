@@ -8,6 +8,7 @@
 //!   migration. All tests share one server, which dies with the last of them.
 //! * [`Postgres`] – a whole server of the test's own, for tests that stop it, kill it or need it durable.
 //! * [`TestRedis`] – a Redis server of the test's own: key names are fixed, so nothing can be shared.
+//! * [`RedisSentinels`] and [`RedisCluster`] – several of them, which decide among themselves who is in charge.
 //! * [`Receiver`] – an HTTP(S) server that records each request to the byte and answers by script.
 //! * [`ChaosProxy`] – a TCP proxy that cuts, pauses, delays, and loses replies.
 //! * [`Binary`] and [`Running`] – the `zyven` program as real child processes, to be killed, frozen and read.
@@ -27,6 +28,8 @@ pub mod child;
 mod environment;
 mod postgres;
 mod receiver;
+mod redis_cluster;
+mod redis_sentinels;
 mod redis_server;
 mod stories;
 mod tls;
@@ -37,6 +40,8 @@ pub use chaos::ChaosProxy;
 pub use environment::free_address;
 pub use postgres::{Postgres, TestDatabase};
 pub use receiver::{Answer, ReceivedRequest, Receiver};
+pub use redis_cluster::{RedisCluster, Replicas};
+pub use redis_sentinels::RedisSentinels;
 pub use redis_server::TestRedis;
 pub use stories::live_through;
 pub use tls::{TestCa, TestCertificate, self_signed_server_config};

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -11,10 +12,13 @@ use redis::aio::MultiplexedConnection;
 use crate::child::{self, Signal};
 use crate::environment::{Folder, free_address, machine};
 use crate::postgres::through;
+use crate::tls::TestCa;
 use crate::wait::wait_until;
 
 /// Servers start within some 10 ms; a loaded machine gets the benefit of the doubt.
 const START_MAX: Duration = Duration::from_secs(30);
+/// For a link between servers, or a change of roles, on a loaded machine.
+const INFO_PATIENCE: Duration = Duration::from_secs(90);
 /// How often another port is tried when somebody was faster.
 const PORTS_TRIED_MAX: u32 = 20;
 
@@ -23,27 +27,60 @@ const PORTS_TRIED_MAX: u32 = 20;
 pub struct TestRedis {
     child: Option<Child>,
     address: SocketAddr,
-    append_only: bool,
+    /// What it is started with besides where it listens and what it keeps.
+    options: Vec<String>,
+    tls: Option<SocketAddr>,
     folder: Folder,
 }
 
 impl TestRedis {
     /// A server that keeps everything in memory: it comes back empty from [`TestRedis::restart`].
     pub async fn start() -> TestRedis {
-        TestRedis::launch(false).await
+        TestRedis::start_with(&[]).await
     }
 
     /// A server with an append-only file, synced at every write: it comes back with what it had.
     pub async fn start_append_only() -> TestRedis {
-        TestRedis::launch(true).await
+        TestRedis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await
     }
 
-    async fn launch(append_only: bool) -> TestRedis {
+    /// A server with options of the test's choice, as on its command line.
+    pub async fn start_with(options: &[&str]) -> TestRedis {
+        TestRedis::launch(Folder::new("redis"), options, None).await
+    }
+
+    /// A server that speaks TLS at [`TestRedis::tls_url`], with a certificate of this authority, and wants one of it
+    /// from its clients. The test itself arranges and looks without TLS.
+    pub async fn start_tls(authority: &TestCa) -> TestRedis {
         let folder = Folder::new("redis");
+        let certificate = authority.server_certificate(&["localhost", "127.0.0.1"]);
+        let file = |name: &str, text: String| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("the test's own folder can be written");
+            path.to_string_lossy().into_owned()
+        };
+        let address = free_address();
+        let options = [
+            ("--tls-port", address.port().to_string()),
+            ("--tls-cert-file", file("cert", certificate.certificate_pem)),
+            ("--tls-key-file", file("key", certificate.private_key_pem)),
+            (
+                "--tls-ca-cert-file",
+                file("ca", authority.certificate_pem()),
+            ),
+        ];
+        let options: Vec<&str> = (options.iter())
+            .flat_map(|(name, value)| [*name, value])
+            .collect();
+        TestRedis::launch(folder, &options, Some(address)).await
+    }
+
+    async fn launch(folder: Folder, options: &[&str], tls: Option<SocketAddr>) -> TestRedis {
         let mut server = TestRedis {
             child: None,
             address: free_address(),
-            append_only,
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+            tls,
             folder,
         };
         for _ in 0..PORTS_TRIED_MAX {
@@ -61,6 +98,17 @@ impl TestRedis {
         format!("redis://{}/", self.address)
     }
 
+    /// URL of a server that was started with [`TestRedis::start_tls`].
+    ///
+    /// # Panics
+    ///
+    /// When it was not.
+    #[must_use]
+    pub fn tls_url(&self) -> String {
+        let address = self.tls.expect("it was started with TLS");
+        format!("rediss://localhost:{}/", address.port())
+    }
+
     /// The same server by way of another address: a [`crate::ChaosProxy`] in front of [`TestRedis::address`].
     #[must_use]
     pub fn url_through(&self, address: SocketAddr) -> String {
@@ -73,6 +121,12 @@ impl TestRedis {
         self.address
     }
 
+    /// The folder it keeps its files in.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// A connection of its own, to arrange and to look.
     pub async fn connection(&self) -> MultiplexedConnection {
         connect(&self.url())
@@ -82,10 +136,58 @@ impl TestRedis {
 
     /// FLUSHALL: the server forgets everything, scripts stay loaded.
     pub async fn flush(&self) {
-        let mut connection = self.connection().await;
-        let flushed: redis::RedisResult<()> =
-            redis::cmd("FLUSHALL").query_async(&mut connection).await;
-        flushed.unwrap_or_else(|error| panic!("FLUSHALL: {error}"));
+        self.command(&["FLUSHALL"]).await;
+    }
+
+    /// Any command, which must succeed.
+    pub async fn command(&self, words: &[&str]) -> redis::Value {
+        let answer = self.try_command(words).await;
+        answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    /// Any command.
+    ///
+    /// # Errors
+    ///
+    /// The server is away, or refuses.
+    pub async fn try_command(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
+        let mut connection = connect(&self.url()).await?;
+        // Emptying a server of a million keys takes its time.
+        connection.set_response_timeout(START_MAX);
+        redis::cmd(words[0])
+            .arg(&words[1..])
+            .query_async(&mut connection)
+            .await
+    }
+
+    /// Returns when INFO has this text in that section. A server whose role changes drops its connections, so a
+    /// failure is looked over.
+    pub async fn wait_for_info(&self, section: &str, text: &str) {
+        wait_until(&format!("INFO has {text}"), INFO_PATIENCE, async || {
+            let info = self.info(section).await?;
+            if info.contains(text) {
+                Ok(())
+            } else {
+                Err(info)
+            }
+        })
+        .await;
+    }
+
+    /// A section of INFO.
+    ///
+    /// # Errors
+    ///
+    /// The server is away.
+    pub async fn info(&self, section: &str) -> Result<String, String> {
+        let answer = self.try_command(&["INFO", section]).await;
+        let text = answer.and_then(|answer| Ok(redis::from_redis_value::<String>(answer)?));
+        text.map_err(|error| error.to_string())
+    }
+    /// Whether it was started and not killed.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     /// SIGKILL, as the out-of-memory killer does it.
@@ -132,13 +234,8 @@ impl TestRedis {
             "--save",
             "",
         ]);
-        command.args([
-            "--appendonly",
-            if self.append_only { "yes" } else { "no" },
-            "--appendfsync",
-            "always",
-        ]);
         command.arg("--dir").arg(self.folder.path());
+        command.args(&self.options);
         command.stdin(Stdio::null());
         command
             .stdout(log.try_clone().expect("a file can be shared"))
@@ -175,7 +272,7 @@ impl Drop for TestRedis {
 }
 
 /// The library's own patience is half a second, in which a busy machine may not have emptied an append-only Redis.
-async fn connect(url: &str) -> redis::RedisResult<MultiplexedConnection> {
+pub(crate) async fn connect(url: &str) -> redis::RedisResult<MultiplexedConnection> {
     let patient = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(START_MAX))
         .set_response_timeout(Some(START_MAX));
@@ -186,7 +283,7 @@ async fn connect(url: &str) -> redis::RedisResult<MultiplexedConnection> {
 
 /// Who serves at that address: another test's server may have been faster to take the port. A server that still
 /// loads its file answers INFO but not PING.
-async fn process_id(url: &str) -> Result<u32, String> {
+pub(crate) async fn process_id(url: &str) -> Result<u32, String> {
     let asked = async {
         let mut connection = connect(url).await?;
         let () = redis::cmd("PING").query_async(&mut connection).await?;

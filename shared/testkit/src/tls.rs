@@ -86,6 +86,16 @@ impl TestCa {
         self.certify(&parameters(names), verifier)
     }
 
+    /// A certificate for a server that is not ours, as files: names and addresses.
+    ///
+    /// # Panics
+    ///
+    /// When a name is neither a DNS name nor an address.
+    #[must_use]
+    pub fn server_certificate(&self, names: &[&str]) -> TestCertificate {
+        self.issue(&parameters(names))
+    }
+
     /// A certificate for a client of this name, valid for the years from the first to the last, both
     /// included.
     ///
@@ -100,6 +110,10 @@ impl TestCa {
             .push(DnType::CommonName, name.to_owned());
         parameters.not_before = date_time_ymd(years.0, 1, 1);
         parameters.not_after = date_time_ymd(years.1, 12, 31);
+        self.issue(&parameters)
+    }
+
+    fn issue(&self, parameters: &CertificateParams) -> TestCertificate {
         let key = KeyPair::generate().expect("ring makes keys");
         let certificate = parameters
             .signed_by(&key, &self.issuer)
@@ -168,7 +182,7 @@ fn serving(
     Arc::new(config)
 }
 
-/// A client's certificate with its key.
+/// A certificate with its key.
 #[derive(Debug, Clone)]
 pub struct TestCertificate {
     /// The certificate.

@@ -7,6 +7,7 @@
 
 mod breaker;
 mod chains;
+mod clusters;
 mod doorbell;
 mod fairness;
 mod lanes;
@@ -15,4 +16,6 @@ mod losses;
 mod measurement;
 mod model;
 mod outages;
+mod refusals;
+mod sentinels;
 mod support;

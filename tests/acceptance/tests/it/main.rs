@@ -1,10 +1,13 @@
 //! The promises of docs/guarantees.md, on the real program with real PostgreSQL, Redis and sockets.
 
+mod failover;
 mod journey;
 mod lanes;
+mod load;
 mod measuring;
 mod operating;
 mod options;
+mod orders;
 mod outages;
 mod presence;
 mod publishers;

@@ -147,6 +147,25 @@ impl Stack {
         .await;
     }
 
+    /// What `/readyz` of a running service says is missing; empty when it is ready.
+    pub(crate) async fn missing(&self, name: &str) -> Value {
+        let url = format!("http://127.0.0.1:{}/readyz", self.probe_port(name));
+        let answer = self.http.get(&url).send().await.expect("the probes answer");
+        let body: Value = answer.json().await.expect("JSON");
+        body["missing"].clone()
+    }
+
+    /// A metric's value, named with its labels.
+    pub(crate) async fn metric(&self, name: &str, metric: &str) -> f64 {
+        let url = format!("http://127.0.0.1:{}/metrics", self.probe_port(name));
+        let answer = self.http.get(&url).send().await.expect("the probes answer");
+        let text = answer.text().await.expect("text");
+        let line = (text.lines()).find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {metric} in:\n{text}"))
+            .parse()
+            .expect("a number")
+    }
+
     /// The process that runs `name`.
     pub(crate) fn process(&mut self, name: &str) -> &mut Running {
         let found = self
