@@ -78,15 +78,9 @@ impl RedisCluster {
             replica.command(&["CLUSTER", "REPLICATE", primary]).await;
         }
         for replica in &cluster.nodes[PRIMARIES..] {
-            wait_until("the replica is in step", PATIENCE, async || {
-                let info = replica.info("replication").await;
-                if info.contains("master_link_status:up") {
-                    Ok(())
-                } else {
-                    Err(info)
-                }
-            })
-            .await;
+            replica
+                .wait_for_info("replication", "master_link_status:up")
+                .await;
         }
         cluster.wait_until_well().await;
         cluster

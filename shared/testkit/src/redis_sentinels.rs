@@ -52,15 +52,9 @@ impl RedisSentinels {
             sentinels,
             servers: [primary, replica],
         };
-        wait_until("the replica is in step", PATIENCE, async || {
-            let info = group.servers[1].info("replication").await;
-            if info.contains("master_link_status:up") {
-                Ok(())
-            } else {
-                Err(info)
-            }
-        })
-        .await;
+        group.servers[1]
+            .wait_for_info("replication", "master_link_status:up")
+            .await;
         for sentinel in &group.sentinels {
             wait_until("the Sentinels know everybody", PATIENCE, async || {
                 sentinel.knows_everybody().await

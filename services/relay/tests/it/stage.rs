@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use zyven_domain::event::{DeliveryOptions, EventType};
 use zyven_domain::id::{EndpointId, EventId, TenantId};
-use zyven_queue::{Completion, Lane, Learned, Next, Queue, QueueConfig};
+use zyven_queue::{ClaimedTicket, Completion, Lane, Learned, Next, Queue, QueueConfig};
 use zyven_relay::{Config, Dependencies, Statistics, Term};
 use zyven_runtime::config::Source;
 use zyven_runtime::doorbell::Doorbell;
@@ -174,13 +174,7 @@ impl Stage {
             loop {
                 let claimed = self.queue.claim(500, PATIENCE, &completions).await;
                 let Ok(claimed) = claimed else { break };
-                completions = (claimed.tickets.iter())
-                    .map(|ticket| Completion {
-                        ticket: *ticket,
-                        learned: Learned::Answered,
-                        next: Next::Done,
-                    })
-                    .collect();
+                completions = claimed.tickets.iter().map(done).collect();
                 if claimed.tickets.is_empty() {
                     break;
                 }
@@ -291,6 +285,15 @@ pub(crate) fn metric(metrics: &Metrics, name: &str) -> f64 {
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
         .unwrap_or_else(|| panic!("no {name} in\n{text}"))
+}
+
+/// Nothing more is to be done for it.
+pub(crate) fn done(ticket: &ClaimedTicket) -> Completion {
+    Completion {
+        ticket: *ticket,
+        learned: Learned::Answered,
+        next: Next::Done,
+    }
 }
 
 pub(crate) fn config() -> Config {

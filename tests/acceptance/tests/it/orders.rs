@@ -50,12 +50,12 @@ impl Scene {
         for (name, is_ready) in expected {
             let description = format!("{name} says that it is ready: {is_ready}");
             wait_until(&description, PATIENCE * 2, async || {
-                let missing = self.stack.missing(name).await;
+                let missing = self.stack.missing(name).await?;
                 let is_empty = missing.as_object().is_some_and(serde_json::Map::is_empty);
                 if is_empty == is_ready {
                     Ok(())
                 } else {
-                    Err(missing)
+                    Err(missing.to_string())
                 }
             })
             .await;

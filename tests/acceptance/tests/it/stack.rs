@@ -147,12 +147,16 @@ impl Stack {
         .await;
     }
 
-    /// What `/readyz` of a running service says is missing; empty when it is ready.
-    pub(crate) async fn missing(&self, name: &str) -> Value {
+    /// What `/readyz` of a service says is missing; empty when it is ready.
+    ///
+    /// # Errors
+    ///
+    /// It does not answer: the process has just been started, or ended.
+    pub(crate) async fn missing(&self, name: &str) -> Result<Value, String> {
         let url = format!("http://127.0.0.1:{}/readyz", self.probe_port(name));
-        let answer = self.http.get(&url).send().await.expect("the probes answer");
-        let body: Value = answer.json().await.expect("JSON");
-        body["missing"].clone()
+        let asked = async { self.http.get(&url).send().await?.json::<Value>().await };
+        let body = asked.await.map_err(|error| error.to_string())?;
+        Ok(body["missing"].clone())
     }
 
     /// A metric's value, named with its labels.
