@@ -91,22 +91,25 @@ impl HandOver {
         };
 
         let rows = [late.rows.as_slice(), page.as_slice()].concat();
+        let next_cursor = page.last().map_or(cursor, |row| row.seq);
         if !rows.is_empty() {
             self.busy_at = Instant::now();
             CrashPoint::RelayBeforePush.reached();
-            if self.term.offer(&rows).await? == Offered::EpochLost {
+            let Offered::Accepted { epoch, .. } = self.term.offer(&rows).await? else {
+                return Ok(Rest::For(REST_WITHOUT_EPOCH));
+            };
+            CrashPoint::RelayAfterPush.reached();
+            if !self.term.hand_over(next_cursor, &epoch) {
                 return Ok(Rest::For(REST_WITHOUT_EPOCH));
             }
-            CrashPoint::RelayAfterPush.reached();
         }
 
         // From here on nothing waits and nothing fails until the ledger and the cursor agree again.
         let found = late.rows.iter().map(|row| row.seq);
         self.gaps.settle(&late.numbers, found, late.xmin);
         let left_out = left_out + self.gaps.remember(&missing, xact_id);
-        let cursor = page.last().map_or(cursor, |row| row.seq);
+        let cursor = next_cursor;
         self.cursor = Some(cursor);
-        self.term.set_handed_over(cursor);
         self.count(&late, &page, left_out);
 
         let is_full = page.len() == Store::OUTBOX_PAGE_ROWS_MAX;

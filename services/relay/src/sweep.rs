@@ -237,7 +237,7 @@ impl Sweep {
             }
         };
         let (offered, ahead) = tokio::join!(self.term.offer(&page), read_ahead);
-        let Offered::Accepted { added } = offered? else {
+        let Offered::Accepted { added, .. } = offered? else {
             self.walk = None; // what it has done is lost; the next step looks after the epoch
             return Ok(Rest::None);
         };

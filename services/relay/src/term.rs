@@ -26,10 +26,10 @@ pub struct Term {
 }
 
 /// What became of some rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Offered {
-    /// They have their tickets; so many had none before.
-    Accepted { added: usize },
+    /// They have their tickets, of this epoch; so many had none before.
+    Accepted { added: usize, epoch: Epoch },
     /// There is no epoch to push them under. The sweep has been alarmed.
     EpochLost,
 }
@@ -77,7 +77,7 @@ impl Term {
             })
             .collect();
         match self.queue.push(&tickets, &epoch).await? {
-            Pushed::Accepted { added } => Ok(Offered::Accepted { added }),
+            Pushed::Accepted { added } => Ok(Offered::Accepted { added, epoch }),
             Pushed::EpochLost => {
                 self.forget_epoch(&epoch);
                 self.alarm.notify_one();
@@ -124,6 +124,20 @@ impl Term {
     /// Up to where the hand-over has come; everything, while that is not known.
     pub(crate) fn handed_over(&self) -> i64 {
         self.handed_over.load(Ordering::Relaxed)
+    }
+
+    /// Says that everything up to `seq` is handed over, if the tickets of this epoch are still those that
+    /// count. If Redis was emptied since and the sweep is filling it, that walk leaves out what was not
+    /// handed over when it looked; the rows have to be offered once more.
+    #[must_use = "nothing was handed over if the epoch is another"]
+    pub(crate) fn hand_over(&self, seq: i64, pushed_under: &Epoch) -> bool {
+        // Held until it is said: a walk of the next epoch begins after it.
+        let epoch = self.lock_epoch();
+        let counts = epoch.as_ref() == Some(pushed_under);
+        if counts {
+            self.set_handed_over(seq);
+        }
+        counts
     }
 
     pub(crate) fn set_handed_over(&self, seq: i64) {

@@ -42,6 +42,36 @@ async fn events_accepted_while_redis_is_emptied_again_and_again_all_get_tickets(
     relay.stop().await;
 }
 
+/// Found by the model of the protocol (tests/model): the answer to a push is on its way while Redis is emptied and
+/// filled again. The walk leaves the rows out, as they are not handed over yet.
+#[tokio::test]
+async fn rows_pushed_just_before_redis_was_emptied_are_pushed_again() {
+    let mut stage = Stage::new().await;
+    let metrics = Metrics::default();
+    let term = stage.term(&metrics);
+    let mut hand_over = HandOver::new(term.clone(), NEVER);
+    let mut sweep = Sweep::new(term.clone(), NEVER);
+    sweep.rebuild().await.unwrap();
+    // The lane's limits are told, and the script is loaded: the next step asks Redis one thing only.
+    let mut seqs = stage.accept(1).await;
+    hand_over.step().await.unwrap();
+    seqs.extend(stage.accept(4).await);
+
+    stage.redis.freeze();
+    {
+        let mut step = std::pin::pin!(hand_over.step());
+        // However far it comes in this time; what is sent later is sent when the step goes on.
+        let _ = tokio::time::timeout(Duration::from_secs(1), &mut step).await;
+        stage.redis.thaw();
+        stage.wait_for_waiting(5).await; // the answer is there, and the step does not know it
+        stage.redis.flush().await;
+        sweep.rebuild().await.unwrap();
+        step.await.unwrap();
+    }
+    hand_over.step().await.unwrap();
+    stage.wait_for_tickets(&seqs).await;
+}
+
 #[tokio::test]
 async fn a_lost_ticket_comes_back_with_the_next_walk() {
     let stage = Stage::new().await;
