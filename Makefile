@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help up down restart status ps logs demo bench run dead-letters stuck delivery cancel replay replay-dead-letters \
-	clean-data test chaos faults real-input real-clients fuzz fmt fmt-check lint doc scripts-check compose-check ci
+	clean-data test model chaos faults real-input real-clients fuzz fmt fmt-check lint doc scripts-check compose-check ci
 
 ##@ Two commands
 
@@ -63,6 +63,9 @@ replay-dead-letters: ## Replay many: make replay-dead-letters REASON='…' ENDPO
 		rate="$$RATE" max="$$MAX" go="$$GO"
 
 ##@ Checks
+
+model: ## Visit every state of the protocol's models in larger sizes than `make test` does (minutes, gigabytes)
+	cargo run --release --locked --package zyven-model
 
 real-input: ## Send GitHub's published webhook examples through a real stack and verify every signature
 	@scripts/real-input.sh
