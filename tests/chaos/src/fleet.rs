@@ -538,6 +538,12 @@ impl Fleet {
         }
     }
 
+    /// The database's address, past every link.
+    #[must_use]
+    pub fn database_url(&self) -> String {
+        self.database.url()
+    }
+
     /// A connection to the database, past every link.
     pub async fn sql(&self) -> Client {
         self.database.client().await

@@ -37,3 +37,11 @@ fn every_crash_point_is_in_the_code_once() {
         assert_eq!(sources.matches(&call).count(), 1, "{variant}");
     }
 }
+
+#[test]
+fn every_crash_point_is_tried_by_a_test() {
+    let tests = text_of(&["tests/chaos"]);
+    for (_, name) in points() {
+        assert!(tests.contains(&format!("\"{name}")), "no test tries {name}");
+    }
+}
