@@ -145,8 +145,8 @@ impl Connections {
     }
 
     /// Puts all questions at once, those to one server in this order, and returns the answers in the same
-    /// order. What a node does not answer that is away is `None`; any other error, or no answer at all, hides
-    /// all answers. Cancel-safe towards the pool; what was sent is done.
+    /// order. What a node does not answer that is away is `None`, as long as another node works; any other error
+    /// hides all answers. Cancel-safe towards the pool; what was sent is done.
     pub(crate) async fn ask(
         &self,
         questions: &[Question],
@@ -157,24 +157,14 @@ impl Connections {
             return Ok(answers.into_iter().map(Some).collect());
         }
         let mut answers = Vec::with_capacity(questions.len());
-        let (mut are_answered, mut away) = (questions.is_empty(), None);
         for answer in self.ask_each(questions).await {
-            match answer {
-                Ok(answer) => {
-                    are_answered = true;
-                    answers.push(Some(answer));
-                }
-                Err(error) if error.is_about_the_server() => {
-                    answers.push(None);
-                    away = Some(error);
-                }
+            answers.push(match answer {
+                Ok(answer) => Some(answer),
+                Err(error) if error.is_about_the_server() && self.has_a_node_that_works() => None,
                 Err(error) => return Err(error),
-            }
+            });
         }
-        match away {
-            Some(error) if !are_answered => Err(error),
-            _ => Ok(answers),
-        }
+        Ok(answers)
     }
 
     /// Like [`Connections::ask`], with every answer by itself: to one server all are answered or none is.
@@ -208,11 +198,7 @@ impl Connections {
         &self,
         questions: &[Question],
     ) -> Result<Option<Vec<Value>>, QueueError> {
-        match self.ask(questions).await {
-            Ok(answers) => Ok(Some(answers.into_iter().flatten().collect())),
-            Err(error) if error.is_about_the_server() && self.has_a_node_that_works() => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(self.ask(questions).await?.into_iter().collect())
     }
 
     fn has_a_node_that_works(&self) -> bool {

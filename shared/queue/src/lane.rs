@@ -213,8 +213,8 @@ impl Queue {
         state.arg(shard.state(&name));
         questions.extend([in_flight, state]);
         questions.push(Question::command(shard, "TIME"));
-        let answers = self.connections.ask(&questions).await?;
-        let answers: Vec<Value> = answers.into_iter().flatten().collect();
+        let answers = self.connections.ask_one(&questions).await?;
+        let answers = answers.ok_or_else(|| self.away().unwrap_or(QueueError::NoAnswer))?;
         let [fresh, retries, in_flight, state, time] =
             <[Value; 5]>::try_from(answers).map_err(|_| QueueError::Nonsense)?;
         let (seconds, us): (u64, u64) = read(time)?;

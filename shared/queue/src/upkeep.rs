@@ -89,8 +89,10 @@ impl Queue {
         {
             epochs.push(read::<Option<String>>(answer)?);
         }
-        let is_agreed = epochs.iter().all(|epoch| *epoch == epochs[0]);
-        Ok(epochs.swap_remove(0).filter(|_| is_agreed).map(Epoch))
+        // Without a first one the nodes have gone and come back amid the question.
+        let first = epochs.first().cloned().ok_or(QueueError::NoAnswer)?;
+        let is_agreed = epochs.iter().all(|epoch| *epoch == first);
+        Ok(first.filter(|_| is_agreed).map(Epoch))
     }
 
     /// Begins a new epoch on every shard whose node is not [away](Queue::away): claims are served and pushes under it accepted from now on.

@@ -254,6 +254,12 @@ async fn a_node_that_is_gone_holds_up_its_own_shards_only() {
     let kept: BTreeSet<i64> = claimed.kept_back.iter().map(|it| it.ticket.seq).collect();
     assert_eq!(kept, of_the_node.iter().map(|ticket| ticket.seq).collect());
     assert!(stage.queue.away().is_some());
+    // What is for that node alone is left out, and is no error either: it would hold up what comes behind it.
+    let lane = of_the_node[0].lane;
+    let mine = [ticket(lane, 999, NOW)];
+    let pushed = stage.queue.push(&mine, &stage.epoch).await.unwrap();
+    assert_eq!(pushed, Pushed::Accepted { added: 0 });
+    stage.queue.lane(lane).await.unwrap_err();
     let asked = std::time::Instant::now();
     for round in 0..20 {
         let offered = tickets(1_000 + 20 * round..1_020 + 20 * round);
