@@ -183,13 +183,15 @@ local function class_of(lease_ends_ms)
   return lease_ends_ms % 1 == 0 and FRESH or RETRIES
 end
 
--- Puts a ticket where it waits next; returns whether its lane has something it may not have had before.
-local function put(lane, ticket, next, due_ms)
+-- Puts a ticket where it waits next; returns whether its lane has something it may not have had before. `lease` is
+-- when its lease would have ended, if it had one.
+local function put(lane, ticket, next, due_ms, lease)
   local is_chained = string.find(ticket, '@', 1, true)
   if next == 'd' then
     return is_chained and leave_chain(lane, ticket)
   end
-  local class = next == 'r' and RETRIES or FRESH
+  local is_retry = next == 'r' or (next == 'e' and lease and class_of(tonumber(lease)) == RETRIES)
+  local class = is_retry and RETRIES or FRESH
   if is_chained then
     local seq, key = split(ticket)
     local chain = chain_stem .. lane.name .. ':' .. key
@@ -261,7 +263,7 @@ if #members > 0 then
         next = class_of(tonumber(leases[member])) == RETRIES and 'r' or 'f'
       end
       if next ~= 'p' then -- otherwise its lease has ended, and its lane or somebody else has it
-        has_more = put(lane, ticket, next, tonumber(ARGV[place + 4])) or has_more
+        has_more = put(lane, ticket, next, tonumber(ARGV[place + 4]), leases[member]) or has_more
       end
     end
     judge(lane)

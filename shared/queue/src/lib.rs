@@ -381,7 +381,8 @@ impl Queue {
         let mut ring = Question::command(shard, "RPUSH");
         let mut fade = Question::command(shard, "PEXPIRE");
         ring.arg(&shard.lead_bell).arg(1);
-        fade.arg(&shard.lead_bell).arg(push::whole_ms(LEAD_BELL_FADES));
+        fade.arg(&shard.lead_bell)
+            .arg(push::whole_ms(LEAD_BELL_FADES));
         self.connections.ask(&[ring, fade]).await.map(drop)
     }
 

@@ -143,7 +143,13 @@ impl Queue {
     pub async fn held(&self) -> Result<Vec<ClaimedTicket>, QueueError> {
         let questions = self.of_each_shard(|shard| whole(shard, &shard.leased));
         let mut held = Vec::new();
-        for answer in self.connections.ask(&questions).await?.into_iter().flatten() {
+        for answer in self
+            .connections
+            .ask(&questions)
+            .await?
+            .into_iter()
+            .flatten()
+        {
             let members = read::<Vec<String>>(answer)?;
             held.extend(members.iter().filter_map(|member| ticket(member)));
         }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use zyven_queue::{ClaimedTicket, Learned, Next};
 
-use crate::support::{LEASE, NOW, Stage, complete, done, keyed, later, new_lane, retry, seqs, ticket};
+use crate::support::{
+    LEASE, NOW, Stage, complete, done, keyed, later, new_lane, retry, seqs, ticket,
+};
 
 /// Claims with a lease that is over when the next claim looks.
 async fn claim_and_die(stage: &Stage, tickets_max: usize) -> Vec<ClaimedTicket> {
@@ -185,8 +187,8 @@ async fn the_first_of_a_chain_given_back_is_still_the_first() {
 async fn lines(stage: &Stage) -> (usize, usize) {
     let mut redis = stage.redis.connection().await;
     let mut count = async |pattern: &str| {
-        let keys = redis::cmd("KEYS").arg(pattern).query_async(&mut redis);
-        let keys: Vec<String> = keys.await.unwrap();
+        let mut ask = redis::cmd("KEYS");
+        let keys: Vec<String> = ask.arg(pattern).query_async(&mut redis).await.unwrap();
         keys.len()
     };
     let retries = count("{z0}:v2:retries:*").await;
@@ -206,10 +208,15 @@ async fn what_comes_back_unattempted_keeps_its_line() {
         .collect();
     stage.give_back(&back).await;
     assert_eq!(lines(&stage).await, (1, 1));
-    // Their holder died.
+    // Their holder died, which shows when their leases end, or sooner.
     assert_eq!(claim_and_die(&stage, 10).await.len(), 2);
     stage.give_back(&[]).await;
     assert_eq!(lines(&stage).await, (1, 1));
+    let first: Vec<_> = (stage.claim(10).await.into_iter())
+        .map(|ticket| (ticket, Next::First))
+        .collect();
+    stage.queue.give_back(&first).await.unwrap();
+    assert_eq!((first.len(), lines(&stage).await), (2, (1, 1)));
     let again = stage.claim(10).await;
     assert_eq!(again.len(), 2);
     // What is not held any more is not put anywhere.
