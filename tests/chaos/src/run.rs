@@ -330,6 +330,18 @@ impl Outcome {
             wrong.push("not everything has settled before patience was over".to_owned());
         }
         wrong.extend(self.account.verdict().err());
+        // A stack that takes nothing loses nothing, either.
+        let Account {
+            sent,
+            acknowledged,
+            given_up,
+            ..
+        } = &self.account;
+        if *acknowledged == 0 || *given_up > 0 {
+            wrong.push(format!(
+                "of {sent} events {acknowledged} were acknowledged; publishers gave {given_up} up"
+            ));
+        }
         if wrong.is_empty() {
             Ok(())
         } else {

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use serde_json::json;
-use zyven_testkit::{Answer, wait_until};
+use zyven_testkit::{Answer, Binary, wait_until};
 
 use crate::publishers::{Publishers, Told};
 use crate::stack::{PATIENCE, Spread, Stack, free_port};
@@ -73,6 +73,20 @@ async fn assert_each_arrived_once(stack: &Stack, told: &Told) {
     assert_eq!(times.len(), published.len());
 }
 
+/// From here on the API listens on a socket that outlives its processes; the program that is started on it.
+async fn keep_the_socket(stack: &mut Stack) -> Binary {
+    let mut old = stack.take_process("ingest");
+    old.terminate();
+    assert!(old.ended(PATIENCE).await.status.success());
+    let socket = TcpListener::bind(address(stack)).expect("the port is free again");
+    let passing = stack.binary.clone().listening_on(socket);
+    let usual = std::mem::replace(&mut stack.binary, passing.clone());
+    stack.start_service("ingest");
+    stack.binary = usual;
+    stack.wait_until_ready("ingest").await;
+    passing
+}
+
 #[tokio::test]
 async fn every_service_restarted_in_turn_under_load_fails_no_request_when_its_sockets_are_passed_on()
  {
@@ -81,17 +95,8 @@ async fn every_service_restarted_in_turn_under_load_fails_no_request_when_its_so
     stack
         .receiver
         .answer(Answer::status(200).after(Duration::from_millis(100)));
-    // From here on the API listens on a socket that outlives its processes.
-    let mut old = stack.take_process("ingest");
-    old.terminate();
-    assert!(old.ended(PATIENCE).await.status.success());
-    let socket = TcpListener::bind(address(&stack)).expect("the port is free again");
     let usual = stack.binary.clone();
-    let passing = stack.binary.clone().listening_on(socket);
-    stack.binary = passing.clone();
-    stack.start_service("ingest");
-    stack.binary = usual.clone();
-    stack.wait_until_ready("ingest").await;
+    let passing = keep_the_socket(&mut stack).await;
 
     let publishers = publishers(&stack, &[address(&stack)]);
     for _ in 0..2 {
@@ -177,16 +182,15 @@ async fn a_stopping_process_says_at_once_that_it_is_not_ready_and_ends_kept_conn
     assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
 }
 
-/// Stops the services in this order, each while the one before it is still stopping, and starts them again.
-async fn stop_in_order(stack: &mut Stack, order: [&'static str; 4]) {
-    let stopping: Vec<_> = order
-        .map(|service| {
-            let mut process = stack.take_process(service);
-            process.terminate();
-            (service, process)
-        })
-        .into_iter()
-        .collect();
+/// Stops the services in this order, each once the one before it has begun to stop, and starts them again.
+async fn stop_in_order(stack: &mut Stack, order: [&'static str; 4], passing: &Binary) {
+    let mut stopping = Vec::new();
+    for service in order {
+        let mut process = stack.take_process(service);
+        process.terminate();
+        process.says("stopping", PATIENCE).await;
+        stopping.push((service, process));
+    }
     for (service, process) in stopping {
         let ended = process.ended(PATIENCE * 2).await;
         assert_eq!(
@@ -196,24 +200,29 @@ async fn stop_in_order(stack: &mut Stack, order: [&'static str; 4]) {
             ended.stderr
         );
     }
-    for service in ["egress", "dispatcher", "relay", "ingest"] {
+    let usual = stack.binary.clone();
+    for service in ["egress", "dispatcher", "relay"] {
         stack.start_service(service);
     }
+    stack.binary = passing.clone();
+    stack.start_service("ingest");
+    stack.binary = usual;
     for service in SERVICES {
         stack.wait_until_ready(service).await;
     }
 }
 
-/// All orders that begin with this service.
+/// All orders that begin with this service, while events are published.
 async fn every_order_that_begins_with(first: &'static str) {
     let settings = [("ZYVEN_INGEST_LAME_DUCK", "100ms")];
     let mut stack = Stack::start_with(Spread::ProcessEach, &settings).await;
     stack.endpoint("/hook", json!({})).await;
     stack
         .receiver
-        .answer(Answer::status(200).after(Duration::from_millis(300)));
+        .answer(Answer::status(200).after(Duration::from_millis(100)));
+    let passing = keep_the_socket(&mut stack).await;
     let others: Vec<_> = SERVICES.into_iter().filter(|it| *it != first).collect();
-    let mut told = Told::default();
+    let publishers = publishers(&stack, &[address(&stack)]);
     for [a, b, c] in [
         [0, 1, 2],
         [0, 2, 1],
@@ -223,15 +232,13 @@ async fn every_order_that_begins_with(first: &'static str) {
         [2, 1, 0],
     ] {
         // Under way, waiting, and not handed over yet when the stop begins.
-        let before = stack.receiver.request_count();
-        for number in 0..20 {
-            told.acknowledged
-                .push(stack.publish("a.b", json!({ "number": number })).await);
-        }
-        stack.receiver.wait_for_requests(before + 1, PATIENCE).await;
+        wait_for_more(&publishers, 20).await;
         let order = [first, others[a], others[b], others[c]];
-        stop_in_order(&mut stack, order).await;
+        stop_in_order(&mut stack, order, &passing).await;
     }
+    wait_for_more(&publishers, 20).await;
+    let told = publishers.stop().await;
+    assert_eq!(told.refused, 0, "connections wait for the next process");
     assert_each_arrived_once(&stack, &told).await;
 }
 
