@@ -43,7 +43,10 @@ sweep() {
     rm -rf "${1:?}/data" "${1:?}/log"
     for folder in "$1"/private/*; do
         pid=${folder%-*}
-        alive "${pid##*-}" || rm -rf "$folder"
+        if alive "${pid##*-}"; then continue; fi
+        # A test that was killed leaves its small disk mounted.
+        if have mountpoint && mountpoint -q "$folder"; then umount --lazy "$folder" || continue; fi
+        rm -rf "$folder"
     done
 }
 

@@ -33,6 +33,9 @@ esac
 
 if [ "$#" -eq 0 ]; then
     set -- --workspace
+    # What was released before, for the tests that run two versions side by side; nothing as long as nothing was.
+    ZYVEN_TEST_PREVIOUS_BINARY=${ZYVEN_TEST_PREVIOUS_BINARY:-$(scripts/previous-release.sh)}
+    export ZYVEN_TEST_PREVIOUS_BINARY
     # Both fetch packages: ZYVEN_TEST_REAL_INPUT=off is for machines without a network.
     if [ "${ZYVEN_TEST_REAL_INPUT:-on}" != off ]; then
         scripts/real-input.sh

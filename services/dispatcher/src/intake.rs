@@ -249,6 +249,10 @@ impl Intake {
         CrashPoint::DispatcherBeforeClaim.reached();
         let claim = match self.store.claim(&seqs, lease.token, lease_time).await {
             Ok(claim) => claim,
+            Err(error) if error.is_certain() => {
+                self.put_back(&tickets);
+                return Err(error);
+            }
             Err(error) => {
                 self.progress.unclear = Some(Unclear {
                     lease_token: lease.token,

@@ -4,7 +4,13 @@
 //! are as large as the load makes them, and a single result is committed at once. No result is ever
 //! dropped for want of PostgreSQL: the same batch is repeated until it is there, and as every result
 //! holds a place among those in flight, claiming comes to a halt meanwhile.
+//!
+//! A result whose delivery somebody else has locked, in a transaction left open, must not keep the others of its batch
+//! waiting. It is [`held_up`] and recorded by itself, one at a time, whenever that becomes possible.
 
+mod held_up;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +64,30 @@ struct Return {
     lane: LaneSignal,
 }
 
+/// Results on their way to PostgreSQL; each has its item and its return.
+#[derive(Default)]
+struct Pending {
+    items: Vec<SettleItem>,
+    returns: Vec<Return>,
+}
+
+impl Pending {
+    fn split_off(&mut self, at: usize) -> Self {
+        Self {
+            items: self.items.split_off(at),
+            returns: self.returns.split_off(at),
+        }
+    }
+}
+
+/// What became of a batch.
+#[derive(Default)]
+struct Flushed {
+    completions: Vec<Completion>,
+    /// Single results to be recorded one by one, later.
+    held_up: Vec<Pending>,
+}
+
 /// Records what comes in and passes on what Redis is to be told, a batch at a time. Each result that
 /// came in goes out as exactly one completion. Ends when the last sender is gone and everything is
 /// on record.
@@ -69,15 +99,25 @@ pub(crate) async fn run(
 ) {
     let mut batch: Vec<Finished> = Vec::new();
     let mut flushes = FuturesUnordered::new();
+    let mut held_up: VecDeque<Pending> = VecDeque::new();
+    let mut waiting = FuturesUnordered::new();
     let mut is_open = true;
-    while is_open || !batch.is_empty() || !flushes.is_empty() {
+    while is_open || !batch.is_empty() || !flushes.is_empty() || !waiting.is_empty() {
         let room = BATCH_MAX - batch.len();
-        // Both branches may be dropped at any await: receiving takes all or nothing, and flushes go on.
+        // All branches may be dropped at any await: receiving takes all or nothing, and flushes go on.
+        // The receiver of completions is gone if the process gives up; what was recorded stays recorded.
         tokio::select! {
             received = finished.recv_many(&mut batch, room), if is_open && room > 0 => is_open = received > 0,
-            Some(completions) = flushes.next(), if !flushes.is_empty() => {
-                // The receiver is gone if the process gives up; what was recorded stays recorded.
+            Some(flushed) = flushes.next(), if !flushes.is_empty() => {
+                let Flushed { completions, held_up: more } = flushed;
                 let _ = settled.send(completions);
+                held_up.extend(more);
+            }
+            Some(outcome) = waiting.next(), if !waiting.is_empty() => match outcome {
+                Ok(completions) => {
+                    let _ = settled.send(completions);
+                }
+                Err(pending) => held_up.push_back(pending),
             }
         }
         let may_flush = match flushes.len() {
@@ -87,69 +127,90 @@ pub(crate) async fn run(
         if may_flush {
             flushes.push(flush(&store, &statistics, std::mem::take(&mut batch)));
         }
+        // One at a time: each takes a connection for as long as it is held up.
+        if waiting.is_empty()
+            && let Some(pending) = held_up.pop_front()
+        {
+            waiting.push(held_up::record(&store, &statistics, pending));
+        }
     }
 }
 
-async fn flush(store: &Store, statistics: &Statistics, batch: Vec<Finished>) -> Vec<Completion> {
+async fn flush(store: &Store, statistics: &Statistics, batch: Vec<Finished>) -> Flushed {
     let mut gone: Vec<(EndpointId, DateTime<Utc>)> = Vec::new();
-    let mut items: Vec<SettleItem> = Vec::with_capacity(batch.len());
-    let mut returns: Vec<Return> = Vec::with_capacity(batch.len());
+    let mut pending = Pending {
+        items: Vec::with_capacity(batch.len()),
+        returns: Vec::with_capacity(batch.len()),
+    };
     for finished in batch {
         if let Some(seen) = finished.disable_endpoint {
             gone.push((finished.item.endpoint_id, seen));
         }
-        items.push(finished.item);
-        returns.push(Return {
+        pending.items.push(finished.item);
+        pending.returns.push(Return {
             ticket: finished.ticket,
             lane: finished.lane,
         });
     }
-    statistics.settle_batch.observe(items.len() as f64);
-    let completions = settle(store, statistics, &items, &returns).await;
+    statistics.settle_batch.observe(pending.items.len() as f64);
+    let flushed = settle(store, statistics, pending).await;
     gone.sort_unstable();
     gone.dedup();
     for (endpoint_id, seen) in gone {
         disable(store, endpoint_id, seen).await;
     }
-    completions
+    flushed
 }
 
-/// Records all items, whatever it takes; those PostgreSQL refuses are told apart from the others.
-async fn settle(
-    store: &Store,
-    statistics: &Statistics,
-    items: &[SettleItem],
-    returns: &[Return],
-) -> Vec<Completion> {
-    match settle_patiently(store, items).await {
-        Ok(settled) => completions(statistics, items, returns, &settled),
-        Err(error) if items.len() == 1 => {
-            tracing::error!(
-                delivery.id = %items[0].delivery_id,
-                event.id = %items[0].event_id,
-                error = %Chain(&error),
-                "PostgreSQL refuses to record this result; the delivery will be attempted again"
-            );
-            vec![back(&items[0], &returns[0], Next::Retry(UNRECORDABLE_WAIT))]
+/// Records all of them, whatever it takes; those that PostgreSQL refuses, or somebody holds up, are told apart from the
+/// others.
+async fn settle(store: &Store, statistics: &Statistics, mut pending: Pending) -> Flushed {
+    let count = pending.items.len();
+    match settle_patiently(store, &pending.items).await {
+        Ok(settled) => Flushed {
+            completions: completions(statistics, &pending, &settled),
+            held_up: Vec::new(),
+        },
+        Err(error) if count > 1 => {
+            tracing::warn!(items = count, error = %Chain(&error), "a batch of results cannot be recorded; trying by halves");
+            let second = pending.split_off(count / 2);
+            let mut flushed = Box::pin(settle(store, statistics, pending)).await;
+            let more = Box::pin(settle(store, statistics, second)).await;
+            flushed.completions.extend(more.completions);
+            flushed.held_up.extend(more.held_up);
+            flushed
         }
-        Err(error) => {
-            tracing::error!(items = items.len(), error = %Chain(&error), "PostgreSQL refuses a batch; recording one by one");
-            let mut all = Vec::with_capacity(items.len());
-            for (item, back) in items.chunks(1).zip(returns.chunks(1)) {
-                all.extend(Box::pin(settle(store, statistics, item, back)).await);
-            }
-            all
-        }
+        Err(error) if error.is_of_the_content() => Flushed {
+            completions: Vec::new(),
+            held_up: vec![pending],
+        },
+        Err(error) => Flushed {
+            completions: unrecordable(&pending, &error),
+            held_up: Vec::new(),
+        },
     }
 }
 
-/// Repeats while repeating can help. Only what is worth repeating is: the error that comes back is
-/// about the items.
+fn unrecordable(pending: &Pending, error: &StoreError) -> Vec<Completion> {
+    let each = pending.items.iter().zip(&pending.returns);
+    each.map(|(item, returned)| {
+        tracing::error!(
+            delivery.id = %item.delivery_id,
+            event.id = %item.event_id,
+            error = %Chain(error),
+            "PostgreSQL refuses to record this result; the delivery will be attempted again"
+        );
+        back(item, returned, Next::Retry(UNRECORDABLE_WAIT))
+    })
+    .collect()
+}
+
+/// Repeats while repeating can help all of them. The error that comes back is about the items.
 async fn settle_patiently(store: &Store, items: &[SettleItem]) -> Result<Vec<Settled>, StoreError> {
     let mut failures = 0;
     loop {
         match store.settle(items).await {
-            Err(error) if error.is_transient() => {
+            Err(error) if error.is_transient() && !error.is_of_the_content() => {
                 failures += 1;
                 report(&error, failures, "could not record results; trying again");
                 tokio::time::sleep(BACKOFF.wait(failures)).await;
@@ -193,25 +254,17 @@ fn report(error: &StoreError, failures: u32, what: &'static str) {
     }
 }
 
-fn completions(
-    statistics: &Statistics,
-    items: &[SettleItem],
-    returns: &[Return],
-    settled: &[Settled],
-) -> Vec<Completion> {
-    items
-        .iter()
-        .zip(returns)
-        .zip(settled)
-        .map(|((item, returned), settled)| {
-            match (settled, &item.settlement) {
-                (Settled::Superseded, _) => statistics.superseded.increment(),
-                (_, Settlement::DeadLetter { reason, .. }) => statistics.dead_lettered(*reason),
-                (Settled::Done | Settled::AlreadyFinished, _) => {}
-            }
-            back(item, returned, next(item, *settled))
-        })
-        .collect()
+fn completions(statistics: &Statistics, pending: &Pending, settled: &[Settled]) -> Vec<Completion> {
+    let each = pending.items.iter().zip(&pending.returns).zip(settled);
+    each.map(|((item, returned), settled)| {
+        match (settled, &item.settlement) {
+            (Settled::Superseded, _) => statistics.superseded.increment(),
+            (_, Settlement::DeadLetter { reason, .. }) => statistics.dead_lettered(*reason),
+            (Settled::Done | Settled::AlreadyFinished, _) => {}
+        }
+        back(item, returned, next(item, *settled))
+    })
+    .collect()
 }
 
 fn next(item: &SettleItem, settled: Settled) -> Next {

@@ -6,6 +6,7 @@ use zyven_domain::secret_box::KeyRing;
 use zyven_runtime::doorbell::Bell;
 use zyven_store::{Actor, Store};
 
+use crate::aside::Aside;
 use crate::auth::{Caller, Keys};
 use crate::batcher::Batcher;
 use crate::body::{Allowed, Room};
@@ -21,6 +22,7 @@ pub(crate) struct App {
     pub(crate) keys: Arc<Keys>,
     pub(crate) schemas: Schemas,
     pub(crate) batcher: Batcher,
+    pub(crate) aside: Aside,
     pub(crate) room: Room,
     pub(crate) bell: Bell,
     pub(crate) statistics: Arc<Statistics>,

@@ -6,6 +6,8 @@
 //! after every event that comes while the first is busy: it waits until a good batch is there, or
 //! until the first is so late that something must be wrong with it.
 //!
+//! What would keep others waiting shares no statement with them: see [`crate::aside`].
+//!
 //! An event in the queue is stored even if its publisher has hung up, because nobody can tell whether
 //! it has. One whose deadline passed while it waited is not: its publisher was told to come again.
 
@@ -19,6 +21,7 @@ use zyven_runtime::pace::Backoff;
 use zyven_runtime::supervisor::Chain;
 use zyven_store::{Accepted, NewEvent, Store, StoreError};
 
+use crate::aside::{Aside, Reason};
 use crate::body::Share;
 use crate::config::{FLUSH_BYTES_MAX, FLUSH_EVENTS_MAX};
 use crate::statistics::Statistics;
@@ -43,6 +46,8 @@ pub(crate) enum Refusal {
     Overloaded,
     /// The database did not answer in time. Nobody knows what happened.
     Unavailable,
+    /// The filters that would have to be asked would take too long. Nothing happened.
+    TooCostly,
     /// The database refused the statement.
     Internal,
 }
@@ -50,13 +55,20 @@ pub(crate) enum Refusal {
 type Verdict = Result<Vec<Accepted>, Refusal>;
 
 /// The events of one request.
-struct Job {
-    events: Vec<NewEvent>,
-    arrived_at: Instant,
-    deadline: Instant,
-    reply: oneshot::Sender<Verdict>,
+pub(crate) struct Job {
+    pub(crate) events: Vec<NewEvent>,
+    pub(crate) arrived_at: Instant,
+    pub(crate) deadline: Instant,
+    pub(crate) reply: oneshot::Sender<Verdict>,
     /// Given back when the bytes are gone.
-    share: Share,
+    pub(crate) share: Share,
+}
+
+impl Job {
+    pub(crate) fn refuse(self, refusal: Refusal) {
+        // A publisher that has hung up is none of our concern.
+        let _ = self.reply.send(Err(refusal));
+    }
 }
 
 /// The way in. Cheap to clone.
@@ -246,6 +258,8 @@ pub(crate) struct Writer {
     pub(crate) store: Store,
     pub(crate) bell: Bell,
     pub(crate) statistics: Arc<Statistics>,
+    /// Where those go who would keep others waiting.
+    pub(crate) aside: Aside,
 }
 
 impl Writer {
@@ -257,40 +271,68 @@ impl Writer {
         }
     }
 
-    /// Stores one batch, trying again as long as anybody may be waiting for it, and answers.
+    /// Stores one batch, without those who would keep the others waiting.
     async fn flush(&self, jobs: Vec<Job>) {
-        let mut batch = Batch::of(jobs);
+        let jobs = self
+            .aside
+            .sort_out(&self.store, &self.statistics, jobs)
+            .await;
+        if !jobs.is_empty() {
+            self.store(jobs).await;
+        }
+    }
+
+    /// Stores one batch, trying again as long as anybody may be waiting for it, and answers.
+    pub(crate) async fn store(&self, jobs: Vec<Job>) {
+        let batch = Batch::of(jobs);
         self.statistics
             .batch_events
             .observe(batch.events.len() as f64);
         let mut failures = 0;
         loop {
             CrashPoint::IngestBeforeCommit.reached();
-            match self.store.accept(&batch.events).await {
+            let error = match self.store.accept(&batch.events).await {
                 Ok(accepted) => return self.answer(batch, accepted),
-                Err(error) if error.is_transient() => {
-                    failures += 1;
-                    let wait = BACKOFF.wait(failures);
-                    if Instant::now() + wait >= batch.deadline {
-                        self.give_up(&error);
-                        return batch.refuse(Refusal::Unavailable);
-                    }
-                    if failures == 1 {
-                        tracing::warn!(error = %Chain(&error), events = batch.events.len(),
-                            "events cannot be stored at the moment; trying again");
-                    }
-                    sleep(wait).await;
-                }
-                Err(error) => {
-                    let Some(first) = batch.split_first() else {
-                        self.give_up(&error);
-                        return batch.refuse(Refusal::Internal);
-                    };
-                    // One request must not fail for another one's sake.
-                    tracing::error!(error = %Chain(&error), "a batch was refused; storing its requests one by one");
-                    Box::pin(self.flush(first)).await;
-                }
+                Err(error) => error,
+            };
+            if error.is_of_the_content() || !error.is_transient() {
+                return self.tell_apart(batch, &error).await;
             }
+            failures += 1;
+            let wait = BACKOFF.wait(failures);
+            if Instant::now() + wait >= batch.deadline {
+                self.give_up(&error);
+                self.statistics
+                    .storing_failed
+                    .fetch_add(1, Ordering::Relaxed);
+                return batch.refuse(Refusal::Unavailable);
+            }
+            if failures == 1 {
+                tracing::warn!(error = %Chain(&error), events = batch.events.len(),
+                    "events cannot be stored at the moment; trying again");
+            }
+            sleep(wait).await;
+        }
+    }
+
+    /// One request must not fail, or wait, for another one's sake.
+    async fn tell_apart(&self, batch: Batch, error: &StoreError) {
+        let mut jobs = batch.into_jobs();
+        if jobs.len() > 1 {
+            tracing::warn!(error = %Chain(error), "a batch cannot be stored; storing its requests one by one");
+            for job in jobs {
+                Box::pin(self.flush(vec![job])).await;
+            }
+            return;
+        }
+        let Some(job) = jobs.pop() else {
+            return;
+        };
+        if error.is_of_the_content() {
+            self.aside.take_over(job, Reason::HeldUp, &self.statistics);
+        } else {
+            self.give_up(error);
+            job.refuse(Refusal::Internal);
         }
     }
 
@@ -362,19 +404,18 @@ impl Batch {
         batch
     }
 
-    /// Takes the first request out; `None` if it is the only one.
-    fn split_first(&mut self) -> Option<Vec<Job>> {
-        if self.waiters.len() < 2 {
-            return None;
+    fn into_jobs(mut self) -> Vec<Job> {
+        let mut jobs = Vec::with_capacity(self.waiters.len());
+        for waiter in self.waiters {
+            jobs.push(Job {
+                events: self.events.drain(..waiter.events).collect(),
+                arrived_at: waiter.arrived_at,
+                deadline: waiter.deadline,
+                reply: waiter.reply,
+                share: waiter.share,
+            });
         }
-        let waiter = self.waiters.remove(0);
-        Some(vec![Job {
-            events: self.events.drain(..waiter.events).collect(),
-            arrived_at: waiter.arrived_at,
-            deadline: waiter.deadline,
-            reply: waiter.reply,
-            share: waiter.share,
-        }])
+        jobs
     }
 
     fn refuse(self, refusal: Refusal) {

@@ -208,6 +208,10 @@ async fn store(app: &App, events: Vec<NewEvent>, share: Share) -> Result<Vec<Acc
                 Problem::overloaded("Too many events are waiting to be stored; nothing was done.")
             }
             Refusal::Unavailable => Problem::unavailable(),
+            Refusal::TooCostly => Problem::new(
+                Code::FiltersTooCostly,
+                "The filters of your endpoints would have to read this too many times; send fewer or smaller events, or keep fewer endpoints with a filter.",
+            ),
             Refusal::Internal => Problem::new(
                 Code::Internal,
                 "The event was not stored; the failure is in the log.",

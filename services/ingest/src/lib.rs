@@ -27,6 +27,7 @@
 mod answer;
 mod api_keys;
 mod app;
+mod aside;
 mod audit;
 mod auth;
 mod batcher;
@@ -50,6 +51,7 @@ mod sync;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -62,7 +64,7 @@ use zyven_runtime::metrics::Metrics;
 use zyven_runtime::pace::{self, Backoff, Rest};
 use zyven_runtime::probes::{Condition, Readiness};
 use zyven_runtime::shutdown::Shutdown;
-use zyven_store::Store;
+use zyven_store::{Store, StoreError};
 
 pub use api_keys::new_api_key;
 pub use auth::REVOCATION_MAX;
@@ -72,6 +74,7 @@ pub use config::{
 pub use router::{Route, routes};
 
 use app::App;
+use aside::Aside;
 use auth::Keys;
 use batcher::{Batcher, Writer};
 use body::Room;
@@ -129,26 +132,35 @@ pub async fn run(
         store: store.clone(),
         bell: app.bell.clone(),
         statistics: Arc::clone(&app.statistics),
+        aside: app.aside.clone(),
     };
     let mut writers = JoinSet::new();
     for _ in 0..writers_max {
         // Ends when the batcher is closed and empty, or is aborted with the set.
         writers.spawn(writer.clone().run(app.batcher.clone()));
     }
+    // Likewise, with the line aside.
+    let mut writers_aside = JoinSet::new();
+    writers_aside.spawn(app.aside.clone().run(writer));
 
     let exchange = Arc::new(Exchange::new(Arc::clone(&app)));
     let serving = server::serve(listener, exchange, limits, &app.statistics, &shutdown);
-    let watching = watch(store, condition, shutdown.clone());
+    let statistics = Arc::clone(&app.statistics);
+    let watching = watch(store, statistics, condition, shutdown.clone());
     let (deadline, ()) = tokio::join!(serving, watching);
 
     // Nobody can add to the queue any more. What is in it belongs to clients that have been cut off
     // or have gone; it is stored all the same, if it can be soon.
     app.batcher.close();
     let deadline = deadline.max(Instant::now() + LAST_FLUSH_MAX);
-    let emptied = async { while writers.join_next().await.is_some() {} };
+    let emptied = async {
+        while writers.join_next().await.is_some() {}
+        app.aside.close();
+        while writers_aside.join_next().await.is_some() {}
+    };
     if timeout_at(deadline, emptied).await.is_err() {
         tracing::warn!(
-            events = app.batcher.waiting(),
+            events = app.batcher.waiting() + app.aside.waiting(),
             "ending with events that could not be stored; they were not acknowledged"
         );
     }
@@ -157,33 +169,49 @@ pub async fn run(
 
 fn assemble(config: Config, deps: Deps) -> io::Result<App> {
     let batcher = Batcher::new(config.limits.queue_events_max, config.deadlines.request);
+    let aside = Aside::new(config.limits.queue_events_max);
     let room = Room::new(config.limits.bodies_bytes_max);
     Ok(App {
         keys: Arc::new(Keys::new(deps.store.clone(), config.deadlines.request)),
         schemas: Schemas::new(deps.store.clone()),
-        statistics: Statistics::new(&deps.metrics, &batcher, &room),
+        statistics: Statistics::new(&deps.metrics, &batcher, &aside, &room),
         bell: Bell::to(config.doorbells.iter().cloned())?,
         store: deps.store,
         ring: deps.ring,
         batcher,
+        aside,
         room,
         config,
     })
 }
 
-/// Keeps the condition equal to whether the database answers.
-async fn watch(store: Store, condition: Condition, shutdown: Shutdown) {
+/// Keeps the condition equal to whether events can be stored, as far as that is known: the database takes writes, and
+/// no batch was given up since the last look. A full disk lets it answer and store nothing; and as long as nobody
+/// publishes, nobody knows whether it is still full.
+async fn watch(
+    store: Store,
+    statistics: Arc<Statistics>,
+    condition: Condition,
+    shutdown: Shutdown,
+) {
     let backoff = Backoff {
         min: Duration::from_millis(250),
         max: HEALTH_EVERY,
     };
     let shown = condition.clone();
+    let mut seen = 0;
     pace::run("ingest health", shutdown, backoff, async move || {
         let health = store.health().await;
+        let failed = statistics.storing_failed.load(Ordering::Relaxed);
         match &health {
-            Ok(()) => shown.ready(),
+            Ok(()) if failed == seen => shown.ready(),
+            Ok(()) => {
+                shown.not_ready("PostgreSQL answers, but could not store events a moment ago");
+            }
+            Err(StoreError::ReadOnly) => shown.not_ready("PostgreSQL takes no writes"),
             Err(_) => shown.not_ready("PostgreSQL does not answer"),
         }
+        seen = failed;
         health.map(|()| Rest::For(HEALTH_EVERY))
     })
     .await;

@@ -39,6 +39,7 @@ pub(crate) enum Code {
     ContentEncodingUnsupported,
     Invalid,
     SchemaMismatch,
+    FiltersTooCostly,
     Internal,
     Overloaded,
     Unavailable,
@@ -136,6 +137,11 @@ impl Code {
                 S::UNPROCESSABLE_ENTITY,
                 "schema_mismatch",
                 "The payload does not fit its type's schema",
+            ),
+            Self::FiltersTooCostly => (
+                S::UNPROCESSABLE_ENTITY,
+                "filters_too_costly",
+                "Asking the endpoints' filters would take too long",
             ),
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "Zyven failed"),
             Self::Overloaded => (

@@ -1,9 +1,11 @@
 //! What the API counts.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use zyven_runtime::metrics::{BATCH_BOUNDS, Counter, Histogram, LATENCY_BOUNDS_S, Metrics};
 
+use crate::aside::{Aside, Reason};
 use crate::batcher::Batcher;
 use crate::body::Room;
 
@@ -15,6 +17,10 @@ pub(crate) struct Statistics {
     pub(crate) schema_warnings: Counter,
     pub(crate) batch_events: Histogram,
     pub(crate) batches_failed: Counter,
+    /// Batches given up because the database could not store anything; for the readiness probe.
+    pub(crate) storing_failed: AtomicU64,
+    aside_for_filters: Counter,
+    aside_for_locks: Counter,
     /// From the request's head to the answer, for publishing requests that were answered 2xx.
     pub(crate) acknowledged: Histogram,
     pub(crate) connections_refused: Counter,
@@ -22,7 +28,12 @@ pub(crate) struct Statistics {
 }
 
 impl Statistics {
-    pub(crate) fn new(metrics: &Metrics, batcher: &Batcher, room: &Room) -> Arc<Self> {
+    pub(crate) fn new(
+        metrics: &Metrics,
+        batcher: &Batcher,
+        aside: &Aside,
+        room: &Room,
+    ) -> Arc<Self> {
         let batcher = batcher.clone();
         metrics.asked_gauge(
             "zyven_ingest_queue_events",
@@ -37,6 +48,20 @@ impl Statistics {
                 &[("mode", mode)],
             )
         };
+        let set_aside = |reason| {
+            metrics.counter(
+                "zyven_ingest_set_aside_events_total",
+                "Events stored by themselves, so that they keep nobody waiting, by why they would have",
+                &[("reason", reason)],
+            )
+        };
+        let aside = aside.clone();
+        metrics.asked_gauge(
+            "zyven_ingest_aside_events",
+            "Events waiting to be stored by themselves",
+            &[],
+            move || aside.waiting() as f64,
+        );
         let room = room.clone();
         metrics.asked_gauge(
             "zyven_ingest_bodies_bytes",
@@ -68,6 +93,9 @@ impl Statistics {
                 "Batches given up because the database failed",
                 &[],
             ),
+            storing_failed: AtomicU64::new(0),
+            aside_for_filters: set_aside("filters"),
+            aside_for_locks: set_aside("held_up"),
             acknowledged: metrics.histogram(
                 "zyven_ingest_acknowledge_seconds",
                 "Time from a publishing request's head to its 2xx answer",
@@ -81,6 +109,13 @@ impl Statistics {
             ),
             metrics: metrics.clone(),
         })
+    }
+
+    pub(crate) fn set_aside(&self, reason: Reason) -> &Counter {
+        match reason {
+            Reason::Filters(_) => &self.aside_for_filters,
+            Reason::HeldUp => &self.aside_for_locks,
+        }
     }
 
     pub(crate) fn requests(&self, route: &'static str) -> Requests {

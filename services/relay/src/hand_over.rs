@@ -16,6 +16,10 @@ use crate::{RelayError, Statistics};
 /// The watermark is recorded no more often than this while rows keep coming: it is for showing states
 /// and for beginning again after a restart, and rows behind it are merely handed over twice.
 const WATERMARK_INTERVAL: Duration = Duration::from_millis(50);
+/// And while somebody's transaction keeps its old versions from being cleared away.
+const WATERMARK_INTERVAL_BEHIND_OLD: Duration = Duration::from_secs(2);
+/// From this age on a transaction counts as old.
+const OLD_TRANSACTION_S: i64 = 60;
 
 /// After so long without a row the relay looks less often by itself, [`QUIET_INTERVALS`] times the poll
 /// interval apart: an idle installation costs mostly these looks. A bell wakes it all the same.
@@ -151,7 +155,11 @@ impl HandOver {
     }
 
     async fn record_watermark(&mut self, cursor: i64, is_idle: bool) -> Result<(), RelayError> {
-        let is_time = is_idle || self.recorded_at.elapsed() >= WATERMARK_INTERVAL;
+        // The watermark is one row, and each of its versions is read with every update as long as none can be cleared away.
+        let is_time = match self.statistics().oldest_transaction.get() < OLD_TRANSACTION_S {
+            true => is_idle || self.recorded_at.elapsed() >= WATERMARK_INTERVAL,
+            false => self.recorded_at.elapsed() >= WATERMARK_INTERVAL_BEHIND_OLD,
+        };
         if cursor > self.recorded && is_time {
             self.store().record_watermark(cursor).await?;
             self.recorded = cursor;

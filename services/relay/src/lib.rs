@@ -29,6 +29,7 @@
 mod config;
 pub mod gaps;
 mod hand_over;
+mod horizon;
 mod limits;
 mod maintenance;
 mod reclaim;
@@ -162,7 +163,8 @@ impl Relay {
             Leadership::Leader => {
                 tracing::info!(holder = %self.holder, "leading");
                 self.statistics.is_leading.set(1);
-                self.serve(asked_at + LEAD, shutdown).await;
+                // Boxed: it holds the futures of a whole term.
+                Box::pin(self.serve(asked_at + LEAD, shutdown)).await;
                 self.statistics.is_leading.set(0);
                 self.store.resign_relay_lease(&self.holder).await?;
                 // Whoever does not hear it looks within LEAD_POLL.
@@ -200,7 +202,8 @@ impl Relay {
             Arc::clone(self).sweep(Arc::clone(&term), ended.clone()),
             // Boxed: together they would be larger than a future should be.
             Box::pin(reclaim(Arc::clone(&term), ended.clone())),
-            Arc::clone(self).maintain(ended),
+            Arc::clone(self).maintain(ended.clone()),
+            Arc::clone(self).watch_horizon(ended),
         );
     }
 
@@ -255,6 +258,16 @@ impl Relay {
             ended,
             MAINTENANCE_BACKOFF,
             async move || maintenance.step().await,
+        )
+        .await;
+    }
+
+    async fn watch_horizon(self: Arc<Self>, ended: Shutdown) {
+        pace::run(
+            "relay horizon",
+            ended,
+            MAINTENANCE_BACKOFF,
+            async move || horizon::step(&self.store, &self.statistics).await,
         )
         .await;
     }

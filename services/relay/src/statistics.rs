@@ -24,6 +24,8 @@ pub struct Statistics {
     pub(crate) dispatchers_lost: Counter,
     pub(crate) leases_ended: Counter,
     pub(crate) outbox_rows: Gauge,
+    pub(crate) oldest_transaction: Gauge,
+    pub(crate) dead_outbox_rows: Gauge,
     pub(crate) epochs_lost: Counter,
     pub(crate) rebuild_seconds: Histogram,
     pub(crate) rebuild_tickets: Counter,
@@ -101,6 +103,14 @@ impl Statistics {
             outbox_rows: gauge(
                 "zyven_relay_outbox_rows",
                 "Unfinished deliveries seen by the last walk",
+            ),
+            oldest_transaction: gauge(
+                "zyven_relay_oldest_transaction_seconds",
+                "Age of PostgreSQL's oldest open transaction that holds back rows which are gone",
+            ),
+            dead_outbox_rows: gauge(
+                "zyven_relay_outbox_dead_rows",
+                "Outbox rows that are gone and not cleared away yet, as PostgreSQL estimates them",
             ),
             epochs_lost: counter(
                 "zyven_relay_epochs_lost_total",

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use zyven_domain::secret_box::KeyRing;
 use zyven_queue::{Queue, QueueConfig};
 use zyven_runtime::config::{Activation, Source};
@@ -15,7 +16,7 @@ use zyven_runtime::probes::{self, Readiness};
 use zyven_runtime::shutdown::Shutdown;
 use zyven_runtime::supervisor::{Ended, Supervisor, Threads};
 use zyven_runtime::{shutdown, telemetry};
-use zyven_store::{Store, StoreConfig, StoreError};
+use zyven_store::{Schema, Store, StoreConfig, StoreError};
 
 use crate::{Failure, settings};
 
@@ -227,7 +228,7 @@ fn start_relay(
             metrics,
             readiness,
         };
-        zyven_relay::run(config, dependencies, shutdown).await;
+        Box::pin(zyven_relay::run(config, dependencies, shutdown)).await;
         Ok(())
     };
     // There is one relay at work and its steps follow each other.
@@ -272,26 +273,40 @@ fn start_egress(
     Ok(())
 }
 
-/// The process is ready only on the schema it was built for. A newer one is well: migrations only ever
-/// expand what older versions use.
+/// The process is ready only on the schema it was built for, and waits for it. A newer one is well, as migrations add
+/// before they take away; where they have taken away what this version uses, the process ends.
 fn start_schema_watch(supervisor: &mut Supervisor, parts: &Parts) -> Result<(), Failure> {
     let store = parts.store()?;
     let condition = parts.readiness.condition("schema");
     let run = |shutdown: Shutdown| async move {
-        pace::run("schema watch", shutdown, Backoff::default(), async || {
-            let pending = store.pending_migrations().await?;
-            if pending.is_empty() {
-                condition.ready();
-                return Ok::<_, StoreError>(Rest::For(SCHEMA_SEEN_REST));
+        let (found, mut too_new) = watch::channel(None);
+        let watching = pace::run("schema watch", shutdown, Backoff::default(), async || {
+            match store.schema().await? {
+                Schema::Fits => {
+                    condition.ready();
+                    return Ok::<_, StoreError>(Rest::For(SCHEMA_SEEN_REST));
+                }
+                Schema::Lacks(missing) => condition.not_ready(format!(
+                    "run zyven migrate; missing: {}",
+                    missing.join(", ")
+                )),
+                Schema::TooNew { needed } => {
+                    condition.not_ready("the database is too new for this version");
+                    found.send_replace(Some(needed));
+                }
             }
-            condition.not_ready(format!(
-                "run zyven migrate; missing: {}",
-                pending.join(", ")
-            ));
             Ok(Rest::For(SCHEMA_MISSING_REST))
-        })
-        .await;
-        Ok(())
+        });
+        tokio::select! {
+            () = watching => Ok(()),
+            needed = too_new.wait_for(Option::is_some) => {
+                let needed = needed.ok().and_then(|needed| needed.clone()).unwrap_or_default();
+                Err(format!(
+                    "the database is too new for this version: it needs one that knows migration {needed}; see docs/operations/upgrading.md"
+                )
+                .into())
+            }
+        }
     };
     supervisor.start("schema watch", Threads::One, PROBES_GRACE, run);
     Ok(())

@@ -18,7 +18,7 @@ use zyven_store::StoreConfig;
 pub(crate) fn store(source: &mut Source) -> Option<StoreConfig> {
     let url = source.secret::<PostgresUrl>(
         "ZYVEN_DATABASE_URL",
-        "PostgreSQL, as postgres://user:password@host:port/database",
+        "PostgreSQL, as postgres://user:password@host:port/database; of several hosts, separated by commas, the one that takes writes",
         None,
     );
     let pool_size = source.number(

@@ -194,6 +194,11 @@ const FIND_EVENTS: &str = "
       FROM zyven.events
      WHERE id = ANY ($1)";
 
+/// A commit of its own, which waits for a standby as that of an event does. What is recognised was committed here, and PostgreSQL
+/// may have crashed while that commit waited for its standby: it waits no more after that. Everything before this
+/// message in the log is where the message is, so that whoever is told "stored" is told the truth.
+const BE_SURE: &str = "SELECT pg_logical_emit_message(true, 'zyven', '')";
+
 impl Store {
     /// Accepts a batch: when this returns, each event that is [`Accepted::New`] is committed together
     /// with its outbox rows, synchronously. Results are in the order of `events`.
@@ -409,6 +414,9 @@ async fn recognise(
         .iter()
         .map(counted)
         .collect();
+    if !(by_key.is_empty() && by_id.is_empty()) {
+        connection.execute(BE_SURE, &[]).await?;
+    }
     for index in open {
         let event = events[index];
         results[index] = if let Some(&deliveries) = deliveries.get(&event.id.uuid()) {

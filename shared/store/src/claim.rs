@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use postgres_types::ToSql;
 use tokio_postgres::Row;
 use zyven_domain::id::{DeliveryId, EndpointId, EventId, TenantId};
 
@@ -91,14 +92,20 @@ const EARLY_MS_MAX: i64 = 20;
 /// The lease ends on PostgreSQL's clock. A row that somebody holds is not taken, whatever the ticket
 /// says; two claims of one row queue on it, and the second finds the first's lease. Nor is a row taken
 /// while one before it in its order is unfinished: Redis offers them one at a time, and may be wrong.
-const CLAIM: &str = "
+/// A macro because statements are constants.
+macro_rules! claim_of {
+    ($rows:literal) => {
+        concat!(
+            "
     WITH claimed AS (
         UPDATE zyven.outbox o
            SET state = 'DISPATCHING',
                lease_token = $2,
                leased_until = clock_timestamp() + $3::bigint * interval '1 millisecond',
                attempts = attempts + 1
-         WHERE seq = ANY ($1)
+         WHERE seq = ANY (",
+            $rows,
+            ")
            AND leased_until <= clock_timestamp()
            AND due_at <= clock_timestamp() + $4::bigint * interval '1 millisecond'
            AND (ordering_key = 0
@@ -114,7 +121,18 @@ const CLAIM: &str = "
            c.enqueued_at, e.type, e.payload, e.traceparent,
            CASE WHEN c.generation = 1 THEN e.expires_at END, c.ordering_key
       FROM claimed c
-      LEFT JOIN zyven.events e ON e.id = c.event_id AND e.tenant_id = c.tenant_id";
+      LEFT JOIN zyven.events e ON e.id = c.event_id AND e.tenant_id = c.tenant_id"
+        )
+    };
+}
+
+const CLAIM: &str = claim_of!("$1");
+
+/// The same of those rows that nobody has locked. To lock them first costs half as much again, so it is done only after
+/// somebody has kept the other statement waiting: a transaction left open in which rows were cancelled, for example.
+const CLAIM_UNLOCKED: &str = claim_of!(
+    "ARRAY (SELECT free.seq FROM zyven.outbox free WHERE free.seq = ANY ($1) ORDER BY free.seq FOR UPDATE SKIP LOCKED)"
+);
 
 /// Milliseconds until the row itself is free and due, and until the one that comes before it is.
 const EXPLAIN_REFUSALS: &str = "
@@ -134,18 +152,33 @@ const EXPLAIN_REFUSALS: &str = "
       FROM zyven.outbox o
      WHERE o.seq = ANY ($1)";
 
-/// Undoes a claim as if it had not been made.
-const UNCLAIM: &str = "
+/// Undoes a claim as if it had not been made. A macro because statements are constants.
+macro_rules! unclaim_of {
+    ($rows:literal) => {
+        concat!(
+            "
     UPDATE zyven.outbox
        SET attempts = attempts - 1,
            lease_token = 0,
            leased_until = '-infinity'
-     WHERE seq = ANY ($1)
+     WHERE seq = ANY (",
+            $rows,
+            ")
        AND state = 'DISPATCHING'
-       AND lease_token = $2";
+       AND lease_token = $2"
+        )
+    };
+}
+
+const UNCLAIM: &str = unclaim_of!("$1");
+const UNCLAIM_UNLOCKED: &str = unclaim_of!(
+    "ARRAY (SELECT free.seq FROM zyven.outbox free WHERE free.seq = ANY ($1) FOR UPDATE SKIP LOCKED)"
+);
 
 /// A row somebody else has just let go of is worth asking for again, but not in a tight circle.
 const ASK_AGAIN_MS_MIN: i64 = 10;
+/// A row that somebody has locked for longer than a claim waits may stay so for any time.
+const ASK_FOR_LOCKED_AGAIN_MS_MIN: i64 = 5_000;
 
 impl Store {
     /// Leases what may be attempted of `seqs` until `lease` from now, under `lease_token` (random,
@@ -164,12 +197,16 @@ impl Store {
     ) -> Result<Claim, StoreError> {
         let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
         let connection = self.relaxed("claiming deliveries").await?;
-        let claimed: Vec<ClaimedDelivery> = connection
-            .query(CLAIM, &[&seqs, &lease_token, &lease_ms, &EARLY_MS_MAX])
-            .await?
-            .iter()
-            .map(claimed_delivery)
-            .collect();
+        let parameters: [&(dyn ToSql + Sync); 4] = [&seqs, &lease_token, &lease_ms, &EARLY_MS_MAX];
+        let (rows, ask_again_ms_min) = match connection.query(CLAIM, &parameters).await {
+            Err(error) if error.is_of_the_content() => {
+                tracing::warn!(error = %error, "somebody has locked deliveries for long; claiming the others");
+                let rows = connection.query(CLAIM_UNLOCKED, &parameters).await?;
+                (rows, ASK_FOR_LOCKED_AGAIN_MS_MIN)
+            }
+            outcome => (outcome?, ASK_AGAIN_MS_MIN),
+        };
+        let claimed: Vec<ClaimedDelivery> = rows.iter().map(claimed_delivery).collect();
         let mut claim = Claim {
             claimed,
             refused: Vec::new(),
@@ -188,7 +225,7 @@ impl Store {
         for row in unfinished {
             let seq: i64 = row.get(0);
             finished.remove(&seq);
-            let wait = |ms: i64| Duration::from_millis(ms.max(ASK_AGAIN_MS_MIN).unsigned_abs());
+            let wait = |ms: i64| Duration::from_millis(ms.max(ask_again_ms_min).unsigned_abs());
             claim.refused.push(match row.get::<_, Option<i64>>(2) {
                 None => RefusedTicket::Later {
                     seq,
@@ -210,13 +247,19 @@ impl Store {
 
     /// Takes back a [`Store::claim`] whose outcome is unknown: whatever of `seqs` it leased under
     /// `lease_token` is free again, and the attempt does not count. To be called before anything is
-    /// sent. Returns how many rows it concerned.
+    /// sent. What somebody has locked for long is left to the end of its lease. Returns how many rows it concerned.
     ///
     /// # Errors
     /// PostgreSQL could not be asked. Repeat it, or leave the rows to the end of their lease.
     pub async fn unclaim(&self, seqs: &[i64], lease_token: i64) -> Result<u64, StoreError> {
         let connection = self.relaxed("taking back a claim").await?;
-        connection.execute(UNCLAIM, &[&seqs, &lease_token]).await
+        let parameters: [&(dyn ToSql + Sync); 2] = [&seqs, &lease_token];
+        match connection.execute(UNCLAIM, &parameters).await {
+            Err(error) if error.is_of_the_content() => {
+                connection.execute(UNCLAIM_UNLOCKED, &parameters).await
+            }
+            outcome => outcome,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What can go wrong between Zyven and PostgreSQL.
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{Severity, SqlState};
 
 /// A step that did not happen, or whose outcome is unknown.
 #[derive(Debug, thiserror::Error)]
@@ -8,6 +8,9 @@ pub enum StoreError {
     /// The connection string cannot be used.
     #[error("the database URL is not a PostgreSQL connection string")]
     Url(#[source] tokio_postgres::Error),
+    /// The connection string's hosts cannot be used.
+    #[error("the database URL names no host, or not as many ports as hosts")]
+    Hosts,
     /// No connection was to be had.
     #[error("no database connection for {doing}")]
     Unreachable {
@@ -26,6 +29,15 @@ pub enum StoreError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// PostgreSQL said nothing for longer than any statement may run. The outcome is unknown.
+    #[error("database: no answer while {doing}")]
+    Unanswered {
+        /// The step, for the log.
+        doing: &'static str,
+    },
+    /// The server takes no statements that write: a standby, or one that was made read-only.
+    #[error("the database takes no writes: it is a standby or was made read-only")]
+    ReadOnly,
     /// A row holds what this version of Zyven cannot read.
     #[error("database: {doing} found {what}")]
     Unreadable {
@@ -44,12 +56,65 @@ impl StoreError {
     /// out of connections or space, or chose this transaction as a victim.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::RoutingUnsettled(_) => true,
+            Self::Unreachable { .. }
+            | Self::Unanswered { .. }
+            | Self::ReadOnly
+            | Self::RoutingUnsettled(_) => true,
             Self::Statement { source, .. } => match source.code() {
                 None => true, // the connection broke; nothing came from the server
                 Some(code) => is_transient_code(code),
             },
-            Self::Url(_) | Self::Unreadable { .. } => false,
+            Self::Url(_) | Self::Hosts | Self::Unreadable { .. } => false,
+        }
+    }
+
+    /// True if what a statement asked for took too long, or if somebody else had locked a row or key of it for
+    /// too long. It had no effect. Whoever shares a statement with others tries again without them, or without it.
+    pub fn is_of_the_content(&self) -> bool {
+        let Self::Statement { source, .. } = self else {
+            return false;
+        };
+        source.as_db_error().is_some_and(|said| {
+            *said.code() == SqlState::QUERY_CANCELED
+                // PostgreSQL names the row or key; it names none where a whole table is locked, which is everybody's wait.
+                || (*said.code() == SqlState::LOCK_NOT_AVAILABLE && said.where_().is_some())
+        })
+    }
+
+    /// True if others held the locks it needed, or won in a deadlock.
+    pub(crate) fn is_of_the_traffic(&self) -> bool {
+        self.code().is_some_and(|code| {
+            *code == SqlState::LOCK_NOT_AVAILABLE || *code == SqlState::T_R_DEADLOCK_DETECTED
+        })
+    }
+
+    /// True if PostgreSQL itself has said that the statement had no effect. Otherwise nobody knows.
+    pub fn is_certain(&self) -> bool {
+        match self {
+            // What ends the session may come after the commit, and before its answer.
+            Self::Statement { source, .. } => source
+                .as_db_error()
+                .is_some_and(|said| said.parsed_severity() == Some(Severity::Error)),
+            Self::Unanswered { .. } => false,
+            Self::Unreachable { .. }
+            | Self::ReadOnly
+            | Self::RoutingUnsettled(_)
+            | Self::Url(_)
+            | Self::Hosts
+            | Self::Unreadable { .. } => true,
+        }
+    }
+
+    /// True if another connection might fare better.
+    pub(crate) fn is_of_the_connection(&self) -> bool {
+        matches!(self, Self::Unanswered { .. })
+            || self.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION)
+    }
+
+    fn code(&self) -> Option<&SqlState> {
+        match self {
+            Self::Statement { source, .. } => source.code(),
+            _ => None,
         }
     }
 

@@ -26,6 +26,7 @@ mod api_keys;
 mod audit;
 mod cancellations;
 mod claim;
+mod connect;
 mod direct;
 mod endpoint_credentials;
 mod endpoint_secrets;
@@ -34,6 +35,7 @@ mod endpoints_for_delivery;
 mod envelopes;
 mod error;
 mod event_types;
+mod horizon;
 mod lanes;
 mod maintenance;
 mod migrate;
@@ -66,9 +68,10 @@ pub use event_types::{
     CheckedType, EVENT_TYPES_PER_TENANT_MAX, EventTypeChange, EventTypeRecord, EventTypeRefusal,
     SchemaInForce, SchemaMode,
 };
+pub use horizon::Horizon;
 pub use lanes::{Flow, LaneLimits, LaneLimitsOf};
 pub use maintenance::InvariantBreach;
-pub use migrate::{AppliedMigration, Migration, migrations};
+pub use migrate::{AppliedMigration, Migration, Schema, migrations};
 pub use pool::StoreConfig;
 pub use presence::{DispatcherBeat, EndedLease, LeasesPage};
 pub use reads::{ATTEMPTS_SHOWN_MAX, Attempt, DeliveryFilter, DeliveryRecord, EventRecord};

@@ -1,5 +1,7 @@
 //! Bringing a database to this version's schema. Forward only; each file once, in one transaction.
 
+use std::time::Duration;
+
 use sha2::{Digest, Sha256};
 
 use crate::error::Doing;
@@ -31,6 +33,20 @@ pub struct AppliedMigration {
     pub name: &'static str,
 }
 
+/// What a database is to this version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Schema {
+    /// Everything this version needs is there. It may be newer: migrations add first, and take away in a later release.
+    Fits,
+    /// These migrations of this version were not applied yet.
+    Lacks(Vec<&'static str>),
+    /// Something that this version uses was taken away.
+    TooNew {
+        /// A program that works with this database knows this migration.
+        needed: String,
+    },
+}
+
 /// Every migration of this version, in order.
 pub fn migrations() -> impl Iterator<Item = Migration> {
     FILES.iter().map(|&(name, sql)| Migration { name, sql })
@@ -45,12 +61,25 @@ const PREPARE: &str = "
     )";
 /// Two migrators wait for each other. Held by the session: migrations run on a connection of their own.
 const LOCK: &str = "SELECT pg_advisory_lock(hashtextextended('zyven.migrate', 0))";
-const UNLOCK: &str = "SELECT pg_advisory_unlock(hashtextextended('zyven.migrate', 0))";
+/// A migration takes as long as it takes. But it waits for no table for longer than this: whoever comes after waits behind
+/// it, so a long query would stop all traffic for as long as it runs.
+const TERMS: &str = "SET statement_timeout = 0; SET lock_timeout = '1s'";
+/// Waiting for the other migrator is no harm to anybody.
+const WAIT_FOR_OTHERS: &str = "SET statement_timeout = 0; SET lock_timeout = 0";
+/// How long a migration is tried whose tables others use: some minutes, then an operator has to look.
+const TRIES_MAX: u32 = 120;
+/// Between two tries, so that what has piled up behind the last one gets through.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
 const APPLIED: &str = "SELECT name, checksum FROM zyven.migrations ORDER BY name";
+/// Whether there are migrations, and whether they say what they need.
+const EXISTING: &str = "
+    SELECT to_regclass('zyven.migrations') IS NOT NULL, to_regclass('zyven.compatibility') IS NOT NULL";
+const NEEDED: &str = "SELECT oldest_known FROM zyven.compatibility";
 const RECORD: &str = "INSERT INTO zyven.migrations (name, checksum) VALUES ($1, $2)";
 
 impl Store {
-    /// Applies what is missing and returns it. Safe to run by several processes at once.
+    /// Applies what is missing and returns it. Safe to run by several processes at once, and while traffic flows:
+    /// a table that is in use is tried again, and not waited for.
     ///
     /// # Errors
     /// A file that was applied has changed since, the database is newer than this version, or a
@@ -58,43 +87,43 @@ impl Store {
     pub async fn migrate(&self) -> Result<Vec<AppliedMigration>, StoreError> {
         const DOING: &str = "migrating";
         let mut connection = self.reads(DOING).await?;
+        // Whatever happens, nobody else gets this session: it has a lock and settings of its own.
+        connection.spoil();
         let client = connection.client_mut();
-        client
-            .batch_execute("SET statement_timeout = 0")
-            .await
-            .doing(DOING)?;
+        client.batch_execute(WAIT_FOR_OTHERS).await.doing(DOING)?;
         client.query(LOCK, &[]).await.doing(DOING)?;
-        let outcome = apply_missing(client).await;
-        client.query(UNLOCK, &[]).await.doing(DOING)?;
-        client
-            .batch_execute("RESET statement_timeout")
-            .await
-            .doing(DOING)?;
-        outcome
+        client.batch_execute(TERMS).await.doing(DOING)?;
+        apply_missing(client).await
     }
 
-    /// Names of migrations of this version that the database lacks.
+    /// Whether this version can work with the database.
     ///
     /// # Errors
     /// PostgreSQL could not be asked.
-    pub async fn pending_migrations(&self) -> Result<Vec<&'static str>, StoreError> {
+    pub async fn schema(&self) -> Result<Schema, StoreError> {
         const DOING: &str = "checking the schema version";
         let mut connection = self.reads(DOING).await?;
         let client = connection.client_mut();
-        let exists: bool = client
-            .query_one("SELECT to_regclass('zyven.migrations') IS NOT NULL", &[])
-            .await
-            .doing(DOING)?
-            .get(0);
+        let found = client.query_one(EXISTING, &[]).await.doing(DOING)?;
         let mut known: Vec<String> = Vec::new();
-        if exists {
+        if found.get(0) {
             let rows = client.query(APPLIED, &[]).await.doing(DOING)?;
             known.extend(rows.iter().map(|row| row.get::<_, String>(0)));
         }
-        Ok(migrations()
+        if found.get(1) {
+            let needed: String = client.query_one(NEEDED, &[]).await.doing(DOING)?.get(0);
+            if migrations().all(|migration| *migration.name < *needed) {
+                return Ok(Schema::TooNew { needed });
+            }
+        }
+        let lacking: Vec<&'static str> = migrations()
             .map(|migration| migration.name)
             .filter(|name| !known.iter().any(|k| k == name))
-            .collect())
+            .collect();
+        Ok(match lacking.is_empty() {
+            true => Schema::Fits,
+            false => Schema::Lacks(lacking),
+        })
     }
 }
 
@@ -119,21 +148,51 @@ async fn apply_missing(
         return Err(StoreError::Unreadable { doing: DOING, what });
     }
     let mut applied = Vec::new();
-    for migration in migrations().skip(known.len()) {
-        let transaction = client.transaction().await.doing(DOING)?;
-        transaction
-            .batch_execute(migration.sql)
-            .await
-            .doing("applying a migration")?;
-        transaction
-            .execute(RECORD, &[&migration.name, &migration.checksum()])
-            .await
-            .doing(DOING)?;
-        transaction.commit().await.doing(DOING)?;
+    let is_missing = |migration: &Migration| known.iter().all(|(name, _)| name != migration.name);
+    for migration in migrations().filter(is_missing) {
+        apply_patiently(client, migration).await?;
         tracing::info!(migration = migration.name, "applied");
         applied.push(AppliedMigration {
             name: migration.name,
         });
     }
     Ok(applied)
+}
+
+/// Tries again while traffic keeps the tables it needs, or was chosen over it in a deadlock.
+async fn apply_patiently(
+    client: &mut deadpool_postgres::Object,
+    migration: Migration,
+) -> Result<(), StoreError> {
+    let mut tries = 1;
+    loop {
+        match apply(client, migration).await {
+            Err(error) if error.is_of_the_traffic() && tries < TRIES_MAX => {
+                if tries.is_power_of_two() {
+                    tracing::warn!(migration = migration.name, tries, error = %error,
+                        "tables are in use; trying again");
+                }
+                tries += 1;
+                tokio::time::sleep(TRY_AGAIN).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn apply(
+    client: &mut deadpool_postgres::Object,
+    migration: Migration,
+) -> Result<(), StoreError> {
+    const DOING: &str = "applying a migration";
+    let transaction = client.transaction().await.doing(DOING)?;
+    transaction
+        .batch_execute(migration.sql)
+        .await
+        .doing(DOING)?;
+    transaction
+        .execute(RECORD, &[&migration.name, &migration.checksum()])
+        .await
+        .doing(DOING)?;
+    transaction.commit().await.doing(DOING)
 }

@@ -16,8 +16,11 @@ use std::time::Duration;
 use deadpool_postgres::{
     Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts, Transaction,
 };
-use tokio_postgres::{Config, NoTls, Row, Statement, types::ToSql};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
+use tokio_postgres::{Config, Row, Statement, types::ToSql};
 
+use crate::connect::Connector;
 use crate::error::Doing;
 use crate::{Actor, Store, StoreError};
 
@@ -35,22 +38,25 @@ impl StoreConfig {
     pub const POOL_SIZE_DEFAULT: usize = 8;
 }
 
-/// Longest wait for a free or new connection.
+/// Longest wait for a free connection.
 const CONNECTION_WAIT: Duration = Duration::from_secs(5);
-/// A peer that acknowledges nothing for this long is gone.
-const PEER_SILENCE_MAX: Duration = Duration::from_secs(10);
-/// A peer that owes an answer owes no acknowledgement, so a host that vanished is found by asking it:
-/// within eleven seconds instead of the system's two hours.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
-const KEEPALIVE_RETRIES: u32 = 3;
+/// Longest wait for an answer: longer than PostgreSQL lets any statement run, so whoever says nothing by then is frozen,
+/// or is no longer the one that ought to answer. A new connection finds out.
+const ANSWER_WAIT: Duration = Duration::from_secs(45);
+/// A durable commit waits for its standby for as long as that is away, and its session cannot be ended meanwhile: to give
+/// up early would leave one session more behind each time.
+const DURABLE_ANSWER_WAIT: Duration = Duration::from_secs(300);
 
 // Without bitmap scans: while the outbox is empty, a bitmap scan and a sort seem as good for "the next
 // 1,000 rows" as walking the index, and each page then reads all rows behind it (measured: 52 s
 // instead of 4 s for a million).
 const HOT_OPTIONS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off \
                            -c enable_bitmapscan=off -c jit=off -c statement_timeout=30s";
-const RELAXED_OPTION: &str = " -c synchronous_commit=off";
+/// Rows and keys that others hold are held for milliseconds, unless somebody has left a transaction open. Whoever needs one
+/// of those must not keep everybody waiting who shares a statement with it.
+const DURABLE_OPTIONS: &str = " -c lock_timeout=1s";
+/// Claims find their way round a row that is held.
+const RELAXED_OPTIONS: &str = " -c lock_timeout=200ms -c synchronous_commit=off";
 const READ_OPTIONS: &str = "-c jit=off -c statement_timeout=10s";
 
 pub(crate) struct Pools {
@@ -63,40 +69,40 @@ impl Pools {
     pub(crate) fn new(config: &StoreConfig) -> Result<Self, StoreError> {
         let base = Config::from_str(&config.url).map_err(StoreError::Url)?;
         let pool = |options: &str| {
-            let mut config_of_kind = base.clone();
-            let own = base.get_options().unwrap_or_default();
-            config_of_kind
-                .options(format!("{own} {options}"))
-                .application_name(base.get_application_name().unwrap_or("zyven"))
-                .connect_timeout(CONNECTION_WAIT)
-                .tcp_user_timeout(PEER_SILENCE_MAX)
-                .keepalives(true)
-                .keepalives_idle(KEEPALIVE_IDLE)
-                .keepalives_interval(KEEPALIVE_INTERVAL)
-                .keepalives_retries(KEEPALIVE_RETRIES);
-            let manager = Manager::from_config(
-                config_of_kind,
-                NoTls,
+            let connector = Connector::new(&base, options)?;
+            let create_wait = connector.wait_max();
+            let manager = Manager::from_connect(
+                base.clone(),
+                connector,
                 ManagerConfig {
                     recycling_method: RecyclingMethod::Fast,
                 },
             );
-            Pool::builder(manager)
-                .max_size(config.pool_size)
-                .timeouts(Timeouts {
-                    wait: Some(CONNECTION_WAIT),
-                    create: Some(CONNECTION_WAIT),
-                    recycle: Some(CONNECTION_WAIT),
-                })
-                .runtime(Runtime::Tokio1)
-                .build()
-                .expect("a runtime is given, which is all that timeouts need")
+            Ok::<Pool, StoreError>(
+                Pool::builder(manager)
+                    .max_size(config.pool_size)
+                    .timeouts(Timeouts {
+                        wait: Some(CONNECTION_WAIT),
+                        create: Some(create_wait),
+                        recycle: Some(CONNECTION_WAIT),
+                    })
+                    .runtime(Runtime::Tokio1)
+                    .build()
+                    .expect("a runtime is given, which is all that timeouts need"),
+            )
         };
         Ok(Self {
-            durable: pool(HOT_OPTIONS),
-            relaxed: pool(&format!("{HOT_OPTIONS}{RELAXED_OPTION}")),
-            reads: pool(READ_OPTIONS),
+            durable: pool(&format!("{HOT_OPTIONS}{DURABLE_OPTIONS}"))?,
+            relaxed: pool(&format!("{HOT_OPTIONS}{RELAXED_OPTIONS}"))?,
+            reads: pool(READ_OPTIONS)?,
         })
+    }
+
+    /// Lets go of every connection nobody uses: where they lead, nothing can be written any more.
+    fn forget_idle(&self) {
+        for pool in [&self.durable, &self.relaxed, &self.reads] {
+            pool.retain(|_, _| false);
+        }
     }
 }
 
@@ -105,37 +111,50 @@ pub(crate) struct Connection {
     /// Always there until it is dropped.
     client: Option<Object>,
     doing: &'static str,
+    /// Longest wait for an answer.
+    patience: Duration,
     /// In whose name statements are run.
     actor: Option<Actor>,
-    /// A transaction was begun here and has not ended.
-    amid: AtomicBool,
+    /// Not to be used by anybody else: a transaction was begun here and has not ended, an answer is owed, or the
+    /// server takes no writes.
+    spoilt: AtomicBool,
 }
 
 /// For this transaction only: behind a transaction-pooling PgBouncer the next one is somebody else's.
 const ACT: &str = "SELECT set_config('zyven.actor', $1, true)";
 
+const TAKES_WRITES: &str = "SELECT current_setting('transaction_read_only') = 'off'";
+
 impl Store {
     pub(crate) async fn durable(&self, doing: &'static str) -> Result<Connection, StoreError> {
-        let mut connection = Connection::from(&self.pools.durable, doing).await?;
+        let mut connection =
+            Connection::from(&self.pools.durable, doing, DURABLE_ANSWER_WAIT).await?;
         connection.actor = self.actor;
         Ok(connection)
     }
 
     pub(crate) async fn relaxed(&self, doing: &'static str) -> Result<Connection, StoreError> {
-        Connection::from(&self.pools.relaxed, doing).await
+        Connection::from(&self.pools.relaxed, doing, ANSWER_WAIT).await
     }
 
     pub(crate) async fn reads(&self, doing: &'static str) -> Result<Connection, StoreError> {
-        Connection::from(&self.pools.reads, doing).await
+        Connection::from(&self.pools.reads, doing, ANSWER_WAIT).await
     }
 
-    /// Asks PostgreSQL for a sign of life.
+    /// Asks PostgreSQL whether it takes statements that write. If it does not, connections that wait for
+    /// somebody are let go, as new ones may lead to a server that does.
     ///
     /// # Errors
-    /// PostgreSQL cannot be reached or is not accepting statements.
+    /// PostgreSQL cannot be reached, or only takes statements that read.
     pub async fn health(&self) -> Result<(), StoreError> {
         let connection = self.reads("health check").await?;
-        connection.query("SELECT 1", &[]).await.map(|_| ())
+        let row = connection.query_one(TAKES_WRITES, &[]).await?;
+        drop(connection);
+        if row.get(0) {
+            return Ok(());
+        }
+        self.pools.forget_idle();
+        Err(StoreError::ReadOnly)
     }
 }
 
@@ -143,15 +162,24 @@ impl Store {
 /// statement's future twice; and that of the few named ones is boxed, or all would be as large as they are.
 macro_rules! run {
     ($connection:ident, $statement:expr) => {
-        match $connection.actor {
-            None => $statement.await.doing($connection.doing),
-            Some(actor) => Box::pin($connection.run_in_name_of(actor, $statement)).await,
-        }
+        $connection.judge(match $connection.actor {
+            None => timeout($connection.patience, $statement)
+                .await
+                .map(|outcome| outcome.doing($connection.doing)),
+            Some(actor) => {
+                let statement = $connection.run_in_name_of(actor, $statement);
+                timeout($connection.patience, Box::pin(statement)).await
+            }
+        })
     };
 }
 
 impl Connection {
-    async fn from(pool: &Pool, doing: &'static str) -> Result<Self, StoreError> {
+    async fn from(
+        pool: &Pool,
+        doing: &'static str,
+        patience: Duration,
+    ) -> Result<Self, StoreError> {
         let client = pool
             .get()
             .await
@@ -159,8 +187,9 @@ impl Connection {
         Ok(Self {
             client: Some(client),
             doing,
+            patience,
             actor: None,
-            amid: AtomicBool::new(false),
+            spoilt: AtomicBool::new(false),
         })
     }
 
@@ -169,7 +198,8 @@ impl Connection {
     }
 
     async fn statement(&self, sql: &str) -> Result<Statement, StoreError> {
-        self.client().prepare_cached(sql).await.doing(self.doing)
+        let prepared = timeout(self.patience, self.client().prepare_cached(sql)).await;
+        self.judge(prepared.map(|outcome| outcome.doing(self.doing)))
     }
 
     /// Runs one statement in a transaction that tells PostgreSQL whose it is. It may be dropped at any
@@ -182,7 +212,7 @@ impl Connection {
         let act = self.statement(ACT).await?;
         let name = actor.to_string();
         let name: [&(dyn ToSql + Sync); 1] = [&name];
-        self.amid.store(true, Ordering::Relaxed);
+        self.spoilt.store(true, Ordering::Relaxed);
         // Sent one behind the other without waiting; PostgreSQL runs them in this order.
         let outcome = tokio::try_join!(
             biased;
@@ -196,10 +226,22 @@ impl Connection {
             "ROLLBACK"
         };
         let ended = self.client().batch_execute(end).await;
-        self.amid.store(ended.is_err(), Ordering::Relaxed);
+        self.spoilt.store(ended.is_err(), Ordering::Relaxed);
         let (_, _, result) = outcome.doing(self.doing)?;
         ended.doing(self.doing)?;
         Ok(result)
+    }
+
+    /// Gives up on this connection if what came of a statement says so. Only a connection made anew can lead to
+    /// another server.
+    fn judge<T>(&self, outcome: Result<Result<T, StoreError>, Elapsed>) -> Result<T, StoreError> {
+        let outcome = outcome.unwrap_or(Err(StoreError::Unanswered { doing: self.doing }));
+        if let Err(error) = &outcome
+            && error.is_of_the_connection()
+        {
+            self.spoilt.store(true, Ordering::Relaxed);
+        }
+        outcome
     }
 
     /// Runs a prepared statement and returns its rows.
@@ -253,6 +295,11 @@ impl Connection {
         Ok(transaction)
     }
 
+    /// Keeps it from going back into the pool: its session has state of its own.
+    pub(crate) fn spoil(&mut self) {
+        *self.spoilt.get_mut() = true;
+    }
+
     /// The connection itself, for the few callers that need more of it than statements.
     pub(crate) fn client_mut(&mut self) -> &mut Object {
         self.client.as_mut().expect("only drop takes it away")
@@ -261,10 +308,10 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if *self.amid.get_mut()
+        if *self.spoilt.get_mut()
             && let Some(client) = self.client.take()
         {
-            // Not back into the pool, where somebody else's statement would join the transaction.
+            // Not back into the pool, where somebody else's statement would meet the same.
             drop(Object::take(client));
         }
     }

@@ -77,6 +77,15 @@ impl Binary {
         }
     }
 
+    /// Another program with the same settings.
+    #[must_use]
+    pub fn as_program(&self, program: impl Into<PathBuf>) -> Binary {
+        Binary {
+            program: program.into(),
+            ..self.clone()
+        }
+    }
+
     /// The program's path.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -155,6 +164,13 @@ impl Binary {
         command.stdin(Stdio::null());
         command
     }
+}
+
+/// The program of the previous version, if the run was given one (`ZYVEN_TEST_PREVIOUS_BINARY`): see
+/// `scripts/previous-release.sh`.
+#[must_use]
+pub fn previous_program() -> Option<PathBuf> {
+    setting("ZYVEN_TEST_PREVIOUS_BINARY").map(PathBuf::from)
 }
 
 /// How a process ended, and all it said.

@@ -110,6 +110,15 @@ pub fn free_address() -> SocketAddr {
     panic!("no free port among 1,000 tried in {PORTS:?}");
 }
 
+/// Lets servers write there, if they run as another user than we do.
+pub(crate) fn give_to_server_user(path: &Path) {
+    if let Some((uid, gid)) = machine().server_user {
+        chown(path, Some(uid), Some(gid)).unwrap_or_else(|error| {
+            panic!("cannot give {} to user {uid}: {error}", path.display())
+        });
+    }
+}
+
 /// A folder of one test's own, removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Folder(PathBuf);
@@ -125,11 +134,7 @@ impl Folder {
         ));
         std::fs::create_dir_all(&path)
             .unwrap_or_else(|error| panic!("cannot make folder {}: {error}", path.display()));
-        if let Some((uid, gid)) = machine.server_user {
-            chown(&path, Some(uid), Some(gid)).unwrap_or_else(|error| {
-                panic!("cannot give {} to user {uid}: {error}", path.display())
-            });
-        }
+        give_to_server_user(&path);
         Folder(path)
     }
 

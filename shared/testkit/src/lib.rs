@@ -6,7 +6,8 @@
 //!
 //! * [`TestDatabase`] – a database of the test's own, cloned in milliseconds from a template that carries every
 //!   migration. All tests share one server, which dies with the last of them.
-//! * [`Postgres`] – a whole server of the test's own, for tests that stop it, kill it or need it durable.
+//! * [`Postgres`] – a whole server of the test's own, for tests that stop it, kill it or need it durable; with standbys
+//!   and base backups, and, where this machine lets us mount one, on a [`SmallDisk`] that can be full.
 //! * [`TestRedis`] – a Redis server of the test's own: key names are fixed, so nothing can be shared.
 //! * [`RedisSentinels`] and [`RedisCluster`] – several of them, which decide among themselves who is in charge.
 //! * [`Receiver`] – an HTTP(S) server that records each request to the byte and answers by script.
@@ -25,6 +26,7 @@
 mod binary;
 mod chaos;
 pub mod child;
+mod disk;
 mod environment;
 mod postgres;
 mod receiver;
@@ -35,10 +37,11 @@ mod stories;
 mod tls;
 mod wait;
 
-pub use binary::{Binary, Finished, Running};
+pub use binary::{Binary, Finished, Running, previous_program};
 pub use chaos::ChaosProxy;
+pub use disk::SmallDisk;
 pub use environment::free_address;
-pub use postgres::{Postgres, TestDatabase};
+pub use postgres::{BaseBackup, OnDisk, Postgres, Stop, TestDatabase};
 pub use receiver::{Answer, ReceivedRequest, Receiver};
 pub use redis_cluster::{RedisCluster, Replicas};
 pub use redis_sentinels::RedisSentinels;

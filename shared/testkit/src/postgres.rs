@@ -1,22 +1,28 @@
 //! Private PostgreSQL servers, and a database per test.
 
+mod copies;
+mod database;
+
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio_postgres::{Client, NoTls};
 use url::Url;
 
 use crate::child::{self, Signal};
-use crate::environment::{
-    Folder, free_address, machine, repository, serial, setting, test_services,
-};
+use crate::disk::SmallDisk;
+use crate::environment::{Folder, free_address, machine, repository, setting, test_services};
 use crate::wait::wait_until;
+
+pub use copies::BaseBackup;
+pub use database::TestDatabase;
+use database::{Afterwards, Contents};
 
 /// Servers start within a second; a loaded machine gets the benefit of the doubt.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -32,6 +38,28 @@ pub struct Postgres {
     address: SocketAddr,
     settings: Vec<String>,
     folder: Folder,
+    /// What its files lie on beside its folder. After it, so that nobody uses the disk when it goes.
+    _disk: Option<Arc<SmallDisk>>,
+}
+
+/// Which of a server's files lie on a [`SmallDisk`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDisk {
+    /// Everything but the write-ahead log.
+    Data,
+    /// The write-ahead log.
+    Log,
+}
+
+/// How a server is asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Sessions may go on; no new ones are let in. It ends with the last of them.
+    Smart,
+    /// Sessions are cut, everything is written.
+    Fast,
+    /// Everything is dropped at once; recovery runs at the next start.
+    Immediate,
 }
 
 impl Postgres {
@@ -44,7 +72,29 @@ impl Postgres {
     /// A new server with settings of its own, such as `"max_connections=8"` or `"fsync=on"`.
     pub async fn private_with(settings: &[&str]) -> Postgres {
         let folder = Folder::new("postgres");
-        initialise(folder.path());
+        initialise(&folder.path().join("data"), None, folder.path());
+        Postgres::start(folder, None, settings).await
+    }
+
+    /// A new server with part of its files on a disk that can be filled up.
+    pub async fn private_on(disk: Arc<SmallDisk>, what: OnDisk, settings: &[&str]) -> Postgres {
+        let folder = Folder::new("postgres");
+        let (here, there) = (folder.path(), disk.path());
+        match what {
+            OnDisk::Data => {
+                initialise(&there.join("data"), Some(&here.join("log-files")), here);
+                std::os::unix::fs::symlink(there.join("data"), here.join("data"))
+                    .expect("a link can be made in a folder of our own");
+            }
+            OnDisk::Log => {
+                initialise(&here.join("data"), Some(&there.join("log-files")), here);
+            }
+        }
+        Postgres::start(folder, Some(disk), settings).await
+    }
+
+    /// Starts what lies initialised in `folder`.
+    async fn start(folder: Folder, disk: Option<Arc<SmallDisk>>, settings: &[&str]) -> Postgres {
         let mut settings_all = vec!["fsync=off".to_owned(), "full_page_writes=off".to_owned()];
         settings_all.extend(settings.iter().map(|&setting| setting.to_owned()));
         let mut server = Postgres {
@@ -52,9 +102,15 @@ impl Postgres {
             address: free_address(),
             settings: settings_all,
             folder,
+            _disk: disk,
         };
         server.restart().await;
         server
+    }
+
+    /// A setting for its next start; the last word on a name counts.
+    pub fn set(&mut self, setting: &str) {
+        self.settings.push(setting.to_owned());
     }
 
     /// URL of the superuser and the maintenance database.
@@ -88,6 +144,33 @@ impl Postgres {
     /// Ends it as an operator would (fast shutdown): sessions are cut, everything is written.
     pub async fn stop(&mut self) {
         self.end_with(Signal::Interrupt).await;
+    }
+
+    /// Asks it to end and does not wait for that; see [`Postgres::ended`].
+    pub fn ask_to_stop(&mut self, how: Stop) {
+        let Some(child) = &mut self.child else {
+            return;
+        };
+        let signal = match how {
+            Stop::Smart => Signal::Terminate,
+            Stop::Fast => Signal::Interrupt,
+            Stop::Immediate => Signal::Quit,
+        };
+        child::send(child, signal);
+    }
+
+    /// Waits until it has ended: it was asked to, or it gave up by itself.
+    pub async fn ended(&mut self) {
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        wait_until("PostgreSQL has ended", START_MAX, async || {
+            child
+                .try_wait()
+                .expect("our own child can be waited for")
+                .is_some()
+        })
+        .await;
     }
 
     /// SIGKILL. Its sessions die at once, recovery runs at the next [`Postgres::restart`].
@@ -154,17 +237,10 @@ impl Postgres {
     }
 
     async fn end_with(&mut self, signal: Signal) {
-        let Some(mut child) = self.child.take() else {
-            return;
-        };
-        child::send(&mut child, signal);
-        wait_until("PostgreSQL has ended", START_MAX, async || {
-            child
-                .try_wait()
-                .expect("our own child can be waited for")
-                .is_some()
-        })
-        .await;
+        if let Some(child) = &mut self.child {
+            child::send(child, signal);
+        }
+        self.ended().await;
     }
 }
 
@@ -179,7 +255,7 @@ impl Drop for Postgres {
 /// A program of the PostgreSQL installation, to run as the user that may.
 fn server_command(program: &str) -> Command {
     let machine = machine();
-    let mut command = Command::new(machine.postgres_bin.join(program));
+    let mut command = Command::new(found(&machine.postgres_bin, program));
     if let Some((uid, gid)) = machine.server_user {
         command.uid(uid).gid(gid);
     }
@@ -187,13 +263,31 @@ fn server_command(program: &str) -> Command {
     command
 }
 
-fn initialise(folder: &Path) {
+/// Beside the server itself, or where a link to that leads; otherwise PATH may know it.
+fn found(folder: &Path, program: &str) -> PathBuf {
+    let server = std::fs::canonicalize(folder.join("postgres"));
+    let beside = server
+        .ok()
+        .and_then(|path| Some(path.parent()?.join(program)));
+    [Some(folder.join(program)), beside]
+        .into_iter()
+        .flatten()
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| program.into())
+}
+
+/// Makes the files of a new server in `data`, its write-ahead log elsewhere if so wanted.
+fn initialise(data: &Path, write_ahead_log: Option<&Path>, folder: &Path) {
     let password_file = folder.join("password");
     std::fs::write(&password_file, PASSWORD)
         .unwrap_or_else(|error| panic!("cannot write {}: {error}", password_file.display()));
-    let output = server_command("initdb")
+    let mut command = server_command("initdb");
+    if let Some(elsewhere) = write_ahead_log {
+        command.arg("--waldir").arg(elsewhere);
+    }
+    let output = command
         .arg("-D")
-        .arg(folder.join("data"))
+        .arg(data)
         .arg("--pwfile")
         .arg(&password_file)
         .args([
@@ -210,112 +304,6 @@ fn initialise(folder: &Path) {
         "initdb failed:\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-}
-
-/// A database of one test's own, dropped with it.
-#[derive(Debug)]
-pub struct TestDatabase {
-    admin_url: String,
-    name: String,
-    afterwards: Afterwards,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Contents {
-    Migrated,
-    Nothing,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Afterwards {
-    Drop,
-    /// The server goes with the test, or is dead already.
-    LeaveToServer,
-}
-
-impl TestDatabase {
-    /// A database with every file of `sql/migrations` applied, on the server all tests share.
-    pub async fn new() -> TestDatabase {
-        TestDatabase::create(shared_admin_url(), Contents::Migrated, Afterwards::Drop).await
-    }
-
-    /// A database with nothing in it, for tests of migrating.
-    pub async fn empty() -> TestDatabase {
-        TestDatabase::create(shared_admin_url(), Contents::Nothing, Afterwards::Drop).await
-    }
-
-    async fn create(admin_url: &str, contents: Contents, afterwards: Afterwards) -> TestDatabase {
-        let admin = connect_or_panic(admin_url).await;
-        let name = format!("test_{}_{}", std::process::id(), serial());
-        let template = match contents {
-            Contents::Migrated => migrated_template(&admin, admin_url).await,
-            Contents::Nothing => "template0".to_owned(),
-        };
-        // A process id comes round again; whatever has its name is of a test long gone.
-        execute(
-            &admin,
-            &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
-        )
-        .await;
-        execute(
-            &admin,
-            &format!("CREATE DATABASE {name} TEMPLATE {template}"),
-        )
-        .await;
-        TestDatabase {
-            admin_url: admin_url.to_owned(),
-            name,
-            afterwards,
-        }
-    }
-
-    /// URL of the superuser and this database.
-    #[must_use]
-    pub fn url(&self) -> String {
-        on_database(&self.admin_url, &self.name)
-    }
-
-    /// The same database by way of another address: a [`crate::ChaosProxy`] in front of [`TestDatabase::address`].
-    #[must_use]
-    pub fn url_through(&self, address: SocketAddr) -> String {
-        through(&self.url(), address)
-    }
-
-    /// Where its server listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        address_of(&self.admin_url)
-    }
-
-    /// A connection of its own, to arrange and to look. It ends with the runtime or when dropped.
-    pub async fn client(&self) -> Client {
-        connect_or_panic(&self.url()).await
-    }
-}
-
-impl Drop for TestDatabase {
-    fn drop(&mut self) {
-        if self.afterwards == Afterwards::LeaveToServer {
-            return;
-        }
-        let (admin_url, name) = (self.admin_url.clone(), self.name.clone());
-        // The test's runtime may be shutting down, so this brings its own. Errors do not matter: the shared
-        // server's data goes with its last user.
-        let dropping = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(async {
-                if let Ok(admin) = connect(&admin_url).await {
-                    let _ = admin
-                        .batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-                        .await;
-                }
-            });
-            Ok::<(), std::io::Error>(())
-        });
-        let _ = dropping.join();
-    }
 }
 
 /// The server all tests share: the one the run was given, or one that `test-services.sh` keeps for as long as

@@ -12,11 +12,12 @@ use shuttle::rand::{Rng, thread_rng};
 use zyven_domain::event::{DeliveryOptions, EventType};
 use zyven_domain::id::{EventId, TenantId};
 
+use crate::aside::Aside;
 use crate::batcher::{Batcher, Refusal, Writer};
 use crate::body::Room;
 use crate::doorbell::Bell;
 use crate::statistics::Statistics;
-use crate::store::BAD;
+use crate::store::{BAD, COSTLY};
 use crate::{Accepted, NewEvent, Store, clock};
 
 const PUBLISHERS: usize = 4;
@@ -60,6 +61,11 @@ impl Publisher {
     fn new() -> Self {
         let mut random = thread_rng();
         let is_bad = random.gen_bool(0.1);
+        let payload = match is_bad {
+            true => BAD,
+            false if random.gen_bool(0.2) => COSTLY,
+            false => b"{}",
+        };
         // One request in ten has more events than a batch.
         let number = if random.gen_bool(0.1) {
             5
@@ -71,7 +77,7 @@ impl Publisher {
             id: EventId::new(),
             tenant_id,
             event_type: EventType::parse("a").expect("a type"),
-            payload: Bytes::from_static(if is_bad { BAD } else { b"{}" }),
+            payload: Bytes::from_static(payload),
             channels: Vec::new(),
             source: None,
             traceparent: None,
@@ -129,6 +135,7 @@ impl Publisher {
                     store.look(|database| ids.clone().any(|id| database.seen.contains(&id)));
                 assert!(!is_seen, "refused, and stored all the same");
             }
+            Told::Refused(Refusal::TooCostly) => panic!("nothing here is that costly"),
             Told::Refused(Refusal::Internal) => assert!(self.is_bad, "for another one's sake"),
             Told::Refused(Refusal::Unavailable) => {
                 assert_eq!(time, Time::PastDeadlines, "given up before the deadline");
@@ -159,7 +166,10 @@ pub fn publish_and_stop(time: Time) {
         store: store.clone(),
         bell: Bell,
         statistics: Arc::new(Statistics::new()),
+        aside: Aside::new(EVENTS_MAX),
     };
+    let aside = writer.aside.clone();
+    let writer_aside = spawn(aside.clone().run(writer.clone()));
     let writers: Vec<_> = (0..WRITERS)
         .map(|_| spawn(writer.clone().run(batcher.clone())))
         .collect();
@@ -188,11 +198,14 @@ pub fn publish_and_stop(time: Time) {
         for writer in writers {
             writer.await.expect("no panic");
         }
+        aside.close();
+        writer_aside.await.expect("no panic");
         clock::stop();
         clock.await.expect("no panic");
         assert_eq!(batcher.waiting(), 0, "the stop has left something behind");
+        assert_eq!(aside.waiting(), 0, "the stop has left something aside");
         assert_eq!(room.used(), 0, "a body's share is not given back");
-        assert!(store.look(|database| database.busy_max) <= WRITERS);
+        assert!(store.look(|database| database.busy_max) <= WRITERS + 1);
         for (publisher, told) in &told {
             publisher.judge(told, &store, time);
         }

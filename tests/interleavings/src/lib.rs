@@ -2,7 +2,7 @@
 //!
 //! # What is explored
 //!
-//! The source of ingest's batcher itself, compiled here once more. It waits and locks with what `crate::sync` offers: in
+//! The sources of ingest's batcher and of the line beside it, compiled here once more. They wait and lock with what `crate::sync` offers: in
 //! ingest that is the standard library and tokio, here it is a scheduler (shuttle) that decides at every such point who
 //! goes on, and a clock that the scheduler moves. A run that fails is printed as a schedule that can be run again.
 //!
@@ -10,7 +10,7 @@
 //!
 //! PostgreSQL, whose place a [`Store`] takes that commits, forgets and loses answers as the scheduler likes: nobody can
 //! schedule the real one. That the real one recognises a repeated batch is held by the store's own tests. Memory
-//! orderings are not explored either; the batcher has no atomics.
+//! orderings are not explored either; the batcher has no atomics but a count.
 //!
 //! This is a crate of its own because a feature of ingest would be unified into the real program (ADR 0024).
 
@@ -21,6 +21,8 @@
 extern crate self as zyven_runtime;
 extern crate self as zyven_store;
 
+#[path = "../../../services/ingest/src/aside.rs"]
+mod aside;
 #[path = "../../../services/ingest/src/batcher.rs"]
 mod batcher;
 mod body;

@@ -13,6 +13,8 @@ use crate::{Accepted, NewEvent, StoreError};
 
 /// What no statement that contains it survives.
 pub(crate) const BAD: &[u8] = b"bad";
+/// What has filters that go through more than others should wait for.
+pub(crate) const COSTLY: &[u8] = b"costly";
 
 /// The batcher's view of the database.
 #[derive(Clone, Debug)]
@@ -74,13 +76,29 @@ impl Store {
             database.busy_max = database.busy_max.max(database.busy);
         });
         yield_now().await;
-        if self.look(Database::hangs) {
+        // Those who are set aside do wait for each other.
+        let is_aside = events.iter().any(|event| event.payload == COSTLY);
+        assert!(!is_aside || events.iter().all(|event| event.payload == COSTLY));
+        if !is_aside && self.look(Database::hangs) {
             self.hang(events).await;
         }
         let outcome = self.look(|database| database.execute(events));
         yield_now().await;
         self.look(|database| database.busy -= 1);
         outcome
+    }
+
+    /// As the real one: what filters go through, for each event.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn filter_work(&self, events: &[NewEvent]) -> Result<Vec<u64>, StoreError> {
+        yield_now().await;
+        let work = events.iter().map(|event| match event.payload == COSTLY {
+            true => 1 << 20,
+            false => 0,
+        });
+        Ok(work.collect())
     }
 
     /// Until nobody is left but those whose events these are: whoever else waits must not wait for them.

@@ -17,6 +17,7 @@ mod egress;
 mod endpoints;
 mod expiry;
 mod identities;
+mod locks;
 mod measurement;
 mod oauth;
 mod outages;

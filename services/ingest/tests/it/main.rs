@@ -13,6 +13,7 @@ mod measurement;
 mod options;
 mod order;
 mod outages;
+mod postgres;
 mod protocol;
 mod publishing;
 mod response_rules;

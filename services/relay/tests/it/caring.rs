@@ -85,3 +85,24 @@ async fn a_running_relay_makes_the_partitions_it_finds_missing() {
     .await;
     relay.stop().await;
 }
+
+#[tokio::test]
+async fn the_relay_shows_how_old_the_oldest_open_transaction_is() {
+    let stage = Stage::new().await;
+    let other = stage.database.client().await;
+    other
+        .batch_execute("BEGIN; SELECT pg_current_xact_id()")
+        .await
+        .unwrap();
+    wait_until("it is older than two seconds", PATIENCE, async || {
+        let age = stage.store.horizon().await.unwrap().oldest_transaction;
+        age.as_secs() >= 2
+    })
+    .await;
+    let relay = stage.relay().await;
+    wait_until("the metric says so", PATIENCE, async || {
+        metric(&relay.metrics, "zyven_relay_oldest_transaction_seconds") >= 2.0
+    })
+    .await;
+    relay.stop().await;
+}

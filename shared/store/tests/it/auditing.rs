@@ -13,10 +13,14 @@ use crate::fixture::{Fixture, TOKEN, record, settling};
 
 /// Tables whose rows are work, or follow from other rows, or are records of decisions themselves.
 /// Whatever else there is is configuration, and must be audited.
-const NOT_CONFIGURATION: [&str; 11] = [
+const NOT_CONFIGURATION: [&str; 13] = [
     "attempts",
     "audit_log",
+    // Changed by migrations alone, which are recorded.
+    "compatibility",
     "dead_letter_records",
+    // Processes that say they are alive.
+    "dispatchers",
     "events",
     "finished_deliveries",
     "idempotency_keys",

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod children;
+mod copies;
 mod postgres;
 mod receiver;
 mod redis_server;

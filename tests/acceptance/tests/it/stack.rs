@@ -116,6 +116,18 @@ impl Stack {
         self.wait_until_ready(name).await;
     }
 
+    /// Ends a service in an orderly way and starts it again, from another program if one is given.
+    pub(crate) async fn replace_service(&mut self, name: &'static str, with: Option<Binary>) {
+        let mut old = self.take_process(name);
+        old.terminate();
+        let _ = old.ended(PATIENCE * 2).await;
+        let probe = format!("127.0.0.1:{}", self.probe_port(name));
+        let binary = with.unwrap_or_else(|| self.binary.clone());
+        let binary = binary.with("ZYVEN_PROBE_LISTEN", probe);
+        self.processes.push((name, binary.start([name])));
+        self.wait_until_ready(name).await;
+    }
+
     fn probe_port(&self, name: &str) -> u16 {
         // The latest, if there are several.
         let mut probes = self.probes.iter().rev();
