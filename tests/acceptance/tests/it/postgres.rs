@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use zyven_testkit::{Answer, ChaosProxy, Postgres, TestDatabase, wait_until};
+use zyven_testkit::{Answer, ChaosProxy, Postgres, ReceivedRequest, TestDatabase, wait_until};
 
 use crate::stack::{PATIENCE, Spread, Stack};
 
@@ -272,6 +272,28 @@ async fn a_restored_backup_goes_on_with_an_empty_redis() {
     let finished = usize::try_from(finished.get::<_, i64>(0)).expect("few");
     assert_eq!(finished, stored.len(), "one delivery for each event");
     assert!(again <= finished, "{again} sent again of {finished}");
+    let requests = before.receiver.requests();
+    let numbers_and_ids = |of: &[ReceivedRequest]| -> HashMap<String, String> {
+        of.iter()
+            .map(|one| {
+                let body = String::from_utf8_lossy(&one.body).into_owned();
+                (body, one.header("webhook-id").to_owned())
+            })
+            .collect()
+    };
+    let first = numbers_and_ids(&requests[..sent_before]);
+    let second = numbers_and_ids(&requests[sent_before..]);
+    let repeated: Vec<_> = second
+        .iter()
+        .filter(|(body, _)| first.contains_key(*body))
+        .collect();
+    assert!(
+        !repeated.is_empty(),
+        "nothing was finished between backup and crash"
+    );
+    for (body, id) in repeated {
+        assert_eq!(id, &first[body], "{body}");
+    }
     // The key of before still works, and so does the endpoint's secret.
     let event = json!({ "type": "a.b", "payload": { "number": 4_000_000 } });
     let (status, accepted) = after

@@ -67,7 +67,7 @@ async fn fleets_of_two_versions_deliver_in_every_mixture() {
 }
 
 #[tokio::test]
-async fn a_process_ends_when_the_database_becomes_too_new_for_it() {
+async fn a_process_does_not_start_on_a_database_that_is_too_new_for_it() {
     let mut stack = Stack::start(Spread::ProcessEach).await;
     let sql = stack.database.client().await;
     sql.batch_execute("UPDATE zyven.compatibility SET oldest_known = '9999_later'")
