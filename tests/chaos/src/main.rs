@@ -23,8 +23,8 @@ enum Command {
         /// Determines plan and events; made up if it is not given
         #[arg(long)]
         seed: Option<u64>,
-        /// How long faults begin, such as 140s, 10m or 1h
-        #[arg(long, default_value = "140s")]
+        /// How long faults begin, such as 150s, 10m or 1h
+        #[arg(long, default_value = "150s")]
         duration: Length,
         /// Events per second
         #[arg(long, default_value_t = 40.0)]

@@ -3,7 +3,8 @@
 //! Every kind of fault is a card of a deck that is shuffled, dealt one card after the other, and shuffled anew. So
 //! the first deck holds each kind once, and a run of [`Plan::DECK_TIME`] has seen them all. They come in bursts, in which
 //! they last longer than the distance between two of them, so that they overlap; but nothing is done to a part that has its
-//! trouble already. After each burst everything is well for a moment: a stack that never works has nothing to lose.
+//! trouble already. After each burst everything is well for a moment, as a stack that never works has nothing to lose; and
+//! each burst begins with a blow, which hits a stack at work.
 
 use std::fmt;
 use std::time::Duration;
@@ -81,6 +82,18 @@ enum Part {
 }
 
 impl Fault {
+    /// Whether something is gone in a moment, rather than held up for a while.
+    fn is_blow(&self) -> bool {
+        matches!(
+            self,
+            Self::Kill(..)
+                | Self::Terminate(..)
+                | Self::CrashPostgres
+                | Self::KillRedis
+                | Self::FlushRedis
+        )
+    }
+
     fn part(self) -> Part {
         match self {
             Self::Kill(service, index)
@@ -100,9 +113,9 @@ impl Fault {
 
 impl Plan {
     /// Within this time each kind of fault has come once; a test tries a thousand seeds.
-    pub const DECK_TIME: Duration = Duration::from_secs(140);
+    pub const DECK_TIME: Duration = Duration::from_secs(150);
     /// So long nothing is wrong, at first and after each burst.
-    const CALM: Duration = Duration::from_secs(4);
+    const CALM: Duration = Duration::from_secs(3);
     /// Between two faults, in milliseconds.
     const DISTANCE_MS: (u64, u64) = (100, 1_300);
     /// Faults of one burst.
@@ -117,16 +130,22 @@ impl Plan {
         let processes = [(); 4].map(|()| dice.between(1, 2) as usize);
         let redis = *dice.pick(&[RedisKind::InMemory, RedisKind::AppendOnly]);
         let mut faults: Vec<Planned> = Vec::new();
-        let mut deck: Vec<Fault> = Vec::new();
+        let (mut blows, mut troubles) = (Vec::new(), Vec::new());
         let mut at = Self::CALM;
         loop {
             at += Duration::from_millis(dice.between(Self::DISTANCE_MS.0, Self::DISTANCE_MS.1));
             if at >= length {
                 break;
             }
-            if deck.is_empty() {
-                deck = shuffled_deck(&mut dice, processes);
+            if blows.is_empty() && troubles.is_empty() {
+                let deck = shuffled_deck(&mut dice, processes);
+                (blows, troubles) = deck.into_iter().partition(Fault::is_blow);
             }
+            let begins_burst = faults.len().is_multiple_of(Self::BURST);
+            let deck = match (begins_burst, blows.is_empty(), troubles.is_empty()) {
+                (true, false, _) | (_, false, true) => &mut blows,
+                _ => &mut troubles,
+            };
             // The first card whose part is well at this moment; the others keep their places.
             let is_well = |card: &Fault| {
                 let mut troubles = faults.iter().filter(|one| one.fault.part() == card.part());
