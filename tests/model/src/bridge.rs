@@ -21,15 +21,16 @@ const fn place(file: &'static str, item: &'static str, says: &'static [&'static 
 }
 
 /// Files whose statements are all modelled, or listed in [`NOT_MODELLED`].
-pub const STATEMENTS: [&str; 4] = [
+pub const STATEMENTS: [&str; 5] = [
     "shared/store/src/accept.rs",
     "shared/store/src/claim.rs",
+    "shared/store/src/presence.rs",
     "shared/store/src/relay.rs",
     "shared/store/src/settle.rs",
 ];
 
 /// Statements without a step of their own, and why.
-pub const NOT_MODELLED: [(&str, &str); 12] = [
+pub const NOT_MODELLED: [(&str, &str); 18] = [
     ("CLAIM", "claim_of, which is modelled, of the rows named"),
     (
         "CLAIM_UNLOCKED",
@@ -42,6 +43,21 @@ pub const NOT_MODELLED: [(&str, &str); 12] = [
     (
         "UNCLAIM_UNLOCKED",
         "unclaim_of, of those that nobody has locked",
+    ),
+    (
+        "BEAT",
+        "when a dispatcher is silent for too long is left open: it may be at any time",
+    ),
+    ("BEATS", "as BEAT"),
+    (
+        "REGISTER",
+        "numbers are never repeated, which is all that matters of them",
+    ),
+    ("LEAVE", "of a dispatcher without leases"),
+    ("FORGET", "as LEAVE"),
+    (
+        "LEASES_PAGE",
+        "reads; which leases END_LEASES is asked about is left open",
     ),
     (
         "ACCEPT_FILTERED",
@@ -170,7 +186,8 @@ const CONFIRM: Place = place(
     "services/dispatcher/src/intake.rs",
     "async fn confirm(",
     &[
-        "Lease::of(fresh_token(), lease_time)",
+        "self.workshop.presence.next_token()",
+        "Lease::of(token, lease_time)",
         "self.store.claim(",
         "self.progress.unclear = Some(",
     ],
@@ -189,7 +206,7 @@ const MAKE: Place = place(
     "services/dispatcher/src/attempt.rs",
     "pub(crate) async fn make(",
     &[
-        "while self.lease.covers(timeout)",
+        "while self.lease.covers(timeout) && workshop.presence.covers(self.lease.token)",
         "timeout_at(deadline, exchange)",
     ],
 );
@@ -218,6 +235,36 @@ const RELAXED: Place = place(
     &["synchronous_commit=off"],
 );
 
+const DECLARE_DEAD: Place = place(
+    "shared/store/src/presence.rs",
+    "const DECLARE_DEAD: &str",
+    &["AND beat = $2", "AND dead_at IS NULL"],
+);
+const END_LEASES: Place = place(
+    "shared/store/src/presence.rs",
+    "const END_LEASES: &str",
+    &[
+        "lease_token = 0",
+        "AND state = 'DISPATCHING' AND lease_token BETWEEN $2 AND $3",
+        "AND dead_at IS NOT NULL",
+    ],
+);
+const END_IS_RELAXED: Place = place(
+    "shared/store/src/presence.rs",
+    "pub async fn end_leases(",
+    &["self.relaxed("],
+);
+const IS_FRESH: Place = place(
+    "services/dispatcher/src/presence.rs",
+    "fn is_fresh(",
+    &["< SILENCE_MAX", "< SILENCE_MAX"],
+);
+const ASKED_AT_THE_WIRE: Place = place(
+    "services/dispatcher/src/attempt.rs",
+    "async fn send(",
+    &["presence.covers(self.lease.token)"],
+);
+
 /// What a step of [`crate::delivery`] stands for.
 pub fn of_delivering(action: Delivering) -> &'static [Place] {
     match action {
@@ -230,7 +277,8 @@ pub fn of_delivering(action: Delivering) -> &'static [Place] {
             Kind::Bury => &[BURY, SETTLE_IS_DURABLE, REPEAT],
             Kind::Release => &[RELEASE, SETTLE_IS_DURABLE, REPEAT],
         },
-        Delivering::Begin(_) => &[MAKE, COVERS],
+        Delivering::Begin(_) => &[MAKE, COVERS, IS_FRESH, ASKED_AT_THE_WIRE],
+        Delivering::EndLease(_) => &[DECLARE_DEAD, END_LEASES, END_IS_RELAXED],
         Delivering::GiveBack(_) => &[BEGIN, GIVE_UP],
         Delivering::Abandon(_) => &[BEGIN],
         Delivering::Accept(_) | Delivering::Fail(_) => &[MAKE],

@@ -44,7 +44,8 @@
 //! Payloads, lanes, limits, order within a key, partitions and retention. Numbers of attempts: after each failure
 //! both a retry and a dead letter follow. Lengths of waits: any wait may be over at any time. Batches: a statement
 //! is atomic for each row, and rows of one batch do not look at each other. Failover to a standby that
-//! lacks commits (C16), which loses acknowledged events, as ARCHITECTURE.md says. A request that is still read
+//! lacks commits (C16), which loses acknowledged events, as ARCHITECTURE.md says. Beats: any dispatcher may be taken
+//! for dead at any moment, and begins nothing from then on, as its last beat is too old by its own clocks. A request that is still read
 //! by its endpoint after the dispatcher's deadline for it.
 
 pub mod bridge;

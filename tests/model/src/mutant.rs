@@ -32,6 +32,10 @@ pub enum Mutant {
     RedisIsToldFirst,
     /// Nobody gives an emptied Redis a new epoch.
     NobodyBeginsAnEpoch,
+    /// A dispatcher sends although its last beat is too old.
+    TheSilentSend,
+    /// The relay ends leases of dispatchers that it has not declared dead.
+    LeasesEndUndeclared,
     /// The publisher gets its 202 while the transaction runs.
     AcknowledgesBeforeTheCommit,
     /// It gets it after a commit that is not on disk.
@@ -62,7 +66,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::FailureNeedsNoToken,
         Self::SuccessNeedsTheToken,
         Self::ReleaseNeedsNoToken,
@@ -77,6 +81,8 @@ impl Mutant {
         Self::ScrubberSkipsLeasedForEver,
         Self::RedisIsToldFirst,
         Self::NobodyBeginsAnEpoch,
+        Self::TheSilentSend,
+        Self::LeasesEndUndeclared,
         Self::AcknowledgesBeforeTheCommit,
         Self::AcknowledgesWhatMayBeForgotten,
         Self::RepetitionsAreNotRecognised,

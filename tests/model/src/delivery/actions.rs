@@ -25,6 +25,8 @@ pub enum Action {
     TellRedis(usize),
     /// Killed, at any point.
     Die(usize),
+    /// The relay has not heard a dispatcher for too long, declares it dead, and ends its lease; or that of one that died.
+    EndLease(Work),
     /// A statement runs whose connection is gone.
     OrphanRuns,
     /// Such a statement is given up by the server.
@@ -70,6 +72,7 @@ pub(crate) fn possible(rules: &Rules, state: &State, actions: &mut Vec<Action>) 
         actions.push(Action::Replay(delivery));
     }
     actions.extend(rows(rules, state).map(Action::Cancel));
+    actions.extend(rows(rules, state).map(Action::EndLease));
 }
 
 fn of_dispatcher(
@@ -147,6 +150,7 @@ pub(crate) fn take(rules: &Rules, mut state: State, action: Action) -> State {
             }
         }
         Action::Die(dispatcher) => state.let_go(dispatcher),
+        Action::EndLease(work) => end_lease(rules, &mut state, work),
         Action::OrphanRuns => {
             if let Some(statement) = state.orphan {
                 run_judged(rules, &mut state, statement);
@@ -208,7 +212,8 @@ fn run_judged(rules: &Rules, state: &mut State, statement: Statement) -> bool {
 
 /// The dispatcher's look at its own clock, just before it sends.
 fn begin(rules: &Rules, work: Work, clock: Clock) -> Hand {
-    if clock.left < rules.ticks_to_begin() {
+    let is_silent = clock.is_dead && !rules.is(Mutant::TheSilentSend);
+    if clock.left < rules.ticks_to_begin() || is_silent {
         return Hand::Settling(work, Verdict::Release);
     }
     // From here on only the attempt's own deadline counts.
@@ -218,6 +223,21 @@ fn begin(rules: &Rules, work: Work, clock: Clock) -> Hand {
 fn settle(state: &mut State, dispatcher: usize, verdict: Verdict) {
     if let Some(work) = state.dispatchers[dispatcher].work() {
         state.dispatchers[dispatcher] = Hand::Settling(work, verdict);
+    }
+}
+
+/// A dispatcher begins nothing when its last beat is older than it may be before it is taken for dead. So
+/// what it has not begun it never will, and what is under way may be sent again by somebody else.
+fn end_lease(rules: &Rules, state: &mut State, work: Work) {
+    let ended = statements::end_lease(state, work);
+    let is_declared = !rules.is(Mutant::LeasesEndUndeclared);
+    for (dispatcher, hand) in state.dispatchers.iter_mut().enumerate() {
+        let is_excused = matches!(hand, Hand::Sending(..));
+        let is_holder = ended == token_of(dispatcher) && is_declared;
+        if let Some(clock) = hand.clock_mut().filter(|_| is_holder) {
+            clock.is_dead = true;
+            clock.is_excused |= is_excused;
+        }
     }
 }
 
@@ -231,7 +251,12 @@ fn crash_postgres(state: &mut State) {
             |state: &State| state.row(work).map(|row| row.now.token) == Some(token_of(dispatcher));
         let is_forgotten = holds(&before) && !holds(&after);
         if let Some(clock) = hand.clock_mut().filter(|_| is_forgotten) {
-            clock.is_forgotten = true;
+            clock.is_excused = true;
+        }
+        // A lease that is there again was ended by a commit that is forgotten, as is that of the mark before it.
+        let is_back = !holds(&before) && holds(&after);
+        if let Some(clock) = hand.clock_mut().filter(|_| is_back) {
+            clock.is_dead = false;
         }
     }
 }
@@ -268,7 +293,8 @@ impl Clock {
         Self {
             left: rules.lease_ticks(),
             is_slow: false,
-            is_forgotten: false,
+            is_dead: false,
+            is_excused: false,
         }
     }
 
@@ -284,7 +310,8 @@ impl Clock {
             *self = Self {
                 left: 0,
                 is_slow: false,
-                is_forgotten: false,
+                is_dead: false,
+                is_excused: false,
             };
         }
     }

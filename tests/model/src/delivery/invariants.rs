@@ -31,7 +31,7 @@ pub fn dead_letters_are_complete(rules: &Rules, state: &State) -> bool {
 /// 3. No two requests of one delivery are on the wire at once, unless PostgreSQL has forgotten a claim.
 pub fn no_concurrent_attempts(state: &State) -> bool {
     let sending = |hand: &Hand| match *hand {
-        Hand::Sending(work, clock, _) if !clock.is_forgotten => Some(work.delivery),
+        Hand::Sending(work, clock, _) if !clock.is_excused => Some(work.delivery),
         _ => None,
     };
     let mut on_the_wire = [false; DELIVERIES_MAX];

@@ -54,7 +54,7 @@ pub struct Lease {
     pub ends_in: u8,
 }
 
-/// Tokens are random and never repeated, so all that matters of one is who still knows it.
+/// Tokens are never repeated, so all that matters of one is who still knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Token {
     /// 0 in the column.
@@ -123,8 +123,11 @@ pub struct Clock {
     pub left: u8,
     /// The clock has fallen behind PostgreSQL's by a tick. It may once in the time of a lease.
     pub is_slow: bool,
-    /// For the proof only: PostgreSQL crashed and has forgotten this claim, which may cost a duplicate.
-    pub is_forgotten: bool,
+    /// The dispatcher was silent for too long and declared dead. Its last beat is too old to send anything.
+    pub is_dead: bool,
+    /// For the proof only: a duplicate is allowed for. PostgreSQL crashed and has forgotten this claim, or
+    /// the request was under way when its dispatcher was taken for dead.
+    pub is_excused: bool,
 }
 
 /// What an attempt led to. A failure leads to T4 or T5; the model does not count attempts and takes

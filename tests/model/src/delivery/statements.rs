@@ -137,6 +137,14 @@ pub(crate) fn cancel(rules: &Rules, state: &mut State, work: Work) -> bool {
     is_free
 }
 
+/// END_LEASES, for the number in the token it finds. Commits asynchronously. Returns that token.
+pub(crate) fn end_lease(state: &mut State, work: Work) -> Token {
+    let Some(row) = state.row_mut(work) else {
+        return Token::None;
+    };
+    std::mem::replace(&mut row.now, Lease::NONE).token
+}
+
 /// PostgreSQL dies and comes back: with what is on disk, and without the statements it was running.
 pub(crate) fn crash(state: &mut State) {
     for row in state.rows_mut() {

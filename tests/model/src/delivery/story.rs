@@ -33,6 +33,10 @@ pub(crate) fn sentence(before: &State, action: Action, after: &State) -> String 
             format!("{} tells Redis that its ticket is done", who(dispatcher))
         }
         Action::Die(dispatcher) => format!("{} is killed, and starts again", who(dispatcher)),
+        Action::EndLease(work) => format!(
+            "the relay takes a dispatcher for dead and ends its lease of {}",
+            what(work)
+        ),
         Action::OrphanRuns => match before.orphan {
             Some(orphan) => format!(
                 "PostgreSQL runs the {} for {} that nobody waits for{}",

@@ -54,6 +54,7 @@ fn places() -> Vec<Place> {
     let others = [
         delivery::Action::Offer(0, work),
         delivery::Action::Begin(0),
+        delivery::Action::EndLease(work),
         delivery::Action::GiveBack(0),
         delivery::Action::Abandon(0),
         delivery::Action::Accept(0),

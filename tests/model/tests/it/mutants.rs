@@ -6,7 +6,7 @@ use zyven_model::hand_over::{self, HandOverModel};
 use zyven_model::mutant::Mutant;
 
 /// Deliveries are independent of each other, so one is enough to break each rule about them.
-const DELIVERING: [(Mutant, &str); 14] = [
+const DELIVERING: [(Mutant, &str); 16] = [
     (
         Mutant::FailureNeedsNoToken,
         "3 no concurrent attempts inside a lease",
@@ -38,6 +38,14 @@ const DELIVERING: [(Mutant, &str); 14] = [
     ),
     (
         Mutant::LeaseCountsFromTheAnswer,
+        "3 no concurrent attempts inside a lease",
+    ),
+    (
+        Mutant::TheSilentSend,
+        "3 no concurrent attempts inside a lease",
+    ),
+    (
+        Mutant::LeasesEndUndeclared,
         "3 no concurrent attempts inside a lease",
     ),
     (Mutant::FinishesInTwoCommits, "1 conservation"),
