@@ -99,11 +99,11 @@ impl HandOver {
         if !rows.is_empty() {
             self.busy_at = Instant::now();
             CrashPoint::RelayBeforePush.reached();
-            let Offered::Accepted { epoch, .. } = self.term.offer(&rows).await? else {
+            let Offered::Accepted { walks, .. } = self.term.offer(&rows).await? else {
                 return Ok(Rest::For(REST_WITHOUT_EPOCH));
             };
             CrashPoint::RelayAfterPush.reached();
-            if !self.term.hand_over(next_cursor, &epoch) {
+            if !self.term.hand_over(next_cursor, walks) {
                 return Ok(Rest::For(REST_WITHOUT_EPOCH));
             }
         }

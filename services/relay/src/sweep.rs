@@ -207,7 +207,7 @@ impl Sweep {
     }
 
     fn start_over(&mut self, epoch: zyven_queue::Epoch, reason: Reason) {
-        self.term.set_epoch(epoch);
+        self.term.begin_walk(epoch);
         self.walk = Some(Walk::new(reason));
     }
 

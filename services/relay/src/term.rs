@@ -16,20 +16,28 @@ pub struct Term {
     pub(crate) queue: Queue,
     pub(crate) statistics: Statistics,
     pub(crate) limits: Limits,
-    /// Under which tickets are pushed; `None` until the sweep has found or begun one. Never held across
-    /// an await.
-    epoch: Mutex<Option<Epoch>>,
+    /// Never held across an await.
+    standing: Mutex<Standing>,
     /// The hand-over's cursor; rows beyond it are its business and not the sweep's.
     handed_over: AtomicI64,
     alarm: Notify,
     death: Notify,
 }
 
+/// What the sweep knows of Redis.
+#[derive(Debug, Clone, Default)]
+struct Standing {
+    /// Under which tickets are pushed; `None` until the sweep has found or begun one.
+    epoch: Option<Epoch>,
+    /// Walks that began because tickets may be missing: after an epoch was lost, or a node was away.
+    walks: u64,
+}
+
 /// What became of some rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Offered {
-    /// They have their tickets, of this epoch; so many had none before.
-    Accepted { added: usize, epoch: Epoch },
+    /// They have their tickets; so many had none before. So many walks had begun when they were offered.
+    Accepted { added: usize, walks: u64 },
     /// There is no epoch to push them under. The sweep has been alarmed.
     EpochLost,
 }
@@ -42,7 +50,7 @@ impl Term {
             queue,
             statistics,
             limits: Limits::default(),
-            epoch: Mutex::new(None),
+            standing: Mutex::default(),
             handed_over: AtomicI64::new(i64::MAX),
             alarm: Notify::new(),
             death: Notify::new(),
@@ -51,7 +59,8 @@ impl Term {
 
     /// Gives a ticket to each of the rows that no dispatcher holds. Their lanes know their limits by then.
     pub(crate) async fn offer(&self, rows: &[OutboxRow]) -> Result<Offered, RelayError> {
-        let Some(epoch) = self.epoch() else {
+        let Standing { epoch, walks } = self.lock_standing().clone();
+        let Some(epoch) = epoch else {
             self.alarm.notify_one();
             return Ok(Offered::EpochLost);
         };
@@ -77,7 +86,7 @@ impl Term {
             })
             .collect();
         match self.queue.push(&tickets, &epoch).await? {
-            Pushed::Accepted { added } => Ok(Offered::Accepted { added, epoch }),
+            Pushed::Accepted { added } => Ok(Offered::Accepted { added, walks }),
             Pushed::EpochLost => {
                 self.forget_epoch(&epoch);
                 self.alarm.notify_one();
@@ -87,28 +96,31 @@ impl Term {
     }
 
     pub(crate) fn epoch(&self) -> Option<Epoch> {
-        self.lock_epoch().clone()
+        self.lock_standing().epoch.clone()
     }
 
     pub(crate) fn has_epoch(&self) -> bool {
-        self.lock_epoch().is_some()
+        self.lock_standing().epoch.is_some()
     }
 
-    pub(crate) fn set_epoch(&self, epoch: Epoch) {
-        *self.lock_epoch() = Some(epoch);
+    /// Tickets are pushed under this epoch from now on, and a walk begins that offers what is handed over.
+    pub(crate) fn begin_walk(&self, epoch: Epoch) {
+        let mut standing = self.lock_standing();
+        standing.epoch = Some(epoch);
+        standing.walks += 1;
     }
 
     fn forget_epoch(&self, lost: &Epoch) {
-        let mut epoch = self.lock_epoch();
+        let mut standing = self.lock_standing();
         // The sweep may have begun the next one already.
-        if epoch.as_ref() == Some(lost) {
-            *epoch = None;
+        if standing.epoch.as_ref() == Some(lost) {
+            standing.epoch = None;
         }
     }
 
-    fn lock_epoch(&self) -> std::sync::MutexGuard<'_, Option<Epoch>> {
-        // An Option is never half-written, so a panic elsewhere does no harm to it.
-        self.epoch.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_standing(&self) -> std::sync::MutexGuard<'_, Standing> {
+        // Nothing panics while it is held.
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Rung when the epoch was found to be lost.
@@ -126,14 +138,14 @@ impl Term {
         self.handed_over.load(Ordering::Relaxed)
     }
 
-    /// Says that everything up to `seq` is handed over, if the tickets of this epoch are still those that
-    /// count. If Redis was emptied since and the sweep is filling it, that walk leaves out what was not
-    /// handed over when it looked; the rows have to be offered once more.
-    #[must_use = "nothing was handed over if the epoch is another"]
-    pub(crate) fn hand_over(&self, seq: i64, pushed_under: &Epoch) -> bool {
-        // Held until it is said: a walk of the next epoch begins after it.
-        let epoch = self.lock_epoch();
-        let counts = epoch.as_ref() == Some(pushed_under);
+    /// Says that everything up to `seq` is handed over, unless a walk has begun since the rows were offered:
+    /// their tickets may have been lost before it, and it leaves out what was not handed over when it
+    /// looked. Then they have to be offered once more.
+    #[must_use = "nothing was handed over if a walk has begun"]
+    pub(crate) fn hand_over(&self, seq: i64, offered_in: u64) -> bool {
+        // Held until it is said: a walk that begins later sees it.
+        let standing = self.lock_standing();
+        let counts = standing.walks == offered_in;
         if counts {
             self.set_handed_over(seq);
         }

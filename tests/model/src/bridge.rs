@@ -119,7 +119,8 @@ const DELIVER: Place = place(
     "shared/store/src/settle.rs",
     "const DELIVER: &str",
     &[
-        "DELETE FROM zyven.outbox WHERE seq = ANY ($1) AND delivery_id = ANY ($10) RETURNING",
+        "DELETE FROM zyven.outbox",
+        "AND o.delivery_id = i.delivery_id RETURNING",
         "INSERT INTO zyven.finished_deliveries",
     ],
 );
@@ -168,7 +169,7 @@ const REPLAY: Place = place(
     ],
 );
 const CANCEL: Place = place(
-    "sql/migrations/0005_event_options_filters_types.sql",
+    "sql/migrations/0014_cancel_and_zeros.sql",
     "FUNCTION zyven.cancel(",
     &[
         "AND o.leased_until <= clock_timestamp() FOR UPDATE SKIP LOCKED",
@@ -256,8 +257,8 @@ const END_IS_RELAXED: Place = place(
 );
 const IS_FRESH: Place = place(
     "services/dispatcher/src/presence.rs",
-    "fn is_fresh(",
-    &["< SILENCE_MAX", "< SILENCE_MAX"],
+    "fn is_fresh_at(",
+    &["< SILENCE_MAX && age_at < SILENCE_MAX"],
 );
 const ASKED_AT_THE_WIRE: Place = place(
     "services/dispatcher/src/attempt.rs",
@@ -329,7 +330,7 @@ const TRY_STEP: Place = place(
         "outbox_page(cursor).await",
         "current_xact_id().await",
         "self.term.offer(&rows).await",
-        "self.term.hand_over(next_cursor, &epoch)",
+        "self.term.hand_over(next_cursor, walks)",
         "self.gaps.settle(&late.numbers, found, late.xmin)",
         "self.gaps.remember(&missing, xact_id)",
         "self.cursor = Some(cursor)",
@@ -360,8 +361,8 @@ const MOVE_ON: Place = place(
     "services/relay/src/term.rs",
     "pub(crate) fn hand_over(",
     &[
-        "self.lock_epoch()",
-        "== Some(pushed_under)",
+        "self.lock_standing()",
+        "standing.walks == offered_in",
         "self.set_handed_over(seq)",
     ],
 );
@@ -422,7 +423,7 @@ const OFFER: Place = place(
 const NEW_TERM: Place = place(
     "services/relay/src/term.rs",
     "pub fn new(",
-    &["epoch: Mutex::new(None)", "i64::MAX"],
+    &["standing: Mutex::default()", "i64::MAX"],
 );
 const STALE: Place = place(
     "services/dispatcher/src/intake.rs",

@@ -60,8 +60,8 @@ pub enum Mutant {
     TakesOverWithoutAWalk,
     /// The relay goes on from where it was, whatever PostgreSQL may have forgotten.
     KeepsItsPlaceAfterAnError,
-    /// The cursor moves although Redis was emptied since the tickets were pushed.
-    MovesInAnotherEpoch,
+    /// The cursor moves although a walk has begun since the tickets were pushed.
+    MovesBehindAWalk,
 }
 
 impl Mutant {
@@ -95,6 +95,6 @@ impl Mutant {
         Self::DrawsBeforeOwningAnId,
         Self::TakesOverWithoutAWalk,
         Self::KeepsItsPlaceAfterAnError,
-        Self::MovesInAnotherEpoch,
+        Self::MovesBehindAWalk,
     ];
 }

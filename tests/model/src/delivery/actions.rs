@@ -232,11 +232,12 @@ fn end_lease(rules: &Rules, state: &mut State, work: Work) {
     let ended = statements::end_lease(state, work);
     let is_declared = !rules.is(Mutant::LeasesEndUndeclared);
     for (dispatcher, hand) in state.dispatchers.iter_mut().enumerate() {
-        let is_excused = matches!(hand, Hand::Sending(..));
-        let is_holder = ended == token_of(dispatcher) && is_declared;
-        if let Some(clock) = hand.clock_mut().filter(|_| is_holder) {
-            clock.is_dead = true;
-            clock.is_excused |= is_excused;
+        if ended == token_of(dispatcher) && is_declared {
+            match hand {
+                Hand::Sending(_, clock, _) => clock.is_excused = true,
+                Hand::Asking(_, clock) | Hand::Claimed(_, clock) => clock.is_dead = true,
+                Hand::Idle | Hand::Unclear(_) | Hand::Settling(..) => {}
+            }
         }
     }
 }

@@ -23,6 +23,7 @@ pub(crate) fn forget(rules: &Rules, mut state: State) -> State {
                 | Mutant::ReleaseNeedsNoToken
                 | Mutant::UnclaimNeedsNoToken
                 | Mutant::ReplayKeepsTheGeneration
+                | Mutant::TheSilentSend
                 | Mutant::RedisIsToldFirst,
             ) => |_: &State, _: &Statement| false,
             _ => is_spent,
@@ -76,7 +77,8 @@ fn has_nothing_left(
         Hand::Asking(work, _) => is_spent(Kind::Claim, work),
         // It will not send any more.
         Hand::Claimed(work, clock) => {
-            clock.left < rules.ticks_to_begin() && is_spent(Kind::Release, work)
+            let sends = clock.left >= rules.ticks_to_begin() && !clock.is_dead;
+            !sends && is_spent(Kind::Release, work)
         }
         Hand::Idle | Hand::Sending(..) => false,
     }

@@ -344,8 +344,10 @@ fn settle(
 ) {
     let cursor = relay.cursor.unwrap_or(0);
     relay.poll = Poll::Resting;
-    if relay.epoch != epoch && !rules.is(Mutant::MovesInAnotherEpoch) {
-        return; // Redis was emptied since, and the walk that fills it may have left these rows to us
+    // The sweep begins a walk with each epoch, not with forgetting one.
+    let has_walk_begun = relay.epoch != 0 && relay.epoch != epoch;
+    if has_walk_begun && !rules.is(Mutant::MovesBehindAWalk) {
+        return; // the tickets may be gone, and the walk may have left these rows to us
     }
     for number in evidence.looked_up.each() {
         let gap = &mut relay.gaps[usize::from(number)];

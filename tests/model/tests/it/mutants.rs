@@ -95,10 +95,7 @@ const HANDING_OVER: [(Mutant, &str); 13] = [
         Mutant::KeepsItsPlaceAfterAnError,
         "6 liveness: without the scrubber",
     ),
-    (
-        Mutant::MovesInAnotherEpoch,
-        "6 liveness: without the scrubber",
-    ),
+    (Mutant::MovesBehindAWalk, "6 liveness: without the scrubber"),
 ];
 
 fn is_caught(mutant: Mutant, violation: Option<&Violation>, by: &str) {
