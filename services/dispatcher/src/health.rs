@@ -39,7 +39,7 @@ impl Health {
     pub(crate) fn note(
         &mut self,
         step: &Result<(), IntakeError>,
-        away: Option<QueueError>,
+        away: Option<&QueueError>,
         reachability: Option<Reachability>,
     ) {
         let state = match (step, reachability) {

@@ -126,7 +126,8 @@ impl Intake {
             client, presence, ..
         } = &*self.workshop;
         let can_send = presence.is_fresh().then(|| client.reachability());
-        self.health.note(&done, self.queue.away(), can_send);
+        let away = self.queue.away();
+        self.health.note(&done, away.as_ref(), can_send);
         done.map(|()| Rest::None)
     }
 

@@ -95,8 +95,9 @@ impl Queue {
         Ok(first.filter(|_| is_agreed).map(Epoch))
     }
 
-    /// Begins a new epoch on every shard whose node is not [away](Queue::away): claims are served and pushes under it accepted from now on.
-    /// The caller now owes Redis a ticket for every outbox row. Tickets that are still there stay.
+    /// Begins a new epoch on every shard whose node is not [away](Queue::away): claims are served and pushes
+    /// under it accepted from now on. The caller now owes Redis a ticket for every outbox row. Tickets that
+    /// are still there stay.
     ///
     /// # Errors
     ///

@@ -72,7 +72,7 @@ impl Scene {
         tokio::time::sleep(WATCHED).await;
         for (name, before) in SERVICES.into_iter().zip(before) {
             let share = (cpu(name).await - before) / watched.elapsed().as_secs_f64();
-            println!("{name} takes {share:.3} of a core while it waits");
+            eprintln!("{name} takes {share:.3} of a core while it waits");
             assert!(share < CPU_SHARE_MAX, "{name} takes {share:.3} of a core");
             let memory = self
                 .stack
