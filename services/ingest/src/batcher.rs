@@ -12,6 +12,7 @@
 //! it has. One whose deadline passed while it waited is not: its publisher was told to come again.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
