@@ -1,5 +1,7 @@
 //! A whole stack of real processes, with something that can break between every two of them.
 
+mod asking;
+mod disturbing;
 mod process;
 
 use std::collections::BTreeMap;
@@ -8,15 +10,13 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio_postgres::Client;
 use zyven_testkit::{
     Binary, ChaosProxy, Postgres, Receiver, TestDatabase, TestRedis, free_address, wait_until,
 };
 
 use crate::history::{History, Trouble};
-use crate::load::Publisher;
 use crate::service::{Link, Service};
 use process::Process;
 
@@ -402,169 +402,6 @@ impl Fleet {
         processes
             .find(|one| one.service == service && one.index == index)
             .unwrap_or_else(|| panic!("there is no {service} {index}"))
-    }
-
-    // Servers -----------------------------------------------------------------------------------
-
-    /// PostgreSQL is stopped at once (immediate shutdown): what was committed asynchronously may be forgotten.
-    pub async fn crash_postgres(&mut self) {
-        self.history.began(Trouble::PostgresCrashed);
-        self.postgres.stop_at_once().await;
-    }
-
-    /// Starts PostgreSQL and returns when it takes connections.
-    pub async fn restart_postgres(&mut self) {
-        self.postgres.restart().await;
-        self.history.ended(Trouble::PostgresCrashed);
-    }
-
-    /// SIGKILL for Redis.
-    pub fn kill_redis(&mut self) {
-        self.history.began(Trouble::RedisAway);
-        self.redis.kill();
-    }
-
-    /// Starts Redis and returns when it answers.
-    pub async fn restart_redis(&mut self) {
-        self.redis.restart().await;
-        self.history.ended(Trouble::RedisAway);
-        self.history.ended(Trouble::RedisFrozen);
-    }
-
-    /// SIGSTOP for Redis.
-    pub fn freeze_redis(&mut self) {
-        self.history.began(Trouble::RedisFrozen);
-        self.redis.freeze();
-    }
-
-    /// SIGCONT for Redis.
-    pub fn thaw_redis(&mut self) {
-        self.redis.thaw();
-        self.history.ended(Trouble::RedisFrozen);
-    }
-
-    /// FLUSHALL.
-    pub async fn flush_redis(&mut self) {
-        self.redis.flush().await;
-        self.history.happened(Trouble::RedisEmptied);
-    }
-
-    // Links -------------------------------------------------------------------------------------
-
-    /// Does something to the connections of a link, such as `ChaosProxy::cut`, until [`Fleet::heal`].
-    pub fn disturb(&mut self, link: Link, how: impl Fn(&ChaosProxy)) {
-        self.history.began(Trouble::Link(link));
-        self.links[&link].iter().for_each(how);
-    }
-
-    /// A link works again. Its connections are cut once, because one that lost replies has a hole in them.
-    pub fn heal(&mut self, link: Link) {
-        for proxy in &self.links[&link] {
-            proxy.heal();
-            proxy.cut_once();
-        }
-        self.history.ended(Trouble::Link(link));
-    }
-
-    /// Where the proxies of a link listen.
-    pub fn addresses(&self, link: Link) -> impl Iterator<Item = SocketAddr> {
-        self.links[&link].iter().map(ChaosProxy::address)
-    }
-
-    /// Marks the time in which the receiver does not answer as it should.
-    pub fn history_mut(&mut self) -> &mut History {
-        &mut self.history
-    }
-
-    /// What was done so far.
-    #[must_use]
-    pub fn history(&self) -> &History {
-        &self.history
-    }
-
-    // The API -----------------------------------------------------------------------------------
-
-    /// Who publishes as the fleet's tenant, by way of [`Link::ClientIngest`].
-    #[must_use]
-    pub fn publisher(&self) -> Publisher {
-        let urls = self.addresses(Link::ClientIngest);
-        Publisher::new(urls.map(|address| format!("http://{address}")), &self.key)
-    }
-
-    /// Calls the API and returns status and body.
-    ///
-    /// # Panics
-    ///
-    /// When there is no answer.
-    pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
-        let address = self.addresses(Link::ClientIngest).next();
-        let address = address.expect("a fleet that is called has an ingest");
-        let method = method.parse().expect("a method");
-        let mut request = self
-            .http
-            .request(method, format!("http://{address}{path}"))
-            .bearer_auth(&self.key);
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
-        let answer = request.send().await.expect("an answer");
-        let status = answer.status().as_u16();
-        (status, answer.json().await.unwrap_or(Value::Null))
-    }
-
-    /// Makes an endpoint at the receiver's `path`, for all types unless `more` says otherwise.
-    ///
-    /// # Panics
-    ///
-    /// When the API refuses.
-    pub async fn endpoint(&self, path: &str, more: Value) -> Endpoint {
-        let address = self.addresses(Link::EgressReceiver).next();
-        let address = address.expect("every fleet has a receiver");
-        let mut wanted = json!({ "url": format!("http://{address}{path}"), "event_types": ["*"] });
-        for (name, value) in more.as_object().expect("members") {
-            wanted[name] = value.clone();
-        }
-        let (status, made) = self.call("POST", "/v1/endpoints", Some(wanted)).await;
-        assert_eq!(status, 201, "{made}");
-        let text = |name: &str| made[name].as_str().expect("a text").to_owned();
-        let types = made["event_types"].as_array().expect("types").iter();
-        Endpoint {
-            id: text("id"),
-            path: path.to_owned(),
-            secret: text("secret"),
-            event_types: types
-                .filter_map(|one| one.as_str().map(str::to_owned))
-                .collect(),
-        }
-    }
-
-    /// The database's address, past every link.
-    #[must_use]
-    pub fn database_url(&self) -> String {
-        self.database.url()
-    }
-
-    /// A connection to the database, past every link.
-    pub async fn sql(&self) -> Client {
-        self.database.client().await
-    }
-
-    /// What `zyven admin check` says: an error if a row breaks an invariant.
-    ///
-    /// # Errors
-    ///
-    /// What it printed.
-    pub async fn check(&self) -> Result<(), String> {
-        let checked = self.binary.run(["admin", "check"], PATIENCE * 5).await;
-        let is_well = checked.status.success() && checked.stdout.contains("every invariant holds");
-        is_well
-            .then_some(())
-            .ok_or_else(|| format!("{}{}", checked.stdout, checked.stderr))
-    }
-
-    /// Runs another command of the program, with the fleet's settings.
-    pub async fn run(&self, arguments: &[&str]) -> zyven_testkit::Finished {
-        self.binary.run(arguments, PATIENCE).await
     }
 }
 
