@@ -12,7 +12,6 @@
 //! it has. One whose deadline passed while it waited is not: its publisher was told to come again.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -303,9 +302,7 @@ impl Writer {
             let wait = BACKOFF.wait(failures);
             if Instant::now() + wait >= batch.deadline {
                 self.give_up(&error);
-                self.statistics
-                    .storing_failed
-                    .fetch_add(1, Ordering::Relaxed);
+                self.statistics.note_storing_failed();
                 return batch.refuse(Refusal::Unavailable);
             }
             if failures == 1 {

@@ -51,7 +51,6 @@ mod sync;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -202,7 +201,7 @@ async fn watch(
     let mut seen = 0;
     pace::run("ingest health", shutdown, backoff, async move || {
         let health = store.health().await;
-        let failed = statistics.storing_failed.load(Ordering::Relaxed);
+        let failed = statistics.storing_failed();
         match &health {
             Ok(()) if failed == seen => shown.ready(),
             Ok(()) => {

@@ -1,7 +1,7 @@
 //! What the API counts.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use zyven_runtime::metrics::{BATCH_BOUNDS, Counter, Histogram, LATENCY_BOUNDS_S, Metrics};
 
@@ -18,7 +18,7 @@ pub(crate) struct Statistics {
     pub(crate) batch_events: Histogram,
     pub(crate) batches_failed: Counter,
     /// Batches given up because the database could not store anything; for the readiness probe.
-    pub(crate) storing_failed: AtomicU64,
+    storing_failed: AtomicU64,
     aside_for_filters: Counter,
     aside_for_locks: Counter,
     /// From the request's head to the answer, for publishing requests that were answered 2xx.
@@ -109,6 +109,15 @@ impl Statistics {
             ),
             metrics: metrics.clone(),
         })
+    }
+
+    pub(crate) fn note_storing_failed(&self) {
+        self.storing_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was noted.
+    pub(crate) fn storing_failed(&self) -> u64 {
+        self.storing_failed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_aside(&self, reason: Reason) -> &Counter {

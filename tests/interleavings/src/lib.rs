@@ -10,7 +10,7 @@
 //!
 //! PostgreSQL, whose place a [`Store`] takes that commits, forgets and loses answers as the scheduler likes: nobody can
 //! schedule the real one. That the real one recognises a repeated batch is held by the store's own tests. Memory
-//! orderings are not explored either; the batcher has no atomics but a count.
+//! orderings are not explored either; the batcher has no atomics.
 //!
 //! This is a crate of its own because a feature of ingest would be unified into the real program (ADR 0024).
 
