@@ -133,7 +133,8 @@ impl Intake {
 
     async fn exchange_tickets(&mut self) -> Result<(), IntakeError> {
         self.resolve_unclear().await?;
-        let tickets_max = self.tickets_wanted();
+        let is_present = self.workshop.presence.is_fresh();
+        let tickets_max = self.tickets_wanted(is_present, self.workshop.client.reachability());
         let lease = self.endpoints.longest_timeout() + LEASE_MARGIN + TICKET_LEASE_MARGIN;
         let progress = &mut self.progress;
         progress.completions.append(&mut progress.kept_back);
@@ -167,18 +168,20 @@ impl Intake {
             Some(look_at) => look_at.saturating_duration_since(now),
             None => Duration::ZERO,
         };
-        let (rest, is_closed) = match self.workshop.client.reachability() {
+        // Each is read once: were one to change between two looks, nothing might be left to wake this.
+        let is_present = self.workshop.presence.is_fresh();
+        let reachability = self.workshop.client.reachability();
+        let (rest, is_closed) = match reachability {
             Reachability::Closed(rest) => (rest.max(look_in), true),
             Reachability::Open | Reachability::Doubtful => (look_in, false),
         };
-        let is_present = self.workshop.presence.is_fresh();
         // Nothing is claimed then, but Redis is told and asked how it is.
         let rest = match self.progress.look_at {
             Some(_) if !is_present => SLEEP_MAX,
             Some(_) | None => rest,
         };
         // Without room for a ticket only a settlement helps.
-        let listens = !is_closed && self.tickets_wanted() > 0;
+        let listens = !is_closed && self.tickets_wanted(is_present, reachability) > 0;
         if rest.is_zero() && listens {
             return;
         }
@@ -202,11 +205,11 @@ impl Intake {
 
     /// While no proxy is believed to work, a single delivery finds out whether one does again. While
     /// PostgreSQL does not confirm that this dispatcher lives, nothing could be sent.
-    fn tickets_wanted(&self) -> usize {
-        if !self.workshop.presence.is_fresh() {
+    fn tickets_wanted(&self, is_present: bool, reachability: Reachability) -> usize {
+        if !is_present {
             return 0;
         }
-        match self.workshop.client.reachability() {
+        match reachability {
             Reachability::Open => self.free().min(BATCH_MAX),
             Reachability::Doubtful if self.progress.held == 0 => 1,
             Reachability::Doubtful | Reachability::Closed(_) => 0,
