@@ -124,7 +124,7 @@ const DELIVER: &str = "
     SELECT delivery_id, generation, attempt, seq, event_id, endpoint_id, tenant_id, 'DELIVERED', enqueued_at,
            started_at, http_status, connect_us, first_byte_us, total_us, response_headers, response_body
       FROM gone
-    RETURNING seq";
+    RETURNING seq, delivery_id";
 
 /// A success that arrived after Zyven had given up: the dead letter is resolved, unless it has been
 /// replayed meanwhile.
@@ -251,8 +251,9 @@ impl Store {
         for item in items {
             groups.sort_in(item);
         }
-        // Of two successes of one delivery the first one finishes it.
-        let mut delivered: HashSet<i64> = HashSet::new();
+        // Of two successes of one delivery the first one finishes it. Also by delivery, as PostgreSQL may have
+        // given its number to another one meanwhile.
+        let mut delivered: HashSet<(i64, Uuid)> = HashSet::new();
         // By number and token: a batch may hold a lost lease's failure beside the present one's.
         let mut failed: HashSet<(i64, i64)> = HashSet::with_capacity(items.len());
         if !groups.delivered.is_empty() {
@@ -262,7 +263,7 @@ impl Store {
                 .delivered
                 .iter()
                 .map(|(item, _)| *item)
-                .filter(|item| !delivered.contains(&item.seq))
+                .filter(|item| !delivered.contains(&row_of(item)))
                 .collect();
             if !late.is_empty() {
                 resolve(&connection, &late).await?;
@@ -281,7 +282,7 @@ impl Store {
             CrashPoint::SettleAfterReleased.reached();
         }
         let became = |item: &SettleItem| match &item.settlement {
-            Settlement::Delivered(_) if delivered.remove(&item.seq) => Settled::Done,
+            Settlement::Delivered(_) if delivered.remove(&row_of(item)) => Settled::Done,
             Settlement::Delivered(_) => Settled::AlreadyFinished,
             _ if failed.contains(&(item.seq, item.lease_token)) => Settled::Done,
             _ => Settled::Superseded,
@@ -295,7 +296,7 @@ impl Store {
 struct Groups<'a> {
     /// The first success of each row: a row cannot be finished twice.
     delivered: Vec<(&'a SettleItem, &'a AttemptRecord)>,
-    delivered_seqs: HashSet<i64>,
+    delivered_rows: HashSet<(i64, Uuid)>,
     retried: Vec<(&'a SettleItem, &'a AttemptRecord, Duration)>,
     buried: Vec<(&'a SettleItem, Option<&'a AttemptRecord>, DeadLetterReason)>,
     released: Vec<(&'a SettleItem, Duration)>,
@@ -305,7 +306,7 @@ impl<'a> Groups<'a> {
     fn sort_in(&mut self, item: &'a SettleItem) {
         match &item.settlement {
             Settlement::Delivered(record) => {
-                if self.delivered_seqs.insert(item.seq) {
+                if self.delivered_rows.insert(row_of(item)) {
                     self.delivered.push((item, record));
                 }
             }
@@ -318,10 +319,15 @@ impl<'a> Groups<'a> {
     }
 }
 
+/// A number alone may be another delivery's by now.
+fn row_of(item: &SettleItem) -> (i64, Uuid) {
+    (item.seq, item.delivery_id.uuid())
+}
+
 async fn deliver(
     connection: &Connection,
     items: &[(&SettleItem, &AttemptRecord)],
-) -> Result<HashSet<i64>, StoreError> {
+) -> Result<HashSet<(i64, Uuid)>, StoreError> {
     let columns = Columns::of(items.iter().map(|(item, record)| (*item, Some(*record))));
     let deliveries: Vec<Uuid> = items.iter().map(|(i, _)| i.delivery_id.uuid()).collect();
     let parameters: [&(dyn ToSql + Sync); 10] = [
@@ -337,7 +343,7 @@ async fn deliver(
         &deliveries,
     ];
     let rows = connection.query(DELIVER, &parameters).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 async fn resolve(connection: &Connection, items: &[&SettleItem]) -> Result<(), StoreError> {

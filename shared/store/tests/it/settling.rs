@@ -294,6 +294,31 @@ async fn a_success_never_finishes_another_delivery_that_got_its_number() {
     );
 }
 
+#[tokio::test]
+async fn successes_of_two_deliveries_that_had_one_number_are_told_apart() {
+    let (fixture, _) = Fixture::with_endpoint().await;
+    let first = fixture.claimed().await;
+    fixture
+        .sql
+        .batch_execute(&format!(
+            "DELETE FROM zyven.outbox;
+             ALTER TABLE zyven.outbox ALTER COLUMN seq RESTART WITH {}",
+            first.seq
+        ))
+        .await
+        .expect("as after a crash");
+    let second = fixture.claimed().await;
+    assert_eq!(second.seq, first.seq);
+    let items = [
+        settling(&first, TOKEN, delivered()),
+        settling(&second, TOKEN, delivered()),
+    ];
+    let settled = fixture.store.settle(&items).await.expect("settled");
+    assert_eq!(settled, [Settled::AlreadyFinished, Settled::Done]);
+    let state = fixture.state(second.delivery_id.uuid()).await;
+    assert_eq!(state, ("DELIVERED".to_owned(), 1));
+}
+
 /// A dispatcher that was paused may hold a delivery under a lost lease and under the present one.
 #[tokio::test]
 async fn two_successes_of_one_delivery_in_one_batch_finish_it_once() {
