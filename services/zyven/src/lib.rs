@@ -17,7 +17,8 @@ mod settings;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use zyven_runtime::config::{ConfigError, EXIT_CONFIG};
+use zyven_runtime::config::{Activation, ConfigError, EXIT_CONFIG};
+use zyven_runtime::inherited::{Inherited, InheritedError};
 use zyven_runtime::supervisor::Chain;
 
 #[global_allocator]
@@ -85,6 +86,8 @@ impl Failure {
 /// Does what the command line says.
 pub fn main() -> ExitCode {
     let command = Cli::parse().command;
+    // Before the runtime and all else opens descriptors, which must not be taken for those that were passed.
+    let sockets = Inherited::take(&Activation::from_environment());
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -92,7 +95,7 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return complain(&Failure::other(error)),
     };
-    let outcome = runtime.block_on(run(command));
+    let outcome = runtime.block_on(run(command, sockets));
     // Whatever still runs has had its grace time.
     runtime.shutdown_background();
     match outcome {
@@ -101,13 +104,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command) -> Result<(), Failure> {
+async fn run(command: Command, sockets: Result<Inherited, InheritedError>) -> Result<(), Failure> {
     match command {
-        Command::Ingest => serve::run(&[serve::Service::Ingest]).await,
-        Command::Relay => serve::run(&[serve::Service::Relay]).await,
-        Command::Dispatcher => serve::run(&[serve::Service::Dispatcher]).await,
-        Command::Egress => serve::run(&[serve::Service::Egress]).await,
-        Command::All => serve::run(&serve::Service::ALL).await,
+        Command::Ingest => serve::run(&[serve::Service::Ingest], sockets).await,
+        Command::Relay => serve::run(&[serve::Service::Relay], sockets).await,
+        Command::Dispatcher => serve::run(&[serve::Service::Dispatcher], sockets).await,
+        Command::Egress => serve::run(&[serve::Service::Egress], sockets).await,
+        Command::All => serve::run(&serve::Service::ALL, sockets).await,
         Command::Migrate => admin::migrate().await,
         Command::Admin(command) => admin::run(command).await,
         Command::Config => {

@@ -7,9 +7,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use zyven_domain::secret_box::KeyRing;
 use zyven_queue::{Queue, QueueConfig};
-use zyven_runtime::config::{Activation, Source};
+use zyven_runtime::config::Source;
 use zyven_runtime::doorbell::Doorbell;
-use zyven_runtime::inherited::{Inherited, Listening};
+use zyven_runtime::inherited::{Inherited, InheritedError, Listening};
 use zyven_runtime::metrics::{self, Metrics};
 use zyven_runtime::pace::{self, Backoff, Rest};
 use zyven_runtime::probes::{self, Readiness};
@@ -101,8 +101,11 @@ fn right<T>(read: Option<Option<T>>) -> Option<Option<T>> {
     }
 }
 
-/// Runs `services` in this process until it is asked to stop.
-pub(crate) async fn run(services: &[Service]) -> Result<(), Failure> {
+/// Runs `services` in this process, on the sockets it was passed, until it is asked to stop.
+pub(crate) async fn run(
+    services: &[Service],
+    sockets: Result<Inherited, InheritedError>,
+) -> Result<(), Failure> {
     let mut source = Source::from_environment();
     let plan = Plan::read(&mut source, services);
     #[cfg(feature = "crash-points")]
@@ -126,8 +129,7 @@ pub(crate) async fn run(services: &[Service]) -> Result<(), Failure> {
     let (trigger, shutdown) = Shutdown::new();
     shutdown::stop_on_signals(trigger).map_err(Failure::other)?;
     let mut supervisor = Supervisor::default();
-    let activation = Activation::from_environment();
-    let mut sockets = Inherited::take(&activation).map_err(Failure::other)?;
+    let mut sockets = sockets.map_err(Failure::other)?;
     let probes_listener = bind(&mut sockets, "probes", plan.probe_listen)?;
     let running = parts.readiness.condition("running");
     if parts.store.is_some() {

@@ -51,7 +51,8 @@ pub enum InheritedError {
 }
 
 impl Inherited {
-    /// What was passed to this process. To be called once: it takes the file descriptors over.
+    /// What was passed to this process. To be called once, before anything opens file
+    /// descriptors: it takes those over that were passed.
     ///
     /// # Errors
     ///
@@ -111,8 +112,8 @@ fn descriptors(activation: &Activation, pid: u32) -> Result<std::ops::Range<i32>
 #[expect(unsafe_code, reason = "a file descriptor that was passed is a number")]
 fn listener(descriptor: i32) -> TcpListener {
     use std::os::fd::FromRawFd as _;
-    // SAFETY: by the protocol the descriptor is open and this process' own, and `take` is called once,
-    // before anything else opens files. One that is not open fails with EBADF when it is asked for its
+    // SAFETY: by the protocol the descriptor is open and this process' own, and `take` is called once, first in
+    // `main`, before the runtime or anything else opens descriptors. One that is not open fails with EBADF when it is asked for its
     // address, and is closed in vain.
     unsafe { TcpListener::from_raw_fd(descriptor) }
 }

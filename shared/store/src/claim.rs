@@ -181,8 +181,8 @@ const ASK_AGAIN_MS_MIN: i64 = 10;
 const ASK_FOR_LOCKED_AGAIN_MS_MIN: i64 = 5_000;
 
 impl Store {
-    /// Leases what may be attempted of `seqs` until `lease` from now, under `lease_token` (random,
-    /// never 0, never used before).
+    /// Leases what may be attempted of `seqs` until `lease` from now, under `lease_token` (never 0,
+    /// never used before).
     ///
     /// Commits asynchronously: a crash of PostgreSQL may forget the claim, which then is as if the
     /// dispatcher had crashed before it sent anything (C15 in ARCHITECTURE.md).
