@@ -25,7 +25,8 @@ const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// declares a dispatcher dead (`zyven_relay::Watch`), by as much as a request may take from the last look at
 /// the clock to the wire.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
-/// Longest wait for one beat. A connection that hangs must not keep the next beat from another one.
+/// Longest wait for one beat. The connection it waited for is closed then, as it may hang, and the next beat
+/// uses another one.
 const BEAT_TIME_MAX: Duration = Duration::from_secs(1);
 /// Longest wait for a registration, which is committed synchronously.
 const REGISTERING_TIME_MAX: Duration = Duration::from_secs(5);

@@ -188,7 +188,12 @@ impl Relay {
     }
 
     async fn try_to_lead(&self) -> Result<Leadership, RelayError> {
-        Ok(self.store.relay_lease(&self.holder, LEAD).await?)
+        let tried = self.store.relay_lease(&self.holder, LEAD).await;
+        if tried.is_err() {
+            // No look follows, and nobody can beat either: what is not heard meanwhile is no evidence.
+            self.watch().interrupt();
+        }
+        Ok(tried?)
     }
 
     /// Leads until the lead is lost or shutdown is requested.
@@ -301,7 +306,7 @@ impl Relay {
                 }
                 // The other tasks meet the same error and say so. Going on is harmless until somebody
                 // else may lead, and pointless after.
-                Err(_) if Instant::now() < leads_until => self.watch().interrupt(),
+                Err(_) if Instant::now() < leads_until => {}
                 Err(error) => {
                     tracing::warn!(%error, "the lead has run out");
                     break;
@@ -354,7 +359,7 @@ impl Relay {
 }
 
 async fn reclaim(term: Arc<Term>, ended: Shutdown) {
-    let mut reclaim = Reclaim::new(Arc::clone(&term));
+    let mut reclaim = Reclaim::new(Arc::clone(&term), ended.clone());
     let listen = async move |at_most| pace::notified(term.death(), at_most).await;
     pace::run_with_alarm("relay reclaim", ended, BACKOFF, listen, async move || {
         reclaim.step().await

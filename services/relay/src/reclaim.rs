@@ -12,6 +12,7 @@ use std::time::Duration;
 use zyven_domain::lease::DispatcherNumber;
 use zyven_queue::{ClaimedTicket, Lane, Next};
 use zyven_runtime::pace::Rest;
+use zyven_runtime::shutdown::Shutdown;
 use zyven_store::{EndedLease, OutboxRow};
 
 use crate::RelayError;
@@ -27,72 +28,110 @@ pub struct Reclaim {
     term: Arc<Term>,
     /// Whose rows are free, and which Redis does not know to be free yet.
     free: Vec<(ClaimedTicket, Next)>,
-    /// Of the dispatcher in hand: rows whose leases were ended.
+    /// Rows whose leases were ended since everything was last given back.
     ended: HashSet<i64>,
+    /// For whom a walk has come to its end since Redis was away: until it answers, a further one finds nothing
+    /// but what a late claim leaves, and costs as much as the outbox is long.
+    walked: HashSet<DispatcherNumber>,
+    /// Requested when the term is over.
+    over: Shutdown,
 }
 
 impl Reclaim {
-    /// For one leader's time; it begins with what the last leader may have left undone.
-    pub fn new(term: Arc<Term>) -> Self {
+    /// For one leader's time, until `over`; it begins with what the last leader may have left undone.
+    pub fn new(term: Arc<Term>, over: Shutdown) -> Self {
         Self {
             term,
             free: Vec::new(),
             ended: HashSet::new(),
+            walked: HashSet::new(),
+            over,
         }
     }
 
-    /// Sees to everybody who was declared dead.
+    /// Sees to everybody who was declared dead, to all at once.
     ///
     /// # Errors
     ///
     /// PostgreSQL or Redis did not do their part. The next step does it again.
     pub async fn step(&mut self) -> Result<Rest, RelayError> {
-        self.give_back().await?;
         let beats = self.term.store.dispatcher_beats().await?;
-        for dead in beats.iter().filter(|it| it.is_dead) {
-            self.reclaim(dead.number).await?;
+        let dead = beats.iter().filter(|it| it.is_dead);
+        let dead: Vec<DispatcherNumber> = dead.map(|it| it.number).collect();
+        if dead.is_empty() {
+            self.give_back().await?;
+        } else {
+            self.reclaim(&dead).await?;
         }
         Ok(Rest::For(REST))
     }
 
-    async fn reclaim(&mut self, dead: DispatcherNumber) -> Result<(), RelayError> {
-        self.ended.clear();
+    async fn reclaim(&mut self, dead: &[DispatcherNumber]) -> Result<(), RelayError> {
         // Redis may be away: the leases end all the same.
-        let held = self.term.queue.held().await;
-        if let Ok(held) = &held {
-            let held: Vec<i64> = held.iter().map(|ticket| ticket.seq).collect();
-            self.end_leases(dead, &held).await?;
+        let held = self.end_held(dead).await?;
+        let mut unwalked = dead.to_vec();
+        if held.is_err() {
+            unwalked.retain(|it| !self.walked.contains(it));
         }
-        // A claim that was under way when its dispatcher died may be committed behind the walk's back: the
-        // last walk is one that finds nothing.
-        while self.walk(dead).await? > 0 {}
+        if !unwalked.is_empty() {
+            // A claim that was under way when its dispatcher died may be committed behind the walk's back: the
+            // last walk is one that finds nothing.
+            while self.walk(&unwalked).await? > 0 {}
+            if self.over.is_requested() {
+                return Ok(()); // perhaps half-way: the next leader begins anew
+            }
+            self.walked.extend(unwalked);
+        }
+        let held = held?;
         self.give_back().await?;
-        let held = match held {
-            Ok(held) => held,
-            Err(_) => self.term.queue.held().await?,
-        };
         self.release_orphans(&held).await?;
         self.give_back().await?;
-        self.term.store.forget_dispatcher(dead).await?;
-        tracing::warn!(
-            dispatcher = %dead,
-            leases = self.ended.len(),
-            "what a dead dispatcher held is offered again"
-        );
+        for number in dead {
+            self.term.store.forget_dispatcher(*number).await?;
+            tracing::warn!(dispatcher = %number, "what a dead dispatcher held is offered again");
+        }
+        tracing::info!(leases = self.ended.len(), "leases of the dead were ended");
+        self.ended.clear();
+        self.walked.clear();
         Ok(())
     }
 
-    /// Walks over the outbox once; returns how many leases it ended.
-    async fn walk(&mut self, dead: DispatcherNumber) -> Result<usize, RelayError> {
+    /// Ends those leases that Redis knows of, within moments. Returns the tickets that were held, or why Redis
+    /// could not be asked.
+    async fn end_held(
+        &mut self,
+        dead: &[DispatcherNumber],
+    ) -> Result<Result<Vec<ClaimedTicket>, RelayError>, RelayError> {
+        if let Err(error) = self.give_back().await {
+            return Ok(Err(error));
+        }
+        let held = match self.term.queue.held().await {
+            Ok(held) => held,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let seqs: Vec<i64> = held.iter().map(|ticket| ticket.seq).collect();
+        for number in dead {
+            self.end_leases(*number, &seqs).await?;
+        }
+        let given = self.give_back().await;
+        Ok(given.map(|()| held))
+    }
+
+    /// Walks over the outbox once, for all of them; returns how many leases it ended. Stops between two pages
+    /// when the term is over.
+    async fn walk(&mut self, dead: &[DispatcherNumber]) -> Result<usize, RelayError> {
         let (mut ended, mut position) = (0, i64::MIN);
-        loop {
+        while !self.over.is_requested() {
             let page = self.term.store.leases_page(dead, position).await?;
-            ended += self.end_leases(dead, &page.leased).await?;
+            for number in dead {
+                ended += self.end_leases(*number, &page.leased).await?;
+            }
             match page.last_seq {
                 Some(last_seq) => position = last_seq,
                 None => return Ok(ended),
             }
         }
+        Ok(0)
     }
 
     async fn end_leases(

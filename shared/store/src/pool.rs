@@ -118,6 +118,8 @@ pub(crate) struct Connection {
     /// Not to be used by anybody else: a transaction was begun here and has not ended, an answer is owed, or the
     /// server takes no writes.
     spoilt: AtomicBool,
+    /// Whether a statement has begun whose caller may lose patience, and is not answered yet.
+    owes: AtomicBool,
 }
 
 /// For this transaction only: behind a transaction-pooling PgBouncer the next one is somebody else's.
@@ -190,6 +192,7 @@ impl Connection {
             patience,
             actor: None,
             spoilt: AtomicBool::new(false),
+            owes: AtomicBool::new(false),
         })
     }
 
@@ -284,6 +287,19 @@ impl Connection {
         run!(self, self.client().execute(&statement, parameters))
     }
 
+    /// Like [`execute`](Self::execute), for callers that wait less long than the pool does: dropped before the
+    /// answer is there, it closes the connection, which may hang. The next statement gets another one.
+    pub(crate) async fn execute_or_close(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, StoreError> {
+        self.owes.store(true, Ordering::Relaxed);
+        let outcome = self.execute(sql, parameters).await;
+        self.owes.store(false, Ordering::Relaxed);
+        outcome
+    }
+
     /// A transaction of several statements, in the actor's name if there is one.
     pub(crate) async fn transaction(&mut self) -> Result<Transaction<'_>, StoreError> {
         let (doing, actor) = (self.doing, self.actor);
@@ -308,7 +324,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if *self.spoilt.get_mut()
+        if (*self.spoilt.get_mut() || *self.owes.get_mut())
             && let Some(client) = self.client.take()
         {
             // Not back into the pool, where somebody else's statement would meet the same.

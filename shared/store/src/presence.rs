@@ -34,12 +34,12 @@ pub struct EndedLease {
     pub ordering_key: i64,
 }
 
-/// A page of the outbox, looked through for one dispatcher's leases.
+/// A page of the outbox, looked through for some dispatchers' leases.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeasesPage {
     /// The last row of the page; `None` behind the last page.
     pub last_seq: Option<i64>,
-    /// Rows of the page that the dispatcher has leased.
+    /// Rows of the page that one of them has leased.
     pub leased: Vec<i64>,
 }
 
@@ -71,7 +71,9 @@ const FORGET: &str = "
 
 /// The limit is a literal: under a generic plan a parameter would be taken for a tenth of the table.
 const LEASES_PAGE: &str = "
-    SELECT max(seq), array_agg(seq) FILTER (WHERE lease_token BETWEEN $2 AND $3)
+    SELECT max(seq),
+           array_agg(seq) FILTER (WHERE EXISTS (SELECT FROM unnest($2::bigint[], $3::bigint[]) AS r (low, high)
+                                                 WHERE lease_token BETWEEN r.low AND r.high))
       FROM (SELECT seq, lease_token
               FROM zyven.outbox
              WHERE seq > $1
@@ -104,13 +106,15 @@ impl Store {
     }
 
     /// Says that the dispatcher lives. False if it has been declared dead: nothing may be sent under
-    /// this number any more.
+    /// this number any more. Dropped before it is answered, it closes the connection it used.
     ///
     /// # Errors
     /// PostgreSQL could not be asked.
     pub async fn beat(&self, number: DispatcherNumber) -> Result<bool, StoreError> {
         let connection = self.relaxed("saying that this dispatcher lives").await?;
-        let rows = connection.execute(BEAT, &[&number.as_i64()]).await?;
+        let rows = connection
+            .execute_or_close(BEAT, &[&number.as_i64()])
+            .await?;
         Ok(rows == 1)
     }
 
@@ -121,7 +125,7 @@ impl Store {
     pub async fn leave(&self, number: DispatcherNumber) -> Result<(), StoreError> {
         let connection = self.relaxed("ending a dispatcher's registration").await?;
         connection
-            .execute(LEAVE, &[&number.as_i64()])
+            .execute_or_close(LEAVE, &[&number.as_i64()])
             .await
             .map(|_| ())
     }
@@ -160,19 +164,20 @@ impl Store {
         Ok(rows == 1)
     }
 
-    /// Looks through the outbox behind `after_seq`, at most 10,000 rows, for leases of a dispatcher.
+    /// Looks through the outbox behind `after_seq`, at most 10,000 rows, for leases of any of these dispatchers.
     ///
     /// # Errors
     /// PostgreSQL could not be asked.
     pub async fn leases_page(
         &self,
-        number: DispatcherNumber,
+        numbers: &[DispatcherNumber],
         after_seq: i64,
     ) -> Result<LeasesPage, StoreError> {
-        let connection = self.relaxed("looking for a dispatcher's leases").await?;
-        let (first, last) = number.tokens().into_inner();
+        let connection = self.relaxed("looking for dispatchers' leases").await?;
+        let ranges = numbers.iter().map(|it| it.tokens().into_inner());
+        let (firsts, lasts): (Vec<i64>, Vec<i64>) = ranges.unzip();
         let row = connection
-            .query_one(LEASES_PAGE, &[&after_seq, &first, &last])
+            .query_one(LEASES_PAGE, &[&after_seq, &firsts, &lasts])
             .await?;
         Ok(LeasesPage {
             last_seq: row.get(0),

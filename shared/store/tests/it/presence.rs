@@ -69,6 +69,35 @@ async fn the_beat_of_a_dispatcher_that_was_declared_dead_tells_it_so() {
 }
 
 #[tokio::test]
+async fn a_beat_that_is_given_up_takes_its_connection_with_it() {
+    let fixture = Fixture::new().await;
+    let it = registered(&fixture, 7).await;
+    assert!(fixture.store.beat(it).await.expect("beaten"));
+    let sessions = "SELECT pid FROM pg_stat_activity
+                     WHERE datname = current_database() AND query LIKE '%SET beat = beat + 1%'
+                       AND pid <> pg_backend_pid()";
+    let session = fixture.sql.query_one(sessions, &[]).await.expect("one");
+    let session: i32 = session.get(0);
+    // Polled once: it is sent, and cannot be answered yet.
+    tokio::select! {
+        biased;
+        _ = fixture.store.beat(it) => panic!("answered at once"),
+        () = std::future::ready(()) => {}
+    }
+    let lives = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1";
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        let row = fixture.sql.query_one(lives, &[&session]).await;
+        if row.expect("asked").get::<_, i64>(0) == 0 {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "it is kept");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(fixture.store.beat(it).await.expect("by another one"));
+}
+
+#[tokio::test]
 async fn who_lives_is_not_forgotten_and_can_leave() {
     let fixture = Fixture::new().await;
     let it = registered(&fixture, 7).await;
@@ -158,15 +187,20 @@ async fn a_walk_finds_every_lease_of_one_dispatcher() {
     );
     let first = fixture
         .store
-        .leases_page(it, i64::MIN)
+        .leases_page(&[number(6), it], i64::MIN)
         .await
         .expect("a page");
     assert_eq!(first.leased.len(), 1);
-    let second = fixture.store.leases_page(it, first.last_seq.expect("more"));
+    let second = fixture
+        .store
+        .leases_page(&[it], first.last_seq.expect("more"));
     let second = second.await.expect("a page");
     assert_eq!(second.leased, [second.last_seq.expect("one row")]);
-    let third = fixture.store.leases_page(it, second.leased[0]).await;
+    let third = fixture.store.leases_page(&[it], second.leased[0]).await;
     assert_eq!(third.expect("a page").last_seq, None);
-    let stranger = fixture.store.leases_page(number(8), i64::MIN).await;
+    let stranger = fixture
+        .store
+        .leases_page(&[number(8), number(9)], i64::MIN)
+        .await;
     assert_eq!(stranger.expect("a page").leased, [] as [i64; 0]);
 }
