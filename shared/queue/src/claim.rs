@@ -37,7 +37,7 @@ impl Queue {
     /// Returns nothing while Redis has no epoch, that is, until the relay has noticed that Redis was
     /// emptied; completions are then forgotten, as there is nothing left to complete.
     ///
-    /// A node of a cluster that does not answer keeps its completions back and gives no tickets; that is an
+    /// A node of a cluster that does not answer, or refuses, keeps its completions back and gives no tickets; that is an
     /// error only if no other node answers either.
     ///
     /// Not cancel-safe: tickets claimed by a call that was dropped stay away until the lease ends.
@@ -110,10 +110,16 @@ impl Queue {
     /// took are free. Those that Redis does not take for leased, having lost its part of the lease, go where
     /// they are told all the same.
     ///
+    /// Returns those that a node of a cluster has not taken: they are to be given back again.
+    ///
     /// # Errors
     ///
     /// See [`QueueError`]. Repeat it: giving back twice is harmless.
-    pub async fn give_back(&self, tickets: &[(ClaimedTicket, Next)]) -> Result<(), QueueError> {
+    pub async fn give_back(
+        &self,
+        tickets: &[(ClaimedTicket, Next)],
+    ) -> Result<Vec<(ClaimedTicket, Next)>, QueueError> {
+        let mut kept_back = Vec::new();
         for tickets in tickets.chunks(SCRIPT_TICKETS_MAX) {
             let back: Vec<Completion> = (tickets.iter())
                 .map(|(ticket, next)| Completion {
@@ -122,9 +128,10 @@ impl Queue {
                     next: *next,
                 })
                 .collect();
-            let _ = self.claim(0, Duration::ZERO, &back).await?;
+            let claimed = self.claim(0, Duration::ZERO, &back).await?;
+            kept_back.extend((claimed.kept_back.iter()).map(|back| (back.ticket, back.next)));
         }
-        Ok(())
+        Ok(kept_back)
     }
 
     /// With several shards the first round asks each for an equal share. What one could not give, those

@@ -7,10 +7,11 @@
 //!
 //! A single server, or one that Sentinels name, has all shards, and what is asked of several shards is one
 //! pipeline. In a cluster each shard is asked by itself. A shard whose node does not work is then left out:
-//! one task finds out when it works again, and nobody else waits for it meanwhile.
+//! one task finds out when it works again, and nobody else waits for it meanwhile. One that refuses, being full
+//! or about to give the slot away, is left out too; only claims still go to it, as they make room.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
 use bb8_redis::RedisConnectionManager;
@@ -37,6 +38,11 @@ const _: () = assert!(
 
 /// Between two looks whether a node works again.
 const REVIVAL_WAIT: Duration = Duration::from_millis(500);
+
+/// Changes nothing, and is refused by whatever refuses a push: it names the keys that every script names, and
+/// writes as far as Redis can tell.
+static PROBE: LazyLock<Script> =
+    LazyLock::new(|| Script::new("return redis.call('ZADD', KEYS[4], 'XX', 0, '')"));
 
 /// One command, or one call of a script.
 pub(crate) struct Question {
@@ -73,6 +79,13 @@ impl Question {
     pub(crate) fn arg(&mut self, argument: impl redis::ToRedisArgs) -> &mut Self {
         self.command.arg(argument);
         self
+    }
+
+    /// Whether a node that answers so is left out, as long as another one works.
+    fn leaves_out(&self, error: &QueueError) -> bool {
+        // Without its scripts a node is of no use; without a question about its memory it is.
+        let is_about_work = !error.is_forbidden() || self.script.is_some();
+        is_about_work && error.is_transient()
     }
 
     async fn put(&self, mut redis: MultiplexedConnection) -> RedisResult<Value> {
@@ -145,8 +158,8 @@ impl Connections {
     }
 
     /// Puts all questions at once, those to one server in this order, and returns the answers in the same
-    /// order. What a node does not answer that is away is `None`, as long as another node works; any other error
-    /// hides all answers. Cancel-safe towards the pool; what was sent is done.
+    /// order. What a node does not answer that is left out is `None`, as long as another node works; any other
+    /// error hides all answers. Cancel-safe towards the pool; what was sent is done.
     pub(crate) async fn ask(
         &self,
         questions: &[Question],
@@ -156,23 +169,51 @@ impl Connections {
             let answers = self.ask_at(home, &questions).await?;
             return Ok(answers.into_iter().map(Some).collect());
         }
+        // One that refuses to write would still answer some questions: that it has no epoch, for one, which it
+        // cannot be given now. All of that is seen to when it takes writes again.
+        let is_left_out: Vec<bool> = match self.has_a_node_that_works() {
+            true => (self.homes.iter())
+                .map(|home| home.site.left_out().is_some())
+                .collect(),
+            false => vec![false; self.homes.len()],
+        };
+        let is_asked = |home: usize| !is_left_out[home];
         let mut answers = Vec::with_capacity(questions.len());
-        for answer in self.ask_each(questions).await {
+        for (question, answer) in questions
+            .iter()
+            .zip(self.ask_homes(questions, is_asked).await)
+        {
             answers.push(match answer {
-                Ok(answer) => Some(answer),
-                Err(error) if error.is_about_the_server() && self.has_a_node_that_works() => None,
-                Err(error) => return Err(error),
+                None => None,
+                Some(Ok(answer)) => Some(answer),
+                Some(Err(error)) if question.leaves_out(&error) && self.has_a_node_that_works() => {
+                    None
+                }
+                Some(Err(error)) => return Err(error),
             });
         }
         Ok(answers)
     }
 
-    /// Like [`Connections::ask`], with every answer by itself: to one server all are answered or none is.
+    /// Like [`Connections::ask`], with every answer by itself: to one server all are answered or none is. A node
+    /// that refuses some things is asked all the same.
     pub(crate) async fn ask_each(&self, questions: &[Question]) -> Vec<Result<Value, QueueError>> {
+        let answers = self.ask_homes(questions, |_| true).await;
+        (answers.into_iter().flatten()).collect() // all were asked
+    }
+
+    /// Asks some homes only; the answers of the others are `None`.
+    async fn ask_homes(
+        &self,
+        questions: &[Question],
+        is_asked: impl Fn(usize) -> bool,
+    ) -> Vec<Option<Result<Value, QueueError>>> {
         let mut by_home: Vec<Vec<&Question>> = vec![Vec::new(); self.homes.len()];
         let home_of = |question: &Question| question.shard % self.homes.len();
         for question in questions {
-            by_home[home_of(question)].push(question);
+            if is_asked(home_of(question)) {
+                by_home[home_of(question)].push(question);
+            }
         }
         let asked = self
             .homes
@@ -187,13 +228,14 @@ impl Connections {
             .collect();
         (questions.iter())
             .map(|question| match &mut answers[home_of(question)] {
-                Ok(answers) => Ok(answers.next().expect("an answer for each question")),
-                Err(error) => Err(error.clone()),
+                _ if !is_asked(home_of(question)) => None,
+                Ok(answers) => Some(Ok(answers.next().expect("an answer for each question"))),
+                Err(error) => Some(Err(error.clone())),
             })
             .collect()
     }
 
-    /// For questions about one of several shards: `None` if its node is away and another one is not.
+    /// For questions about one of several shards: `None` if its node is left out.
     pub(crate) async fn ask_one(
         &self,
         questions: &[Question],
@@ -202,7 +244,7 @@ impl Connections {
     }
 
     fn has_a_node_that_works(&self) -> bool {
-        self.homes.len() > 1 && self.homes.iter().any(|home| home.site.away().is_none())
+        self.homes.len() > 1 && self.homes.iter().any(|home| home.site.left_out().is_none())
     }
 
     async fn ask_at(&self, home: &Home, questions: &[&Question]) -> Result<Vec<Value>, QueueError> {
@@ -213,8 +255,9 @@ impl Connections {
         let answers = home.ask(questions).await;
         if let Err(error) = &answers {
             self.shared.failures.note(error);
-            if has_others && error.is_about_the_server() && !home.site.set_away(Some(error.clone()))
-            {
+            let leaves_out =
+                has_others && (questions.iter()).any(|question| question.leaves_out(error));
+            if leaves_out && !home.site.leave_out(Some(error.clone())) {
                 // Ends when it works again, or with the queue.
                 tokio::spawn(revive(
                     home.clone(),
@@ -226,9 +269,9 @@ impl Connections {
         answers
     }
 
-    /// What keeps some of several nodes from answering.
+    /// Why some of several nodes are left out.
     pub(crate) fn away(&self) -> Option<QueueError> {
-        self.homes.iter().find_map(|home| home.site.away())
+        self.homes.iter().find_map(|home| home.site.left_out())
     }
 
     /// How often one of several nodes has come back.
@@ -241,26 +284,24 @@ impl Connections {
     }
 }
 
-/// Waits until a node that was away works again.
+/// Waits until a node that was left out takes writes again.
 async fn revive(home: Home, shard: usize, shared: Weak<Shared>) {
     loop {
         tokio::time::sleep(REVIVAL_WAIT).await;
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        // About a key, so that a node that lacks the slot does not count.
+        // About its keys, so that a node that lacks the slot does not count.
         let shard = Shard::new(u16::try_from(shard).expect("there are few shards"));
-        let mut exists = Question::command(&shard, "EXISTS");
-        exists.arg(&shard.epoch);
-        match home.ask(&[&exists]).await {
+        match home.ask(&[&Question::script(&shard, &PROBE, 0)]).await {
             Ok(_) => {
-                home.site.set_away(None);
+                home.site.leave_out(None);
                 shared.revivals.fetch_add(1, Ordering::Relaxed);
                 return;
             }
             Err(error) => {
                 shared.failures.note(&error);
-                home.site.set_away(Some(error));
+                home.site.leave_out(Some(error));
             }
         }
     }

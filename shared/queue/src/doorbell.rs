@@ -17,8 +17,9 @@ use crate::site::Site;
 /// night costs few commands; short enough that a dead connection is noticed.
 const LISTEN_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// How long not to try again after a failure.
-const REST: Duration = Duration::from_millis(250);
+/// How long not to try again after a failure, twice as long after each that follows.
+const REST_MIN: Duration = Duration::from_millis(250);
+const REST_MAX: Duration = Duration::from_secs(2);
 
 /// Why a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,7 @@ struct Ear {
     bells: Vec<String>,
     listening: Option<Listening>,
     deaf_until: Option<Instant>,
+    rest: Duration,
 }
 
 /// A `BLPOP` under way. It is kept when a wait ends or is dropped: its answer belongs to the next wait.
@@ -61,6 +63,7 @@ impl Doorbell {
             bells,
             listening: None,
             deaf_until: None,
+            rest: REST_MIN,
         });
         Self {
             ears: ears.collect(),
@@ -101,6 +104,7 @@ impl Ear {
                 .get_or_insert_with(|| listen(Arc::clone(site), None, bells.clone()));
             match listening.await {
                 Ok((line, answer)) => {
+                    self.rest = REST_MIN;
                     // Prepared, not begun: a bell is for a dispatcher that sleeps.
                     let site = Arc::clone(&self.site);
                     self.listening = Some(listen(site, Some(line), self.bells.clone()));
@@ -112,7 +116,8 @@ impl Ear {
                     tracing::debug!(%error, "the doorbell's connection failed");
                     self.site.learn(&error);
                     self.listening = None;
-                    self.deaf_until = Some(Instant::now() + REST);
+                    self.deaf_until = Some(Instant::now() + self.rest);
+                    self.rest = (2 * self.rest).min(REST_MAX);
                 }
             }
         }

@@ -74,6 +74,15 @@ impl QueueError {
 
     /// Whether the server can do nothing at all for the moment, unlike one that refuses some things.
     pub(crate) fn is_about_the_server(&self) -> bool {
+        !self.is_forbidden() && self.is_of_the_server()
+    }
+
+    /// Whether the access list lacks what was asked; the rest may be allowed.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Refused(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm))
+    }
+
+    fn is_of_the_server(&self) -> bool {
         match self.failure() {
             Failure::NoConnection
             | Failure::NoAnswer

@@ -386,8 +386,8 @@ impl Queue {
         self.connections.ask(&[ring, fade]).await.map(drop)
     }
 
-    /// Why one of several nodes of a cluster is left out for the moment. Everything else goes on meanwhile, and
-    /// the node is used again once it works. Always `None` for a single server, whose failures are errors.
+    /// Why one of several nodes of a cluster is left out for the moment: it does not answer, or refuses to write.
+    /// Everything else goes on meanwhile, and the node is used again once it works. Always `None` for a single server, whose failures are errors.
     pub fn away(&self) -> Option<QueueError> {
         self.connections.away()
     }

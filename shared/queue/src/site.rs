@@ -30,8 +30,8 @@ struct Notes {
     hint: Option<(String, u16)>,
     /// Why the last attempt to connect failed: the pool itself only says that time is up.
     last_failure: Option<RedisError>,
-    /// Why nobody asks it anything for the moment.
-    away: Option<QueueError>,
+    /// Why nobody asks it for the moment, or for claims only.
+    left_out: Option<QueueError>,
 }
 
 impl Site {
@@ -101,16 +101,22 @@ impl Site {
         self.notes().last_failure.clone()
     }
 
-    pub(crate) fn away(&self) -> Option<QueueError> {
-        self.notes().away.clone()
+    /// Why nothing but claims is sent to it.
+    pub(crate) fn left_out(&self) -> Option<QueueError> {
+        self.notes().left_out.clone()
     }
 
-    /// Returns whether it was away before.
-    pub(crate) fn set_away(&self, away: Option<QueueError>) -> bool {
+    /// Why nothing at all is sent to it.
+    pub(crate) fn away(&self) -> Option<QueueError> {
+        self.left_out().filter(QueueError::is_about_the_server)
+    }
+
+    /// Returns whether it was left out before.
+    pub(crate) fn leave_out(&self, why: Option<QueueError>) -> bool {
         let mut notes = self.notes();
-        let was_away = notes.away.is_some();
-        notes.away = away;
-        was_away
+        let was_left_out = notes.left_out.is_some();
+        notes.left_out = why;
+        was_left_out
     }
 
     fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use zyven_queue::{
-    Claimed, Completion, Epoch, Failure, Lane, Pushed, Queue, QueueConfig, Ticket, Wake,
+    Claimed, Completion, Epoch, Failure, Lane, Next, Pushed, Queue, QueueConfig, Ticket, Wake,
 };
 use zyven_testkit::{RedisCluster, Replicas, wait_until};
 
@@ -74,12 +74,16 @@ impl Stage {
         }
     }
 
-    async fn works_everywhere(&mut self, seqs: std::ops::Range<i64>) {
+    async fn asks_everybody(&self) {
         wait_until("no node is left out", PATIENCE, async || {
             let _ = self.queue.health().await;
             self.queue.away().map_or(Ok(()), Err)
         })
         .await;
+    }
+
+    async fn works_everywhere(&mut self, seqs: std::ops::Range<i64>) {
+        self.asks_everybody().await;
         self.epoch = wait_until("there is one epoch", PATIENCE, async || {
             match self.queue.epoch().await {
                 Ok(Some(epoch)) => Ok(epoch),
@@ -185,9 +189,14 @@ async fn a_slot_moves_while_tickets_flow() {
     let more = offered.clone();
     let flow = tokio::spawn(async move {
         let (mut taken, mut completions) = (BTreeSet::new(), Vec::new());
-        let mut refused = 0;
+        let mut left_out = 0;
         while stopped.try_recv().is_err() {
-            refused += u32::from(queue.push(&more[..100], &epoch).await.is_err());
+            let pushed = queue.push(&more[..100], &epoch).await;
+            assert!(
+                matches!(pushed, Ok(Pushed::Accepted { .. })),
+                "the other shards take theirs: {pushed:?}"
+            );
+            left_out += u32::from(queue.away().is_some());
             match queue.claim(20, LEASE, &completions).await {
                 Ok(claimed) => {
                     completions = claimed.kept_back;
@@ -198,7 +207,7 @@ async fn a_slot_moves_while_tickets_flow() {
             }
         }
         let _ = queue.claim(0, LEASE, &completions).await;
-        (taken, refused)
+        (taken, left_out)
     });
     stage.cluster.begin_move(slot, from, to).await;
     // Keys on both sides: TRYAGAIN.
@@ -210,13 +219,15 @@ async fn a_slot_moves_while_tickets_flow() {
     while stage.cluster.move_keys(slot, from, to, 100).await > 0 {}
     stage.cluster.finish_move(slot, to).await;
     stop.send(()).unwrap();
-    let (taken, refused) = flow.await.unwrap();
-    assert!(refused > 0, "the move was noticed");
+    let (taken, left_out) = flow.await.unwrap();
+    assert!(left_out > 0, "the move was noticed");
 
     // What an interrupted script has dropped, the relay's walk offers again.
     let left: Vec<Ticket> = (offered.into_iter())
         .filter(|ticket| !taken.contains(&ticket.seq))
         .collect();
+    stage.asks_everybody().await;
+    assert!(stage.queue.revivals() > 0, "a walk is owed");
     stage.queue.mend().await.unwrap();
     let _ = stage.queue.push(&left, &stage.epoch).await.unwrap();
     let rest = stage.drain().await;
@@ -254,6 +265,12 @@ async fn a_node_that_is_gone_holds_up_its_own_shards_only() {
     let kept: BTreeSet<i64> = claimed.kept_back.iter().map(|it| it.ticket.seq).collect();
     assert_eq!(kept, of_the_node.iter().map(|ticket| ticket.seq).collect());
     assert!(stage.queue.away().is_some());
+    let freed: Vec<_> = (held.tickets.iter())
+        .map(|ticket| (*ticket, Next::Done))
+        .collect();
+    let kept = stage.queue.give_back(&freed).await.unwrap();
+    let kept: BTreeSet<i64> = kept.iter().map(|(ticket, _)| ticket.seq).collect();
+    assert_eq!(kept, of_the_node.iter().map(|ticket| ticket.seq).collect());
     // What is for that node alone is left out, and is no error either: it would hold up what comes behind it.
     let lane = of_the_node[0].lane;
     let mine = [ticket(lane, 999, NOW)];
@@ -283,6 +300,58 @@ async fn a_node_that_is_gone_holds_up_its_own_shards_only() {
     stage.cluster.nodes[2].restart().await;
     stage.works_everywhere(5_001..5_201).await;
     assert!(stage.queue.revivals() > revivals);
+}
+
+#[tokio::test]
+async fn a_node_that_refuses_holds_up_its_own_shards_only() {
+    for (failure, setting, forbidding, allowing) in [
+        (Failure::OutOfMemory, "maxmemory", "1", "0"),
+        (Failure::NoReplicas, "min-replicas-to-write", "1", "0"),
+    ] {
+        let mut stage = Stage::new(Replicas::None).await;
+        let offered = tickets(1..101);
+        let _ = stage.queue.push(&offered, &stage.epoch).await.unwrap();
+        let node = &stage.cluster.nodes[2];
+        node.command(&["CONFIG", "SET", setting, forbidding]).await;
+
+        for round in 0..20 {
+            let offered = tickets(1_000 + 20 * round..1_020 + 20 * round);
+            let pushed = stage.queue.push(&offered, &stage.epoch).await.unwrap();
+            assert_ne!(pushed, Pushed::EpochLost);
+        }
+        assert_eq!(stage.queue.away().unwrap().failure(), failure);
+        stage.queue.mend().await.unwrap();
+        let epoch = stage.queue.epoch().await.unwrap();
+        assert_eq!(epoch, Some(stage.epoch.clone()));
+        // It cannot be given an epoch, which is no reason to give the others one after another.
+        stage.epoch = stage.queue.begin_epoch().await.unwrap();
+        let epoch = stage.queue.epoch().await.unwrap();
+        assert_eq!(epoch, Some(stage.epoch.clone()));
+        let pushed = stage.queue.push(&offered, &stage.epoch).await.unwrap();
+        assert_ne!(pushed, Pushed::EpochLost);
+        // Claims make room.
+        if failure == Failure::OutOfMemory {
+            let taken = stage.drain().await;
+            assert!(offered.iter().all(|ticket| taken.contains(&ticket.seq)));
+        }
+
+        let revivals = stage.queue.revivals();
+        let node = &stage.cluster.nodes[2];
+        node.command(&["CONFIG", "SET", setting, allowing]).await;
+        stage.works_everywhere(5_001..5_201).await;
+        assert!(stage.queue.revivals() > revivals, "a walk is owed");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_tell_its_memory_is_used_all_the_same() {
+    let stage = Stage::new(Replicas::None).await;
+    stage.queue.memory().await.unwrap();
+    let node = &stage.cluster.nodes[1];
+    node.command(&["ACL", "SETUSER", "default", "-info"]).await;
+    let error = stage.queue.memory().await.unwrap_err();
+    assert_eq!(error.failure(), Failure::Unauthorized);
+    assert!(stage.queue.away().is_none());
 }
 
 #[tokio::test]
