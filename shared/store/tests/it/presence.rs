@@ -193,8 +193,9 @@ async fn a_walk_finds_every_lease_of_one_dispatcher() {
     assert_eq!(first.leased.len(), 1);
     let second = fixture
         .store
-        .leases_page(&[it], first.last_seq.expect("more"));
-    let second = second.await.expect("a page");
+        .leases_page(&[it], first.last_seq.expect("more"))
+        .await
+        .expect("a page");
     assert_eq!(second.leased, [second.last_seq.expect("one row")]);
     let third = fixture.store.leases_page(&[it], second.leased[0]).await;
     assert_eq!(third.expect("a page").last_seq, None);
