@@ -98,7 +98,7 @@ where
         let broken = properties.iter().find(|p| !(p.condition)(model, state));
         broken.map(|property| property.name)
     };
-    let mut found: Vec<(M::State, Option<(usize, M::Action)>)> = Vec::new();
+    let mut found: Vec<Found<M>> = Vec::new();
     let mut seen: HashSet<M::State> = HashSet::new();
     let mut next: VecDeque<usize> = VecDeque::new();
     let mut first: Vec<_> = model.init_states().into_iter().map(|s| (s, None)).collect();
@@ -125,11 +125,10 @@ where
     }
 }
 
-fn story<M: Narrated>(
-    model: &M,
-    found: &[(M::State, Option<(usize, M::Action)>)],
-    mut place: usize,
-) -> Vec<String>
+/// A state, and from which one found before it which step leads there.
+type Found<M> = (<M as Model>::State, Option<(usize, <M as Model>::Action)>);
+
+fn story<M: Narrated>(model: &M, found: &[Found<M>], mut place: usize) -> Vec<String>
 where
     M::Action: Copy,
 {

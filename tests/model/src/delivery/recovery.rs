@@ -1,4 +1,4 @@
-//! 6. Liveness, as something that can be checked in one state: from here, with no further fault, the
+//! Liveness (6), as something that can be checked in one state: from here, with no further fault, the
 //! ordinary steps of the services empty the outbox within a bounded number of rounds, whatever Redis holds
 //! at this moment.
 //!
