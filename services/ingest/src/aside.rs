@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use zyven_domain::id::TenantId;
-use zyven_store::Store;
+use zyven_store::{NewEvent, Store};
 
 use crate::batcher::{Job, Refusal, Writer};
 use crate::config::FLUSH_EVENTS_MAX;
@@ -82,9 +82,15 @@ impl Aside {
         statistics: &Statistics,
         jobs: Vec<Job>,
     ) -> Vec<Job> {
+        // Asked of all at once: a route that nobody remembers costs one question, and not one for each request. Without an
+        // answer the batch meets the same trouble in a moment, and deals with it.
+        let events: Vec<&NewEvent> = jobs.iter().flat_map(|job| &job.events).collect();
+        let work = store.filter_work(&events).await.unwrap_or_default();
+        let mut work = work.into_iter();
         let mut shared = Vec::with_capacity(jobs.len());
         let mut sum = 0;
         for job in jobs {
+            let work: u64 = work.by_ref().take(job.events.len()).sum();
             let Some(tenant) = tenant_of(&job) else {
                 continue;
             };
@@ -92,9 +98,6 @@ impl Aside {
                 self.take_over(job, Reason::HeldUp, statistics);
                 continue;
             }
-            // Without an answer the batch meets the same trouble in a moment, and deals with it.
-            let work = store.filter_work(&job.events).await;
-            let work: u64 = work.unwrap_or_default().iter().sum();
             if work > REQUEST_WORK_MAX {
                 job.refuse(Refusal::TooCostly);
             } else if work > SHARED_WORK_MAX || sum + work > SHARED_WORK_SUM_MAX {

@@ -22,6 +22,8 @@ use crate::term::Term;
 const BATCH_ROWS: usize = 500;
 /// Rest while nobody has died; a death is an alarm. Should one be missed, this bounds how late it is seen to.
 const REST: Duration = Duration::from_secs(30);
+/// Rest while a node of Redis has not taken back what the dead held there.
+const REST_WITHOUT_A_NODE: Duration = Duration::from_millis(500);
 
 /// Ends the leases of the dead and gives their tickets back.
 pub struct Reclaim {
@@ -63,14 +65,23 @@ impl Reclaim {
         } else {
             self.reclaim(&dead).await?;
         }
-        Ok(Rest::For(REST))
+        Ok(Rest::For(if self.is_told_to_all_of_redis() {
+            REST
+        } else {
+            REST_WITHOUT_A_NODE
+        }))
+    }
+
+    /// Whether no node of a cluster is left out that might hold tickets of the dead.
+    fn is_told_to_all_of_redis(&self) -> bool {
+        self.free.is_empty() && self.term.queue.away().is_none()
     }
 
     async fn reclaim(&mut self, dead: &[DispatcherNumber]) -> Result<(), RelayError> {
         // Redis may be away: the leases end all the same.
         let held = self.end_held(dead).await?;
         let mut unwalked = dead.to_vec();
-        if held.is_err() {
+        if held.is_err() || !self.is_told_to_all_of_redis() {
             unwalked.retain(|it| !self.walked.contains(it));
         }
         if !unwalked.is_empty() {
@@ -86,6 +97,9 @@ impl Reclaim {
         self.give_back().await?;
         self.release_orphans(&held).await?;
         self.give_back().await?;
+        if !self.is_told_to_all_of_redis() {
+            return Ok(()); // what the dead held on a node that is away is found, and given back, once it is there
+        }
         for number in dead {
             self.term.store.forget_dispatcher(*number).await?;
             tracing::warn!(dispatcher = %number, "what a dead dispatcher held is offered again");
@@ -183,8 +197,7 @@ impl Reclaim {
 
     async fn give_back(&mut self) -> Result<(), RelayError> {
         if !self.free.is_empty() {
-            self.term.queue.give_back(&self.free).await?;
-            self.free.clear();
+            self.free = self.term.queue.give_back(&self.free).await?;
         }
         Ok(())
     }

@@ -123,9 +123,8 @@ impl Store {
     ///
     /// # Errors
     /// PostgreSQL could not be asked.
-    pub async fn filter_work(&self, events: &[NewEvent]) -> Result<Vec<u64>, StoreError> {
-        let batch: Vec<&NewEvent> = events.iter().collect();
-        let routes = self.routes(&batch).await?;
+    pub async fn filter_work(&self, events: &[&NewEvent]) -> Result<Vec<u64>, StoreError> {
+        let routes = self.routes(events).await?;
         let work = events.iter().zip(routes).map(|(event, route)| {
             let bytes = event.payload.len() as u64;
             let filters = route.recipients.iter().filter(|r| r.has_filter);

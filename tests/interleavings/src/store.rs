@@ -92,7 +92,7 @@ impl Store {
     ///
     /// # Errors
     /// None.
-    pub async fn filter_work(&self, events: &[NewEvent]) -> Result<Vec<u64>, StoreError> {
+    pub async fn filter_work(&self, events: &[&NewEvent]) -> Result<Vec<u64>, StoreError> {
         yield_now().await;
         let work = events.iter().map(|event| match event.payload == COSTLY {
             true => 1 << 20,

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use zyven_domain::lease::DispatcherNumber;
+use zyven_queue::{Queue, QueueConfig};
 use zyven_store::Store;
-use zyven_testkit::{Postgres, wait_until};
+use zyven_testkit::{Postgres, RedisCluster, Replicas, wait_until};
 
 use crate::stage::{NEVER, PATIENCE, Running, Stage, metric};
 
@@ -117,6 +118,47 @@ async fn tickets_that_redis_could_not_take_back_are_given_back_when_it_can() {
     })
     .await;
     stage.redis.thaw();
+    stage.wait_for_tickets(&held).await;
+    wait_until_forgotten(&stage, silent).await;
+    relay.stop().await;
+}
+
+async fn node_that_holds_leases(redis: &RedisCluster, shards: u16) -> usize {
+    for shard in 0..shards {
+        let key = format!("{{z{shard}}}:v2:leased");
+        let node = redis.primary_of(redis.slot_of(&key).await);
+        if redis.nodes[node].command(&["EXISTS", &key]).await == redis::Value::Int(1) {
+            return node;
+        }
+    }
+    panic!("no node holds a lease");
+}
+
+#[tokio::test]
+async fn what_the_dead_held_on_a_node_that_is_away_is_given_back_when_it_is_there_again() {
+    const SHARDS: u16 = 3;
+    let mut redis = RedisCluster::start(Replicas::None).await;
+    let mut stage = Stage::new().await;
+    stage.queue = Queue::connect(&QueueConfig {
+        url: redis.url(),
+        shards: SHARDS,
+        ..QueueConfig::default()
+    })
+    .unwrap();
+    let relay = leading(&stage).await;
+    stage.accept(10).await;
+    let silent = register(&stage, 7).await;
+    let held = hold(&stage, silent, 10).await;
+    let node = node_that_holds_leases(&redis, SHARDS).await;
+    // Frozen, not emptied: it still takes the tickets for leased. The other nodes answer.
+    redis.nodes[node].freeze();
+    wait_until("the leases have ended", PATIENCE * 2, async || {
+        stage.seqs("WHERE lease_token <> 0", &[]).await.is_empty()
+    })
+    .await;
+    let beats = stage.store.dispatcher_beats().await.unwrap();
+    assert!(beats.iter().any(|it| it.number == silent && it.is_dead));
+    redis.nodes[node].thaw();
     stage.wait_for_tickets(&held).await;
     wait_until_forgotten(&stage, silent).await;
     relay.stop().await;

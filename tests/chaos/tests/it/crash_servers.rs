@@ -1,5 +1,6 @@
 //! C14, C15 and C17: what the servers lose.
 
+use std::collections::HashMap;
 use std::process::Command;
 
 use serde_json::json;
@@ -164,17 +165,29 @@ async fn c15_the_owner_of_a_claim_that_postgresql_forgot_may_succeed_and_must_no
     let account = scene.balance().await;
     // Its successes count, though nobody knows of its lease.
     assert_eq!(account.duplicates_count(), 0, "{account}");
-    // It was frozen for longer than a beat may be old, so it sends nothing under the claim that was forgotten (ADR 0029):
-    // each refusal was heard once, on the claim that is on record.
+    // Its failures do not: what it was refused is attempted once more, and that attempt is the only one on record. If it
+    // comes back when its last beat is too old, it sends nothing (ADR 0029), and each refusal is heard once.
     let refused = EventSource {
         refused_one_in: Some(4),
         ..events()
     };
     let requests = scene.fleet.receiver.requests();
-    let of_refused = requests[before..].iter().filter(|request| {
-        EventSource::number_of(&request.body).is_some_and(|number| refused.is_refused(number))
-    });
-    assert_eq!(of_refused.count(), 20);
+    let mut heard: HashMap<u64, Vec<&str>> = HashMap::new();
+    for request in &requests[before..] {
+        if let Some(number) = EventSource::number_of(&request.body)
+            && refused.is_refused(number)
+        {
+            let attempts = heard.entry(number).or_default();
+            attempts.push(request.header("zyven-attempt"));
+        }
+    }
+    assert_eq!(heard.len(), 20);
+    for (number, attempts) in &heard {
+        assert!(
+            attempts == &["1"] || attempts == &["1", "1"],
+            "event {number}: {attempts:?}"
+        );
+    }
     let attempts = "SELECT count(*) FROM zyven.finished_deliveries WHERE attempts > 1";
     assert_eq!(scene.count(attempts).await, 0);
 }
