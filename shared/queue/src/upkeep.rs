@@ -74,21 +74,12 @@ impl Queue {
     ///
     /// See [`QueueError`].
     pub async fn epoch(&self) -> Result<Option<Epoch>, QueueError> {
-        let questions = self.of_each_shard(|shard| {
+        let get = |shard: &Shard| {
             let mut get = Question::command(shard, "GET");
             get.arg(&shard.epoch);
             get
-        });
-        let mut epochs = Vec::new();
-        for answer in self
-            .connections
-            .ask(&questions)
-            .await?
-            .into_iter()
-            .flatten()
-        {
-            epochs.push(read::<Option<String>>(answer)?);
-        }
+        };
+        let epochs: Vec<Option<String>> = self.ask_each_shard(get).await?;
         // Without a first one the nodes have gone and come back amid the question.
         let first = epochs.first().cloned().ok_or(QueueError::NoAnswer)?;
         let is_agreed = epochs.iter().all(|epoch| *epoch == first);
@@ -104,12 +95,12 @@ impl Queue {
     /// See [`QueueError`]. Some shards may have begun it; begin another one.
     pub async fn begin_epoch(&self) -> Result<Epoch, QueueError> {
         let epoch = Epoch(Uuid::now_v7().simple().to_string());
-        let questions = self.of_each_shard(|shard| {
+        let set = |shard: &Shard| {
             let mut set = Question::command(shard, "SET");
             set.arg(&shard.epoch).arg(&epoch.0);
             set
-        });
-        self.connections.ask(&questions).await?;
+        };
+        let _: Vec<Value> = self.ask_each_shard(set).await?;
         Ok(epoch)
     }
 
@@ -122,18 +113,9 @@ impl Queue {
     ///
     /// See [`QueueError`].
     pub async fn mend(&self) -> Result<u64, QueueError> {
-        let questions = self.of_each_shard(|shard| self.script(&MEND, shard, 0));
-        let mut mended = 0;
-        for answer in self
-            .connections
-            .ask(&questions)
-            .await?
-            .into_iter()
-            .flatten()
-        {
-            mended += read::<u64>(answer)?;
-        }
-        Ok(mended)
+        let mend = |shard: &Shard| self.script(&MEND, shard, 0);
+        let mended: Vec<u64> = self.ask_each_shard(mend).await?;
+        Ok(mended.iter().sum())
     }
 
     /// The tickets that dispatchers hold, whoever they are. Not one moment's picture.
@@ -142,19 +124,11 @@ impl Queue {
     ///
     /// See [`QueueError`].
     pub async fn held(&self) -> Result<Vec<ClaimedTicket>, QueueError> {
-        let questions = self.of_each_shard(|shard| whole(shard, &shard.leased));
-        let mut held = Vec::new();
-        for answer in self
-            .connections
-            .ask(&questions)
-            .await?
-            .into_iter()
-            .flatten()
-        {
-            let members = read::<Vec<String>>(answer)?;
-            held.extend(members.iter().filter_map(|member| ticket(member)));
-        }
-        Ok(held)
+        let leased = |shard: &Shard| whole(shard, &shard.leased);
+        let members: Vec<Vec<String>> = self.ask_each_shard(leased).await?;
+        Ok((members.iter().flatten())
+            .filter_map(|member| ticket(member))
+            .collect())
     }
 
     /// Counts tickets and lanes, for gauges and operators. Not one moment's picture: other work goes on
@@ -237,20 +211,14 @@ impl Queue {
     ///
     /// See [`QueueError`]; among others, the user may not be allowed to ask.
     pub async fn memory(&self) -> Result<Memory, QueueError> {
-        let questions = self.of_each_shard(|shard| {
+        let info = |shard: &Shard| {
             let mut info = Question::command(shard, "INFO");
             info.arg("memory");
             info
-        });
+        };
         let mut fullest = Memory::default();
-        for answer in self
-            .connections
-            .ask(&questions)
-            .await?
-            .into_iter()
-            .flatten()
-        {
-            let memory = Memory::read(&read::<String>(answer)?);
+        for answer in self.ask_each_shard::<String>(info).await? {
+            let memory = Memory::read(&answer);
             let evicts = fullest.evicts || memory.evicts;
             if memory.share() >= fullest.share() {
                 fullest = memory;
@@ -260,8 +228,14 @@ impl Queue {
         Ok(fullest)
     }
 
-    fn of_each_shard(&self, question: impl FnMut(&Shard) -> Question) -> Vec<Question> {
-        self.shards.iter().map(question).collect()
+    /// The answers of those shards whose node is not away.
+    async fn ask_each_shard<T: FromRedisValue>(
+        &self,
+        question: impl FnMut(&Shard) -> Question,
+    ) -> Result<Vec<T>, QueueError> {
+        let questions: Vec<Question> = self.shards.iter().map(question).collect();
+        let answers = self.connections.ask(&questions).await?;
+        answers.into_iter().flatten().map(read).collect()
     }
 }
 

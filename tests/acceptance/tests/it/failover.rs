@@ -1,12 +1,20 @@
 //! Redis is more than one server, and one of them dies under load. Nobody restarts anything of Zyven.
 
 use serde_json::json;
-use zyven_testkit::{RedisCluster, RedisSentinels, Replicas, TestDatabase, wait_until};
+use zyven_testkit::{RedisCluster, RedisSentinels, Replicas, wait_until};
 
 use crate::load::{Load, wait_for_all};
 use crate::stack::{PATIENCE, Spread, Stack};
 
 const SERVICES: [&str; 4] = ["ingest", "relay", "dispatcher", "egress"];
+
+async fn stack_on(redis_url: &str, shards: &str) -> Stack {
+    let settings = [
+        ("ZYVEN_REDIS_URL", redis_url),
+        ("ZYVEN_QUEUE_SHARDS", shards),
+    ];
+    Stack::start_with(Spread::ProcessEach, &settings).await
+}
 
 /// The same processes as at the start, and all of them ready.
 async fn assert_untouched(stack: &mut Stack) {
@@ -18,10 +26,7 @@ async fn assert_untouched(stack: &mut Stack) {
 #[tokio::test]
 async fn a_failover_under_load_loses_nothing_and_needs_no_restart() {
     let mut redis = RedisSentinels::start(&[]).await;
-    let url = redis.url();
-    let settings = [("ZYVEN_REDIS_URL", url.as_str())];
-    let database = TestDatabase::new().await;
-    let mut stack = Stack::start_on(database, Spread::ProcessEach, &settings).await;
+    let mut stack = stack_on(&redis.url(), "1").await;
     stack.endpoint("/hook", json!({})).await;
     let mut load = Load::start(&stack);
     load.goes_on(50).await;
@@ -50,13 +55,7 @@ async fn a_failover_under_load_loses_nothing_and_needs_no_restart() {
 #[tokio::test]
 async fn a_cluster_that_moves_slots_and_loses_a_node_loses_nothing() {
     let mut redis = RedisCluster::start(Replicas::One).await;
-    let url = redis.url();
-    let settings = [
-        ("ZYVEN_REDIS_URL", url.as_str()),
-        ("ZYVEN_QUEUE_SHARDS", "6"),
-    ];
-    let database = TestDatabase::new().await;
-    let mut stack = Stack::start_on(database, Spread::ProcessEach, &settings).await;
+    let mut stack = stack_on(&redis.url(), "6").await;
     for number in 0..8 {
         stack.endpoint(&format!("/hook/{number}"), json!({})).await;
     }
@@ -89,13 +88,7 @@ async fn a_cluster_that_moves_slots_and_loses_a_node_loses_nothing() {
 #[tokio::test]
 async fn a_node_without_a_replica_delays_its_own_endpoints_only() {
     let mut redis = RedisCluster::start(Replicas::None).await;
-    let url = redis.url();
-    let settings = [
-        ("ZYVEN_REDIS_URL", url.as_str()),
-        ("ZYVEN_QUEUE_SHARDS", "6"),
-    ];
-    let database = TestDatabase::new().await;
-    let mut stack = Stack::start_on(database, Spread::ProcessEach, &settings).await;
+    let mut stack = stack_on(&redis.url(), "6").await;
     for number in 0..24 {
         stack.endpoint(&format!("/hook/{number}"), json!({})).await;
     }

@@ -70,14 +70,7 @@ fn deliver(rules: &Rules, state: &mut State, work: Work, token: Token) -> bool {
 /// T4.
 fn retry(rules: &Rules, state: &mut State, work: Work, token: Token) -> bool {
     let needs_token = !rules.is(Mutant::FailureNeedsNoToken);
-    let row = state.row_mut(work).as_mut();
-    let mine = row.filter(|row| is_mine(row, token, needs_token));
-    let is_mine = mine.is_some();
-    if let Some(row) = mine {
-        row.now = Lease::NONE;
-        commit_durably(state);
-    }
-    is_mine
+    clear_lease(state, work, token, needs_token)
 }
 
 /// T5.
@@ -96,6 +89,10 @@ fn bury(rules: &Rules, state: &mut State, work: Work, token: Token) -> bool {
 /// The inverse of T2, for an attempt that was not made.
 fn release(rules: &Rules, state: &mut State, work: Work, token: Token) -> bool {
     let needs_token = !rules.is(Mutant::ReleaseNeedsNoToken);
+    clear_lease(state, work, token, needs_token)
+}
+
+fn clear_lease(state: &mut State, work: Work, token: Token, needs_token: bool) -> bool {
     let row = state.row_mut(work).as_mut();
     let mine = row.filter(|row| is_mine(row, token, needs_token));
     let is_mine = mine.is_some();
