@@ -11,9 +11,11 @@
 //!   section 9.3.6). An endpoint may well answer and reset amid a request it does not want to read; that
 //!   answer is the reason why a failed write ends nothing by itself.
 //! - It was *idle*: no byte for the idle limit (and at most half of it longer).
-//! - It is *retired* and quiet. A tunnel retires when the process stops, or at half of its lifetime or
-//!   of its bytes. Callers keep connections open between requests, and cutting one amid an answer costs
-//!   an attempt; so a retired tunnel ends when the endpoint spoke last and nothing moved for a tick.
+//! - It is *retired*, and between two exchanges. A tunnel retires when the process stops, or at half of
+//!   its lifetime or of its bytes. Callers keep connections open between requests, and cutting one amid
+//!   an answer costs an attempt. So a retired tunnel ends when the endpoint spoke last and nothing moved
+//!   for a tick; and where one request follows another, it ends in front of the next: not a byte of that
+//!   one is passed on, so its caller may send it elsewhere and nobody gets it twice.
 //! - It reached the whole of its lifetime or of its bytes.
 
 use std::cell::RefCell;
@@ -32,6 +34,10 @@ const CHUNK_BYTES: usize = 16 * 1024;
 /// How long a retired tunnel must be quiet behind an answer before it ends, and how often that is
 /// looked at.
 const RETIRED_TICK: Duration = Duration::from_millis(100);
+/// How often a caller speaks until its first request is under way, at most: a TLS handshake takes three
+/// turns at worst (RFC 8446, section 4.1.4; RFC 5246, section 7.3), the last of which may carry the request.
+/// What a caller says in these turns has to pass, because on a fresh connection nothing is sent again.
+const HANDSHAKE_TURNS_MAX: u32 = 3;
 
 thread_local! {
     /// Borrowed within one poll, never across one.
@@ -55,7 +61,7 @@ pub(crate) enum End {
     /// One side was reset.
     Broken,
     Idle,
-    /// Retired, and quiet.
+    /// Retired, and between two exchanges.
     Retired,
     LifetimeOver,
     BytesSpent,
@@ -122,6 +128,8 @@ struct Tunnel<'a> {
     stop_seen: bool,
     /// Who was heard last.
     endpoint_spoke_last: bool,
+    /// How often the caller began to speak, at first and after the endpoint.
+    turns: u32,
     bytes_at_tick: u64,
     /// The tick that last noticed bytes.
     quiet_since: Instant,
@@ -141,6 +149,7 @@ impl<'a> Tunnel<'a> {
             endpoint_is_deaf: false,
             stop_seen: false,
             endpoint_spoke_last: false,
+            turns: 0,
             bytes_at_tick: 0,
             quiet_since: began,
         }
@@ -180,6 +189,9 @@ impl<'a> Tunnel<'a> {
 
     /// Moves what can be moved in both directions.
     fn pump(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        if self.retired && self.is_between_exchanges() && self.caller_speaks(cx) {
+            return Some(End::Retired);
+        }
         let Self {
             caller, endpoint, ..
         } = self;
@@ -199,6 +211,7 @@ impl<'a> Tunnel<'a> {
         if self.to_caller.bytes != answer_before {
             self.endpoint_spoke_last = true;
         } else if self.to_endpoint.bytes != request_before {
+            self.turns += u32::from(self.endpoint_spoke_last || self.turns == 0);
             self.endpoint_spoke_last = false;
         }
 
@@ -216,6 +229,17 @@ impl<'a> Tunnel<'a> {
                 (self.bytes() >= self.limits.bytes_max).then_some(End::BytesSpent)
             }
         }
+    }
+
+    fn is_between_exchanges(&self) -> bool {
+        self.endpoint_spoke_last && self.turns >= HANDSHAKE_TURNS_MAX
+    }
+
+    /// Whether the caller has sent something that was not read yet; its end is none of that.
+    fn caller_speaks(&self, cx: &mut Context<'_>) -> bool {
+        let mut byte = [0];
+        let peeked = self.caller.poll_peek(cx, &mut ReadBuf::new(&mut byte));
+        matches!(peeked, Poll::Ready(Ok(1..)))
     }
 
     fn on_tick(&mut self) -> Option<End> {

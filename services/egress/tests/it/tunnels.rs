@@ -237,6 +237,45 @@ async fn a_stop_ends_quiet_tunnels_and_waits_for_the_others() {
     proxy.stopped().await;
 }
 
+/// One request follows the other, without a pause in which the tunnel would be quiet.
+#[tokio::test]
+async fn a_stop_ends_a_busy_tunnel_in_front_of_a_request_and_passes_on_nothing_of_it() {
+    let proxy = Proxy::start(&[]).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut caller = proxy.connect(listener.local_addr().unwrap()).await.opened();
+    let (mut endpoint, _) = listener.accept().await.unwrap();
+    let answering = tokio::spawn(async move {
+        let mut answered = 0_u32;
+        while endpoint.read_exact(&mut [0; 7]).await.is_ok() {
+            if endpoint.write_all(b"answer").await.is_err() {
+                break;
+            }
+            answered += 1;
+        }
+        answered
+    });
+
+    let asking = tokio::spawn(async move {
+        let mut heard = 0_u32;
+        loop {
+            let asked = caller.write_all(b"request").await;
+            if asked.is_err() || caller.read_exact(&mut [0; 6]).await.is_err() {
+                return heard;
+            }
+            heard += 1;
+        }
+    });
+    proxy.request_stop();
+    let heard = timeout(SOON, asking).await.unwrap().unwrap();
+    let answered = timeout(SOON, answering).await.unwrap().unwrap();
+    assert_eq!(
+        heard, answered,
+        "a request was passed on whose answer was not"
+    );
+    assert!(heard >= 3, "a handshake may take three turns: {heard}");
+    timeout(SOON, proxy.stopped()).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_stop_cuts_what_outlasts_the_grace_time() {
     let proxy = Proxy::start(&[("ZYVEN_EGRESS_GRACE", "100ms")]).await;

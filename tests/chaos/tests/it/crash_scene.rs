@@ -238,7 +238,7 @@ impl Scene {
     }
 
     /// Everything that processes had to say, for whoever has to find out what went wrong.
-    fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         let said = Service::ALL.map(|service| {
             let said = self.fleet.said(service, 0);
             format!("{service} said:\n{said}")

@@ -30,7 +30,7 @@ async fn c18_every_service_is_stopped_with_work_in_hand_and_nothing_is_lost_or_s
     flow.end().await;
     let account = scene.balance().await;
     assert_eq!(account.delivered, account.sent, "{account}");
-    assert_eq!(account.duplicates_count(), 0, "{account}");
+    assert_eq!(account.duplicates_count(), 0, "{account}\n{}", scene.said());
 }
 
 /// A dispatcher is asked to stop while the receiver holds its requests for longer than its grace time.
