@@ -10,6 +10,8 @@
 #   local.sh wipe      stops everything and deletes all data
 #   local.sh run …     runs `zyven …` against the stack, e.g. run demo
 #   local.sh sql NAME  runs sql/operator/NAME.sql with psql; NAME=VALUE arguments become psql variables
+#   local.sh psql …    psql on the stack's database
+#   local.sh metrics NAME  what the service says at /metrics
 #
 # Where a Docker engine answers, compose.yaml is used, otherwise local programs; ZYVEN_LOCAL_ENGINE=docker|native
 # decides otherwise. Everything lives in .zyven/. Ports start at ZYVEN_LOCAL_PORT_BASE (47000).
@@ -301,6 +303,22 @@ run_sql() {
     )
 }
 
+run_psql() {
+    local psql
+    if [ "$ENGINE" = docker ]; then
+        compose exec -T postgres psql -X -U zyven -d zyven "$@"
+        return
+    fi
+    psql=$(find_psql) || die "psql is missing (Debian: apt-get install postgresql-client)"
+    load_settings
+    exec "$psql" -X "$ZYVEN_DATABASE_URL" "$@"
+}
+
+show_metrics() {
+    if [ "$ENGINE" = docker ]; then die "metrics are inside the containers' network"; fi
+    curl -fsS "http://127.0.0.1:$(probe_port "$1")/metrics"
+}
+
 follow_logs() {
     if [ "$ENGINE" = docker ]; then
         compose logs --follow --tail 50 "$@"
@@ -361,6 +379,8 @@ logs) follow_logs "$@" ;;
 wipe) wipe ;;
 run) run_zyven "$@" ;;
 sql) run_sql "$@" ;;
+psql) run_psql "$@" ;;
+metrics) show_metrics "$@" ;;
 *)
     sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0" >&2
     exit 64

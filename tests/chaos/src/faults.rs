@@ -99,9 +99,11 @@ impl Row {
             Self::RedisFrozen => "Redis frozen for 15 s",
             Self::ReceiverRefuses => "receiver refuses connections for 20 s",
             Self::TerminateAll => {
-                "SIGTERM to all four services, started again when they have ended"
+                "SIGTERM to all four services, started again when they have ended, ingest on the same socket"
             }
-            Self::RollingRestart => "SIGTERM to each of two of every service in turn",
+            Self::RollingRestart => {
+                "SIGTERM to each of two of every service in turn, ingest on the same sockets"
+            }
         }
     }
 
@@ -113,8 +115,13 @@ impl Row {
                 ..shape
             },
             Self::KillDispatcher => shape.with_many(Service::Dispatcher, 2),
+            Self::TerminateAll => Shape {
+                keeps_sockets: true,
+                ..shape
+            },
             Self::RollingRestart => Shape {
                 processes: [2; 4],
+                keeps_sockets: true,
                 ..shape
             },
             _ => shape,
@@ -324,7 +331,7 @@ impl Counted {
                 self.in_flight
             ));
         }
-        if row == Row::RollingRestart && account.first_try_failures > 0 {
+        if matches!(row, Row::TerminateAll | Row::RollingRestart) && account.first_try_failures > 0 {
             missed.push(format!("{} requests failed", account.first_try_failures));
         }
         self.missed.extend(missed);

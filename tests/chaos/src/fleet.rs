@@ -5,7 +5,7 @@ mod disturbing;
 mod process;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -46,6 +46,9 @@ pub struct Shape {
     pub postgres: Vec<String>,
     /// Further settings of every process, by name.
     pub settings: Vec<(String, String)>,
+    /// Whether the API's listening sockets outlive its processes, as with a socket unit of systemd: who connects while
+    /// one process has gone and the next has not come waits.
+    pub keeps_sockets: bool,
     /// The program, if it is not the one built beside this one.
     pub binary: Option<Binary>,
 }
@@ -58,6 +61,7 @@ impl Default for Shape {
             redis: RedisKind::InMemory,
             postgres: Vec::new(),
             settings: Vec::new(),
+            keeps_sockets: false,
             binary: None,
         }
     }
@@ -182,6 +186,13 @@ impl Fleet {
             }
             self.links.insert(link, proxies);
         }
+        let sockets: Vec<TcpListener> = if shape.keeps_sockets {
+            let bound = ingests.iter().map(TcpListener::bind);
+            bound.map(|bound| bound.expect("a free port")).collect()
+        } else {
+            Vec::new()
+        };
+        let mut sockets = sockets.into_iter();
         let doorbells = joined(relays.iter().copied());
         let proxies = joined(self.addresses(Link::DispatcherEgress));
         for service in Service::ALL {
@@ -213,6 +224,11 @@ impl Fleet {
                 };
                 for (name, value) in own {
                     binary = binary.with(name, value);
+                }
+                if service == Service::Ingest
+                    && let Some(socket) = sockets.next()
+                {
+                    binary = binary.listening_on(socket);
                 }
                 for (name, value) in &shape.settings {
                     binary = binary.with(name, value);

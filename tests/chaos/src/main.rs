@@ -39,6 +39,9 @@ enum Command {
     Faults {
         /// Rows, by their numbers; all of them if there are none
         rows: Vec<RowNumber>,
+        /// Determines the events; by default made up
+        #[arg(long)]
+        seed: Option<u64>,
         /// Events of each row
         #[arg(long, default_value_t = 6_000)]
         events: u64,
@@ -125,12 +128,15 @@ async fn main() -> ExitCode {
         }
         Command::Faults {
             rows,
+            seed,
             events,
             rate,
             common,
         } => {
+            let seed = seed.unwrap_or_else(made_up);
+            println!("seed {seed}");
             let faults = Faults {
-                seed: made_up(),
+                seed,
                 events,
                 events_per_s: rate,
                 binary: common.binary.map(Binary::at),

@@ -203,7 +203,10 @@ async fn a_full_disk_refuses_events_until_there_is_room() {
             let answer = tenant.publish_text(&large).await;
             match answer.status.as_u16() {
                 202 => stored += 1,
-                503 => return true,
+                503 => {
+                    assert_eq!(answer.header("retry-after"), Some("1"), "{answer:?}");
+                    return true;
+                }
                 _ => panic!("{answer:?}"),
             }
             false

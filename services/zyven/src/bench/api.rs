@@ -189,6 +189,11 @@ pub(super) fn refused(what: &str, answer: &Answer) -> Error {
 }
 
 impl Connection {
+    /// Whether the API has not closed it.
+    pub(super) fn is_open(&self) -> bool {
+        !self.0.is_closed()
+    }
+
     /// After an error the connection is of no further use.
     pub(super) async fn exchange(
         &mut self,

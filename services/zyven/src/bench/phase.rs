@@ -206,8 +206,7 @@ impl Phase {
                 .record(self.elapsed().saturating_sub(at));
             let (phase, api, idle) = (Rc::clone(self), Rc::clone(api), Rc::clone(&idle));
             senders.spawn_local(async move {
-                // The one used last is the one most likely to be alive.
-                let mut connection = idle.borrow_mut().pop();
+                let mut connection = alive(&mut idle.borrow_mut());
                 phase.post(&api, &mut connection, at, count).await?;
                 idle.borrow_mut().extend(connection);
                 Ok(())
@@ -280,6 +279,11 @@ impl Phase {
         }
         Ok(())
     }
+}
+
+/// The one used last, if the API has not closed it meanwhile: surplus ones of a busy moment grow old.
+fn alive(idle: &mut Vec<Connection>) -> Option<Connection> {
+    std::iter::from_fn(|| idle.pop()).find(Connection::is_open)
 }
 
 /// A sender never panics and is aborted only together with whoever would ask.

@@ -63,6 +63,42 @@ fn the_reductions_hide_nothing() {
     }
 }
 
+/// Every state that a step leads to, and the one that stands for it, break the same properties and lead to the same states. Without the
+/// reduction the ids of transactions would grow without end, so that there is no whole set to compare with.
+#[test]
+fn states_of_the_hand_over_that_differ_in_names_only_have_the_same_future() {
+    let model = HandOverModel::new(hand_over::Rules::of_size(2, 1));
+    let properties = model.properties();
+    let broken = |state: &_| -> Vec<&str> {
+        let broken = properties.iter().filter(|p| !(p.condition)(&model, state));
+        broken.map(|property| property.name).collect()
+    };
+    let future = |state: &_| -> HashSet<_> {
+        let steps = model.next_steps(state).into_iter();
+        steps.map(|(_, next)| model.unnamed(&next)).collect()
+    };
+    let mut renamed = 0;
+    for state in check::reachable(&model) {
+        let mut actions = Vec::new();
+        model.actions(&state, &mut actions);
+        for action in actions {
+            let Some(plain) = model.step(&state, action) else {
+                continue;
+            };
+            let stands_for_it = model.unnamed(&plain);
+            if plain != stands_for_it {
+                renamed += 1;
+                assert_eq!(
+                    (broken(&plain), future(&plain)),
+                    (broken(&stands_for_it), future(&stands_for_it)),
+                    "{action:?} of {state:?}"
+                );
+            }
+        }
+    }
+    assert!(renamed > 1_000, "{renamed} states were renamed");
+}
+
 /// What the allowance for clocks is worth: without it nothing is lost either, only a duplicate is possible.
 #[test]
 fn clocks_that_differ_by_more_than_the_allowance_cost_duplicates_and_nothing_else() {
