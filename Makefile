@@ -1,8 +1,9 @@
 # `make help` lists everything. CI calls these targets and nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down restart status ps logs demo bench run dead-letters stuck delivery cancel replay replay-dead-letters \
-	bench-held clean-data test model chaos faults real-input real-clients fuzz fmt fmt-check lint doc scripts-check compose-check ci
+.PHONY: help up down restart status ps logs demo bench bench-held run dead-letters stuck storage delivery health pause resume \
+	cancel replay replay-dead-letters replay-missing cancel-deliveries purge-dead-letters clean-data test model chaos faults real-input \
+	real-clients fuzz fmt fmt-check lint doc scripts-check compose-check monitoring-check ci
 
 ##@ Two commands
 
@@ -51,8 +52,20 @@ dead-letters: ## Show dead letters (ENDPOINT=ep_… ROWS=50)
 stuck: ## Show deliveries that are due and that nobody works on
 	@scripts/local.sh sql stuck rows="$$ROWS"
 
+storage: ## Show how much room things take and what retention frees next (RETENTION='14 days')
+	@scripts/local.sh sql storage retention="$$RETENTION"
+
 delivery: ## Show everything about one delivery: make delivery DELIVERY=dlv_…
 	@scripts/local.sh sql delivery delivery="$$DELIVERY"
+
+health: ## Show each endpoint: backlog, dead letters, latest results (ENDPOINT=ep_… TENANT=ten_… ROWS=50)
+	@scripts/local.sh sql endpoint-health endpoint="$$ENDPOINT" tenant="$$TENANT" rows="$$ROWS"
+
+pause: ## Hold an endpoint's deliveries back: make pause ENDPOINT=ep_…
+	@scripts/local.sh sql pause endpoint="$$ENDPOINT"
+
+resume: ## Let a paused endpoint's deliveries go: make resume ENDPOINT=ep_…
+	@scripts/local.sh sql resume endpoint="$$ENDPOINT"
 
 cancel: ## Call off what is not finished: make cancel WHAT=evt_… REASON='sent by mistake'
 	@scripts/local.sh sql cancel what="$$WHAT" reason="$$REASON"
@@ -64,6 +77,18 @@ replay-dead-letters: ## Replay many: make replay-dead-letters REASON='…' ENDPO
 	@scripts/local.sh sql replay-dead-letters reason="$$REASON" tenant="$$TENANT" endpoint="$$ENDPOINT" \
 		event_type="$$EVENT_TYPE" dead_reason="$$DEAD_REASON" since="$$SINCE" until="$$UNTIL" \
 		rate="$$RATE" max="$$MAX" go="$$GO"
+
+replay-missing: ## Send an endpoint what it never got: make replay-missing ENDPOINT=ep_… SINCE='2026-11-28 09:00+00' REASON='…' GO=yes
+	@scripts/local.sh sql replay-missing endpoint="$$ENDPOINT" since="$$SINCE" until="$$UNTIL" reason="$$REASON" \
+		rate="$$RATE" max="$$MAX" go="$$GO"
+
+cancel-deliveries: ## Cancel what waits for an endpoint: make cancel-deliveries ENDPOINT=ep_… REASON='…' GO=yes (else a dry run)
+	@scripts/local.sh sql cancel-deliveries reason="$$REASON" tenant="$$TENANT" endpoint="$$ENDPOINT" \
+		event_type="$$EVENT_TYPE" since="$$SINCE" until="$$UNTIL" max="$$MAX" go="$$GO"
+
+purge-dead-letters: ## Delete dead letters for good: make purge-dead-letters ENDPOINT=ep_… REASON='…' GO=yes (else a dry run)
+	@scripts/local.sh sql purge-dead-letters reason="$$REASON" tenant="$$TENANT" endpoint="$$ENDPOINT" \
+		event_type="$$EVENT_TYPE" dead_reason="$$DEAD_REASON" since="$$SINCE" until="$$UNTIL" max="$$MAX" go="$$GO"
 
 ##@ Checks
 
@@ -101,10 +126,13 @@ doc: ## Build the documentation, warnings are errors
 scripts-check: ## shellcheck
 	@scripts/check-scripts.sh
 
+monitoring-check: ## Check alert rules and try them out with promtool
+	@scripts/check-monitoring.sh
+
 compose-check: ## Validate compose.yaml
 	@scripts/check-compose.sh
 
-ci: fmt-check scripts-check compose-check lint doc test ## Everything CI does, in its order
+ci: fmt-check scripts-check compose-check monitoring-check lint doc test ## Everything CI does, in its order
 
 help: ## Show this
 	@awk 'BEGIN { FS = ":.*## " } \

@@ -5,10 +5,10 @@ import sys
 
 from ruamel.yaml import YAML
 
-SERVICES = {"postgres", "redis", "migrate", "ingest", "relay", "dispatcher", "egress", "echo"}
+SERVICES = {"postgres", "redis", "migrate", "roles", "ingest", "relay", "dispatcher", "egress", "echo"}
 SECRET_NAME = re.compile(r"PASSWORD|MASTER_KEYS|CREDENTIAL|DATABASE_URL|REDIS_URL")
 # One-shot containers end before anybody could ask for their health.
-WITHOUT_HEALTH = {"migrate", "tools"}
+WITHOUT_HEALTH = {"migrate", "roles", "tools"}
 
 
 def mistakes(stack):

@@ -68,6 +68,21 @@ make_database() {
     unset PGPASSWORD
 }
 
+# After each migration, which may have added something to grant.
+make_roles() {
+    local psql setting
+    psql=$(find_psql) || die "psql is missing (Debian: apt-get install postgresql-client)"
+    (
+        while IFS= read -r setting; do export "${setting?}"; done < <(role_passwords)
+        export PGPASSWORD=$POSTGRES_PASSWORD
+        "$psql" -Xq "postgres://zyven@127.0.0.1:$PORT_POSTGRES/zyven" -f "$ZYVEN_ROOT/sql/roles.sql" \
+            -f "$ZYVEN_ROOT/scripts/lib/roles-log-in.sql"
+    ) >>"$LOGS/migrate.log" 2>&1 || {
+        tail -n 20 "$LOGS/migrate.log" >&2
+        die "the database roles cannot be made; see $LOGS/migrate.log"
+    }
+}
+
 start_redis() {
     local folder
     folder=$(server_folder "$HOME_FOLDER/redis")
@@ -167,6 +182,7 @@ start_service() {
     fi
     (
         load_settings
+        use_own_role "$name"
         forget_what_is_not_for "$name"
         export ZYVEN_PROBE_LISTEN=$probe
         process_start_detached "$name" "$fingerprint" "$PROGRAM" "$@"
@@ -201,6 +217,7 @@ up_native() {
         tail -n 20 "$LOGS/migrate.log" >&2
         die "the database cannot be migrated; see $LOGS/migrate.log"
     }
+    make_roles
     for service in $SERVICES; do start_service "$service"; done
     for service in $SERVICES; do wait_for_service "$service"; done
 }

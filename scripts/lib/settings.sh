@@ -67,7 +67,7 @@ write_settings() {
         native_settings >"$HOME_FOLDER/env"
         touch "$HOME_FOLDER/extra.env"
         mkdir -p "$HOME_FOLDER/compose"
-        for part in postgres redis database queue keys egress; do
+        for part in postgres redis database roles ingest relay dispatcher queue keys egress; do
             compose_settings "$part" >"$HOME_FOLDER/compose/$part.env"
         done
     )
@@ -94,9 +94,35 @@ compose_settings() {
     postgres) printf 'POSTGRES_PASSWORD=%s\n' "$POSTGRES_PASSWORD" ;;
     redis) printf 'REDIS_PASSWORD=%s\n' "$REDIS_PASSWORD" ;;
     database) printf 'ZYVEN_DATABASE_URL=postgres://zyven:%s@postgres:5432/zyven\n' "$POSTGRES_PASSWORD" ;;
+    roles) printf 'PGPASSWORD=%s\n' "$POSTGRES_PASSWORD" && role_passwords ;;
+    ingest | relay | dispatcher) printf 'ZYVEN_DATABASE_URL=%s\n' "$(database_url "$1" postgres:5432)" ;;
     queue) printf 'ZYVEN_REDIS_URL=redis://:%s@redis:6379/\n' "$REDIS_PASSWORD" ;;
     keys) printf 'ZYVEN_MASTER_KEYS=%s\n' "$MASTER_KEYS" ;;
     egress) printf 'ZYVEN_EGRESS_CREDENTIAL=%s\n' "$EGRESS_CREDENTIAL" ;;
+    esac
+}
+
+# role_password SERVICE: follows from the owner's password, so that there is nothing more to keep.
+role_password() { printf '%s of %s' "$1" "$POSTGRES_PASSWORD" | sha256sum | cut -c 1-48; }
+
+# What scripts/lib/roles-log-in.sql asks for.
+role_passwords() {
+    local role
+    for role in ingest relay dispatcher operator; do
+        printf 'ZYVEN_ROLE_PASSWORD_%s=%s\n' "$(printf %s "$role" | tr '[:lower:]' '[:upper:]')" "$(role_password "$role")"
+    done
+}
+
+# database_url ROLE HOST:PORT
+database_url() { printf 'postgres://zyven_%s:%s@%s/zyven' "$1" "$(role_password "$1")" "$2"; }
+
+# Every service is connected as itself: it may do its own work and nothing else.
+use_own_role() {
+    case $1 in
+    ingest | relay | dispatcher)
+        ZYVEN_DATABASE_URL=$(database_url "$1" "127.0.0.1:$PORT_POSTGRES")
+        export ZYVEN_DATABASE_URL
+        ;;
     esac
 }
 

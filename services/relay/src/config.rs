@@ -58,12 +58,7 @@ impl Config {
             "when partitions and retention are cared for: second, minute, hour, day, month, weekday, in UTC",
             Some("0 7 * * * *"),
         );
-        let event_retention = source.duration_in(
-            "ZYVEN_RELAY_EVENT_RETENTION",
-            "how long events and their finished deliveries are kept; dropped by whole days",
-            Some("30d"),
-            DAY..=RETENTION_MAX,
-        );
+        let event_retention = event_retention(source);
         let dead_letter_retention = source.duration_in(
             "ZYVEN_RELAY_DEAD_LETTER_RETENTION",
             "how long dead letters are kept",
@@ -93,6 +88,16 @@ impl Config {
             idempotency_retention: idempotency_retention?,
         })
     }
+}
+
+/// How long events and their finished deliveries are kept; `None` only after a mistake was recorded.
+pub fn event_retention(source: &mut Source) -> Option<Duration> {
+    source.duration_in(
+        "ZYVEN_RELAY_EVENT_RETENTION",
+        "how long events and their finished deliveries are kept; dropped by whole days",
+        Some("30d"),
+        DAY..=RETENTION_MAX,
+    )
 }
 
 #[cfg(test)]

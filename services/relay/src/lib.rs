@@ -53,7 +53,7 @@ use zyven_runtime::shutdown::{Shutdown, Trigger};
 use zyven_runtime::supervisor::Chain;
 use zyven_store::{DispatcherBeat, Leadership, Store, StoreError};
 
-pub use config::Config;
+pub use config::{Config, event_retention};
 pub use hand_over::HandOver;
 pub use maintenance::Maintenance;
 pub use reclaim::Reclaim;

@@ -24,6 +24,7 @@ pub struct Statistics {
     pub(crate) dispatchers_lost: Counter,
     pub(crate) leases_ended: Counter,
     pub(crate) outbox_rows: Gauge,
+    pub(crate) oldest_due: Gauge,
     pub(crate) oldest_transaction: Gauge,
     pub(crate) dead_outbox_rows: Gauge,
     pub(crate) epochs_lost: Counter,
@@ -103,6 +104,10 @@ impl Statistics {
             outbox_rows: gauge(
                 "zyven_relay_outbox_rows",
                 "Unfinished deliveries seen by the last walk",
+            ),
+            oldest_due: gauge(
+                "zyven_relay_oldest_due_seconds",
+                "For how long the oldest delivery that nobody holds had been due at the last walk",
             ),
             oldest_transaction: gauge(
                 "zyven_relay_oldest_transaction_seconds",

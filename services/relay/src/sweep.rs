@@ -53,6 +53,8 @@ struct Walk {
     ahead: Option<Vec<OutboxRow>>,
     rows: u64,
     added: u64,
+    /// The longest that a delivery nobody holds has been due.
+    overdue: Duration,
 }
 
 impl Sweep {
@@ -244,6 +246,10 @@ impl Sweep {
         walk.position = last_seq;
         walk.rows += page.len() as u64;
         walk.added += added as u64;
+        let waiting = page.iter().filter(|row| !row.leased);
+        walk.overdue = waiting
+            .map(|row| row.overdue)
+            .fold(walk.overdue, Duration::max);
         walk.ahead = ahead?;
         if !goes_on {
             self.end_walk().await?;
@@ -280,6 +286,7 @@ impl Sweep {
             }
         }
         statistics.outbox_rows.set(walk.rows as i64);
+        statistics.oldest_due.set(walk.overdue.as_secs() as i64);
         self.next_walk_at = walk.started + self.interval;
         statistics.show(self.term.queue.depth().await?);
         Ok(())
@@ -309,6 +316,7 @@ impl Walk {
             ahead: None,
             rows: 0,
             added: 0,
+            overdue: Duration::ZERO,
         }
     }
 }

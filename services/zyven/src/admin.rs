@@ -14,7 +14,7 @@ use zyven_store::{
     Actor, CredentialChange, LaneLimits, NewApiKey, NewEndpoint, SealedSecret, Store,
 };
 
-use crate::{Failure, master_keys, settings};
+use crate::{Failure, master_keys, settings, storage};
 
 /// The tenant that `seed-demo` makes.
 pub(crate) const DEMO_TENANT: &str = "demo";
@@ -48,6 +48,12 @@ pub(crate) enum Command {
     },
     /// Look for rows that break an invariant (reads whole tables); fails if there are any
     Check,
+    /// Show how much room things take, how fast that grows, and what retention frees next
+    Storage {
+        /// Answer in JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Seal every secret anew with the first key of ZYVEN_MASTER_KEYS, while everything runs
     RotateMasterKey {
         /// Only say which keys are in use; fails if any but the first is
@@ -62,6 +68,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::CreateKey { tenant, json } => create_key(&tenant, json).await,
         Command::SeedDemo { receiver, json } => seed_demo(&receiver, json).await,
         Command::Check => check().await,
+        Command::Storage { json } => storage::show(json).await,
         Command::RotateMasterKey { dry_run } => rotate_master_key(dry_run).await,
     }
 }

@@ -13,6 +13,7 @@ mod master_keys;
 mod probe;
 mod serve;
 mod settings;
+mod storage;
 
 use std::process::ExitCode;
 

@@ -46,6 +46,7 @@ mod relay;
 mod replays;
 mod routing;
 mod settle;
+mod storage;
 mod tenants;
 
 pub use accept::{Accepted, Idempotency, NewEvent};
@@ -78,6 +79,7 @@ pub use reads::{ATTEMPTS_SHOWN_MAX, Attempt, DeliveryFilter, DeliveryRecord, Eve
 pub use relay::{Leadership, OutboxRow};
 pub use replays::{REPLAY_REASON_CHARS_MAX, Replayed};
 pub use settle::{AttemptRecord, SettleItem, Settled, Settlement};
+pub use storage::TableStorage;
 pub use tenants::TENANT_NAME_CHARS_MAX;
 
 use std::sync::Arc;

@@ -28,6 +28,8 @@ pub struct OutboxRow {
     pub is_retry: bool,
     /// Wait until it is due, on PostgreSQL's clock; zero if it is.
     pub due_in: Duration,
+    /// How long it has been due; zero if it is not.
+    pub overdue: Duration,
     /// True while a dispatcher holds it: it has no need of a ticket then.
     pub leased: bool,
 }
@@ -46,7 +48,7 @@ macro_rules! rows_where {
     ($condition:literal) => {
         concat!(
             "SELECT o.seq, o.endpoint_id,
-                    greatest(0, extract(epoch FROM o.due_at - clock_timestamp()) * 1000)::bigint,
+                    (extract(epoch FROM o.due_at - clock_timestamp()) * 1000)::bigint,
                     o.leased_until > clock_timestamp(), o.tenant_id, o.ordering_key, o.attempts > 0,
                     o.ordering_key <> 0
                     AND NOT EXISTS (SELECT FROM zyven.outbox earlier
@@ -180,10 +182,12 @@ impl Store {
 }
 
 fn outbox_row(row: &Row) -> OutboxRow {
+    let due_in_ms: i64 = row.get(2);
     OutboxRow {
         seq: row.get(0),
         endpoint_id: EndpointId::from_uuid(row.get(1)),
-        due_in: Duration::from_millis(row.get::<_, i64>(2).unsigned_abs()),
+        due_in: Duration::from_millis(due_in_ms.max(0).unsigned_abs()),
+        overdue: Duration::from_millis(due_in_ms.min(0).unsigned_abs()),
         leased: row.get(3),
         tenant_id: TenantId::from_uuid(row.get(4)),
         ordering_key: row.get(5),

@@ -331,7 +331,8 @@ impl Counted {
                 self.in_flight
             ));
         }
-        if matches!(row, Row::TerminateAll | Row::RollingRestart) && account.first_try_failures > 0 {
+        if matches!(row, Row::TerminateAll | Row::RollingRestart) && account.first_try_failures > 0
+        {
             missed.push(format!("{} requests failed", account.first_try_failures));
         }
         self.missed.extend(missed);

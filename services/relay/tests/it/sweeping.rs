@@ -124,6 +124,29 @@ async fn a_walk_restores_nothing_where_nothing_is_missing() {
 }
 
 #[tokio::test]
+async fn a_walk_tells_for_how_long_the_oldest_delivery_that_nobody_holds_has_been_due() {
+    let stage = Stage::new().await;
+    let metrics = Metrics::default();
+    let term = stage.term(&metrics);
+    let mut hand_over = HandOver::new(term.clone(), NEVER);
+    let mut sweep = Sweep::new(term, NEVER);
+    sweep.rebuild().await.unwrap();
+    let seqs: Vec<i64> = stage.fill_outbox(3).await.into_iter().collect();
+    hand_over.step().await.unwrap();
+    let sql = stage.database.client().await;
+    let age =
+        "UPDATE zyven.outbox SET due_at = now() - $2::bigint * interval '1 second' WHERE seq = $1";
+    for (seq, seconds) in [(seqs[0], 7_200_i64), (seqs[1], 3_600)] {
+        sql.execute(age, &[&seq, &seconds]).await.unwrap();
+    }
+    let lease = "UPDATE zyven.outbox SET state = 'DISPATCHING', attempts = 1, lease_token = 1, leased_until = now() + interval '1 hour' WHERE seq = $1";
+    sql.execute(lease, &[&seqs[0]]).await.unwrap();
+    sweep.scrub().await.unwrap();
+    let told = metric(&metrics, "zyven_relay_oldest_due_seconds");
+    assert!((3_600.0..3_700.0).contains(&told), "{told}");
+}
+
+#[tokio::test]
 async fn two_sweeps_that_both_believe_to_lead_agree_on_an_epoch() {
     let stage = Stage::new().await;
     let (one_metrics, other_metrics) = (Metrics::default(), Metrics::default());

@@ -14,6 +14,8 @@ mod horizon;
 mod keys;
 mod maintaining;
 mod model;
+mod operating;
+mod operators_plans;
 mod options;
 mod ordering;
 mod plans;

@@ -9,7 +9,7 @@ use zyven_testkit::Answer;
 use crate::stack::{Spread, Stack};
 
 /// psql from the PATH or from where Debian keeps the server's own programs.
-fn psql() -> PathBuf {
+pub(crate) fn psql() -> PathBuf {
     let on_path = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
         .map(|folder| folder.join("psql"))
         .find(|program| program.is_file());
@@ -41,7 +41,7 @@ fn script(stack: &Stack, name: &str, variables: &[(&str, &str)]) -> Output {
     command.output().expect("psql runs")
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     let text = [&output.stdout[..], &output.stderr[..]].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
     assert!(output.status.success(), "{text}");

@@ -171,11 +171,16 @@ impl Stack {
         Ok(body["missing"].clone())
     }
 
-    /// A metric's value, named with its labels.
-    pub(crate) async fn metric(&self, name: &str, metric: &str) -> f64 {
+    /// All that a service says at /metrics.
+    pub(crate) async fn metrics(&self, name: &str) -> String {
         let url = format!("http://127.0.0.1:{}/metrics", self.probe_port(name));
         let answer = self.http.get(&url).send().await.expect("the probes answer");
-        let text = answer.text().await.expect("text");
+        answer.text().await.expect("text")
+    }
+
+    /// A metric's value, named with its labels.
+    pub(crate) async fn metric(&self, name: &str, metric: &str) -> f64 {
+        let text = self.metrics(name).await;
         let line = (text.lines()).find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {metric} in:\n{text}"))
             .parse()

@@ -4,4 +4,5 @@ mod crash_points;
 mod documents;
 mod imports;
 mod literals;
+mod monitoring;
 mod tree;

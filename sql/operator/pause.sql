@@ -1,0 +1,11 @@
+-- Holds an endpoint's deliveries back: events are accepted, deliveries wait, no attempt is spent.
+--
+--   psql "$ZYVEN_DATABASE_URL" -v endpoint=ep_0193… -f sql/operator/pause.sql
+
+\set ON_ERROR_STOP on
+\if :{?endpoint} \else
+    -- psql's \quit would end with success.
+    DO $$ BEGIN RAISE EXCEPTION 'missing: -v endpoint=ep_…'; END $$;
+\endif
+
+SELECT zyven.pause(:'endpoint') AS paused;
