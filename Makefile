@@ -118,7 +118,7 @@ fmt-check: ## Fail on sources that are not formatted
 
 lint: ## clippy, warnings are errors
 	cargo clippy --workspace --all-targets --locked -- --deny warnings
-	cargo clippy -p zyven -p zyven-crash-points --all-targets --features crash-points,zyven-crash-points/armed --locked -- --deny warnings
+	cargo clippy -p zyven-crash-points --all-targets --features armed --locked -- --deny warnings
 
 doc: ## Build the documentation, warnings are errors
 	RUSTDOCFLAGS='--deny warnings --allow rustdoc::private_intra_doc_links' cargo doc --workspace --no-deps --locked
