@@ -129,7 +129,7 @@ use_own_role() {
 # Secrets that a service has no use for stay out of its environment.
 forget_what_is_not_for() {
     case $1 in
-    ingest) unset ZYVEN_REDIS_URL ZYVEN_EGRESS_CREDENTIAL ;;
+    ingest) unset ZYVEN_EGRESS_CREDENTIAL ;;
     relay) unset ZYVEN_MASTER_KEYS ZYVEN_EGRESS_CREDENTIAL ;;
     dispatcher) ;;
     egress) unset ZYVEN_DATABASE_URL ZYVEN_REDIS_URL ZYVEN_MASTER_KEYS ;;

@@ -11,6 +11,7 @@ use chrono::Utc;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use zyven_crash_points::CrashPoint;
+use zyven_domain::lease;
 use zyven_domain::retry::{DeadLetterReason, LaneSignal};
 use zyven_queue::{
     ClaimedTicket, Completion, Doorbell, LaneEvent, Learned, Next, Queue, QueueError,
@@ -31,9 +32,6 @@ use crate::statistics::Statistics;
 
 /// Most tickets taken at once: what PostgreSQL confirms and records best in one statement.
 const BATCH_MAX: usize = 128;
-/// What a lease lasts beyond the longest attempt in its batch: for confirming it, starting the
-/// attempts, and recording what came of them.
-const LEASE_MARGIN: Duration = Duration::from_secs(5);
 /// What the ticket's lease in Redis lasts beyond that, to spare a claim that PostgreSQL would refuse.
 const TICKET_LEASE_MARGIN: Duration = Duration::from_secs(2);
 /// The longest sleep. A bell may be lost, and expired leases are found by claiming.
@@ -135,7 +133,7 @@ impl Intake {
         self.resolve_unclear().await?;
         let is_present = self.workshop.presence.is_fresh();
         let tickets_max = self.tickets_wanted(is_present, self.workshop.client.reachability());
-        let lease = self.endpoints.longest_timeout() + LEASE_MARGIN + TICKET_LEASE_MARGIN;
+        let lease = self.endpoints.longest_timeout() + lease::MARGIN + TICKET_LEASE_MARGIN;
         let progress = &mut self.progress;
         progress.completions.append(&mut progress.kept_back);
         let claimed = self
@@ -244,7 +242,7 @@ impl Intake {
             }
         };
         let seqs: Vec<i64> = tickets.iter().map(|ticket| ticket.seq).collect();
-        let lease_time = timeout + LEASE_MARGIN;
+        let lease_time = timeout + lease::MARGIN;
         let Some(token) = self.workshop.presence.next_token() else {
             self.put_back(&tickets);
             return Ok(());
@@ -457,7 +455,7 @@ impl Intake {
             self.collect_settled();
             let told = self
                 .queue
-                .claim(0, LEASE_MARGIN, &self.progress.completions);
+                .claim(0, lease::MARGIN, &self.progress.completions);
             if let Ok(Ok(claimed)) = timeout_at(deadline, told).await {
                 self.progress.completions = claimed.kept_back;
             }
@@ -468,7 +466,7 @@ impl Intake {
         let progress = &mut self.progress;
         progress.completions.append(&mut progress.kept_back);
         while !progress.completions.is_empty() {
-            let told = (self.queue).claim(0, LEASE_MARGIN, &progress.completions);
+            let told = (self.queue).claim(0, lease::MARGIN, &progress.completions);
             match timeout_at(deadline, told).await {
                 Ok(Ok(claimed)) => progress.completions = claimed.kept_back,
                 Ok(Err(error)) => tracing::debug!(%error, "could not tell Redis what is settled"),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use zyven_domain::secret_box::KeyRing;
+use zyven_queue::Queue;
 use zyven_runtime::doorbell::Bell;
 use zyven_store::{Actor, Store};
 
@@ -18,6 +19,8 @@ use crate::statistics::Statistics;
 pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) store: Store,
+    /// For explanations only; nobody else may wait for Redis.
+    pub(crate) queue: Option<Queue>,
     pub(crate) ring: KeyRing,
     pub(crate) keys: Arc<Keys>,
     pub(crate) schemas: Schemas,

@@ -202,6 +202,6 @@ async fn find(app: &App, caller: &Caller, id: &str) -> Result<DeliveryRecord, Pr
         .ok_or_else(|| Problem::not_found("delivery"))
 }
 
-fn delivery_id(text: &str) -> Result<DeliveryId, Problem> {
+pub(crate) fn delivery_id(text: &str) -> Result<DeliveryId, Problem> {
     text.parse().map_err(|_| Problem::not_found("delivery"))
 }

@@ -20,7 +20,8 @@
 //!
 //! # Architecture invariants
 //!
-//! - No SQL and no Redis here. New events are told to relays by a bell that may get lost.
+//! - No SQL here, and no Redis but for explanations, which do without it (ADR 0032). New events are told to relays by
+//!   a bell that may get lost.
 //! - `POST /v1/events` does not go through the router: see [`exchange`].
 //! - Nothing a client sends is printed into a log except ids that were parsed.
 
@@ -39,6 +40,7 @@ mod endpoints;
 mod event_types;
 mod events;
 mod exchange;
+mod explain;
 mod fields;
 mod pages;
 mod problem;
@@ -57,6 +59,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use zyven_domain::secret_box::KeyRing;
+use zyven_queue::Queue;
 use zyven_runtime::doorbell::Bell;
 use zyven_runtime::inherited::Origin;
 use zyven_runtime::metrics::Metrics;
@@ -85,6 +88,8 @@ use statistics::Statistics;
 /// What is left of the grace time for storing the queue, at least. Part of what a supervisor must grant
 /// on top of the grace time.
 const LAST_FLUSH_MAX: Duration = Duration::from_secs(1);
+/// Connections to Redis: somebody asks for an explanation now and then.
+pub const QUEUE_POOL_SIZE: u32 = 2;
 /// How often the database is asked for a sign of life.
 const HEALTH_EVERY: Duration = Duration::from_secs(2);
 
@@ -92,6 +97,9 @@ const HEALTH_EVERY: Duration = Duration::from_secs(2);
 pub struct Deps {
     /// Where events go.
     pub store: Store,
+    /// What explanations are completed with, if anybody has said where Redis is: [`QUEUE_POOL_SIZE`] connections
+    /// are plenty.
+    pub queue: Option<Queue>,
     /// What signing secrets are sealed with.
     pub ring: KeyRing,
     /// What it counts.
@@ -176,6 +184,7 @@ fn assemble(config: Config, deps: Deps) -> io::Result<App> {
         statistics: Statistics::new(&deps.metrics, &batcher, &aside, &room),
         bell: Bell::to(config.doorbells.iter().cloned())?,
         store: deps.store,
+        queue: deps.queue,
         ring: deps.ring,
         batcher,
         aside,

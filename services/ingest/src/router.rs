@@ -14,7 +14,7 @@ use zyven_domain::api_key::Scope;
 use crate::app::App;
 use crate::exchange::Trail;
 use crate::problem::{Code, Problem};
-use crate::{api_keys, audit, cancel, deliveries, endpoints, event_types, events};
+use crate::{api_keys, audit, cancel, deliveries, endpoints, event_types, events, explain};
 
 /// The path of the one route that the exchange answers itself.
 pub(crate) const PUBLISH: &str = "/v1/events";
@@ -54,10 +54,12 @@ fn fill<T: Table>(table: T) -> T {
         .add(M::POST,   "/v1/events/batch",                 Publish, events::publish_batch)
         .add(M::GET,    "/v1/events/{id}",                  Read,    events::event)
         .add(M::GET,    "/v1/events/{id}/deliveries",       Read,    events::event_deliveries)
+        .add(M::GET,    "/v1/events/{id}/explain",          Read,    explain::event)
         .add(M::POST,   "/v1/events/{id}/cancel",           Publish, cancel::event)
         .add(M::GET,    "/v1/deliveries",                   Read,    deliveries::list)
         .add(M::GET,    "/v1/deliveries/{id}",              Read,    deliveries::delivery)
         .add(M::GET,    "/v1/deliveries/{id}/attempts",     Read,    deliveries::attempts)
+        .add(M::GET,    "/v1/deliveries/{id}/explain",      Read,    explain::delivery)
         .add(M::POST,   "/v1/deliveries/{id}/replay",       Replay,  deliveries::replay)
         .add(M::POST,   "/v1/deliveries/{id}/cancel",       Replay,  cancel::delivery)
         .add(M::GET,    "/v1/endpoints",                    Read,    endpoints::list)

@@ -71,7 +71,10 @@ impl Plan {
         let threads = settings::threads(source);
         // For each: `Some(None)` where it is not needed, `None` where it is wrong.
         let store = any(&[Ingest, Relay, Dispatcher]).then(|| settings::store(source));
-        let queue = any(&[Relay, Dispatcher]).then(|| settings::queue(source));
+        // Explanations say more with it, and ingest does without.
+        let has_queue =
+            any(&[Relay, Dispatcher]) || any(&[Ingest]) && settings::names_redis(source);
+        let queue = has_queue.then(|| settings::queue(source));
         let keys = any(&[Ingest, Dispatcher]).then(|| settings::master_keys(source));
         let ingest = any(&[Ingest]).then(|| zyven_ingest::Config::read(source));
         let relay = any(&[Relay]).then(|| zyven_relay::Config::read(source));
@@ -185,6 +188,17 @@ impl Parts {
         Queue::connect(config).map_err(Failure::other)
     }
 
+    fn queue_for_explanations(&self) -> Result<Option<Queue>, Failure> {
+        let connect = |config: &QueueConfig| {
+            let config = QueueConfig {
+                pool_size: zyven_ingest::QUEUE_POOL_SIZE.min(config.pool_size),
+                ..config.clone()
+            };
+            Queue::connect(&config).map_err(Failure::other)
+        };
+        self.queue.as_ref().map(connect).transpose()
+    }
+
     fn keys(&self) -> KeyRing {
         let keys = self.keys.clone();
         keys.expect("the plan reads the keys for whoever needs them")
@@ -200,6 +214,7 @@ fn start_ingest(
     let Listening { listener, origin } = bind(sockets, "the API", config.listen)?;
     let deps = zyven_ingest::Deps {
         store: parts.store()?,
+        queue: parts.queue_for_explanations()?,
         ring: parts.keys(),
         metrics: parts.metrics.clone(),
         readiness: parts.readiness.clone(),

@@ -93,13 +93,20 @@ pub(crate) fn queue(source: &mut Source) -> Option<QueueConfig> {
     })
 }
 
+const REDIS_URL: &str = "ZYVEN_REDIS_URL";
+
+/// Whether anybody has said where Redis is.
+pub(crate) fn names_redis(source: &Source) -> bool {
+    source.is_set(REDIS_URL)
+}
+
 /// Where Redis is, and how to know it.
 fn redis(source: &mut Source) -> Option<(String, Tls)> {
     const FILE: &str = "ZYVEN_REDIS_TLS_CA_FILE";
     const CERTIFICATE: &str = "ZYVEN_REDIS_TLS_CERTIFICATE_FILE";
     const KEY: &str = "ZYVEN_REDIS_TLS_KEY_FILE";
     let url = source.secret::<RedisUrl>(
-        "ZYVEN_REDIS_URL",
+        REDIS_URL,
         "Redis, as redis://:password@host:port/; Sentinels as redis+sentinel://:password@host:port,host:port/service; a cluster as redis+cluster://:password@host:port,host:port; each with rediss for TLS",
         None,
     );
@@ -134,7 +141,7 @@ fn redis(source: &mut Source) -> Option<(String, Tls)> {
     let is_encrypted = url.starts_with("rediss");
     if !is_encrypted && (tls.authorities_pem.is_some() || tls.identity_pem.is_some()) {
         source.mistake(
-            "ZYVEN_REDIS_URL",
+            REDIS_URL,
             "must begin with rediss, as there are files for TLS",
         );
         return None;

@@ -7,6 +7,11 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// What a lease lasts beyond the longest attempt in its batch: for confirming it, starting the
+/// attempts, and recording what came of them. `zyven.explain_delivery` counts with it.
+pub const MARGIN: Duration = Duration::from_secs(5);
 
 /// Bits of a token that count claims.
 const CLAIM_BITS: u32 = 24;

@@ -73,6 +73,11 @@ impl Shard {
         format!("{}state:{lane}", self.prefix)
     }
 
+    /// The sequence numbers of a lane that have this ordering key.
+    pub(crate) fn chain(&self, lane: &str, ordering_key: i64) -> String {
+        format!("{}chain:{lane}:{ordering_key:x}", self.prefix)
+    }
+
     /// The lanes of a tenant that can be served: for fresh tickets, for retries.
     pub(crate) fn lanes(&self, tenant: &str) -> [String; 2] {
         ["fresh", "retries"].map(|class| format!("{}{class}_lanes:{tenant}", self.prefix))

@@ -89,7 +89,7 @@ impl LaneSettings {
     }
 
     /// What [`LaneSettings::text`] has written.
-    fn read(text: &str) -> Option<Self> {
+    pub(crate) fn read(text: &str) -> Option<Self> {
         let [max, per_s, burst, paused] =
             <[&str; 4]>::try_from(text.split(' ').collect::<Vec<_>>()).ok()?;
         Some(Self {
@@ -217,46 +217,80 @@ impl Queue {
         let answers = answers.ok_or_else(|| self.away().unwrap_or(QueueError::NoAnswer))?;
         let [fresh, retries, in_flight, state, time] =
             <[Value; 5]>::try_from(answers).map_err(|_| QueueError::Nonsense)?;
-        let (seconds, us): (u64, u64) = read(time)?;
+        let now_us = clock_us(time)?;
         let state = State::read(&read::<Option<String>>(state)?.unwrap_or_default());
-        let now_ms = seconds * 1_000 + us / 1_000;
         Ok(LaneStatus {
             fresh: read(fresh)?,
             retries: read(retries)?,
             in_flight: read::<Option<u64>>(in_flight)?.unwrap_or_default(),
-            breaker: match state.opens_at_ms {
-                0 => BreakerState::Closed,
-                opens_at_ms if opens_at_ms > now_ms => {
-                    BreakerState::Open(Duration::from_millis(opens_at_ms - now_ms))
-                }
-                _ => BreakerState::HalfOpen,
-            },
-            throttled_for: (state.throttled_ms > now_ms)
-                .then(|| Duration::from_millis(state.throttled_ms - now_ms)),
-            ramp: (state.ramp > 0).then_some(state.ramp),
+            breaker: state.breaker(now_us),
+            throttled_for: state.throttled_for(now_us),
+            ramp: state.ramp(),
         })
     }
 }
 
 /// What `lanes.lua` writes of a lane's state, as far as anybody asks.
 #[derive(Default)]
-struct State {
+pub(crate) struct State {
     opens_at_ms: u64,
     ramp: u32,
     throttled_ms: u64,
+    tokens: Option<(f64, u64)>,
 }
 
 impl State {
-    fn read(text: &str) -> Self {
+    pub(crate) fn read(text: &str) -> Self {
         let fields: Vec<&str> = text.split(' ').collect();
         let number = |index: usize| {
             let field = fields.get(index).and_then(|field| field.parse().ok());
             field.unwrap_or_default()
         };
+        let tokens = fields.get(10).and_then(|field| field.parse().ok());
         Self {
             opens_at_ms: number(4),
             ramp: u32::try_from(number(8)).unwrap_or(u32::MAX),
             throttled_ms: number(9),
+            tokens: tokens.map(|tokens| (tokens, number(11))),
         }
     }
+
+    pub(crate) fn breaker(&self, now_us: u64) -> BreakerState {
+        match self.opens_at_ms {
+            0 => BreakerState::Closed,
+            opens_at_ms => match left(opens_at_ms, now_us) {
+                Some(wait) => BreakerState::Open(wait),
+                None => BreakerState::HalfOpen,
+            },
+        }
+    }
+
+    pub(crate) fn throttled_for(&self, now_us: u64) -> Option<Duration> {
+        left(self.throttled_ms, now_us)
+    }
+
+    pub(crate) fn ramp(&self) -> Option<u32> {
+        (self.ramp > 0).then_some(self.ramp)
+    }
+
+    /// How long until the bucket holds a whole token; `None` if it does. As `lanes.lua` counts.
+    pub(crate) fn next_token_in(&self, rate: Rate, now_us: u64) -> Option<Duration> {
+        let (tokens, counted_us) = self.tokens?;
+        let since = Duration::from_micros(now_us.saturating_sub(counted_us));
+        let tokens = tokens + since.as_secs_f64() * rate.per_s;
+        let wait = Duration::try_from_secs_f64((1.0 - tokens) / rate.per_s).ok()?;
+        (!wait.is_zero()).then_some(wait)
+    }
+}
+
+/// The time left until a millisecond of Redis' clock; `None` if it has passed.
+fn left(until_ms: u64, now_us: u64) -> Option<Duration> {
+    let left = until_ms.saturating_sub(now_us / 1_000);
+    (left > 0).then(|| Duration::from_millis(left))
+}
+
+/// Redis' clock, as `TIME` tells it.
+pub(crate) fn clock_us(time: Value) -> Result<u64, QueueError> {
+    let (seconds, us): (u64, u64) = read(time)?;
+    Ok(seconds * 1_000_000 + us)
 }

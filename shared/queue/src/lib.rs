@@ -5,7 +5,8 @@
 //! The relay *pushes* tickets: a ticket is the sequence number of an outbox row, the lane it is
 //! for, and how long until it is due. A dispatcher *claims* tickets, asks Postgres whether each is
 //! really to be done, does it, and hands them back as *completions* with its next claim. Between the
-//! two a ticket lies in its endpoint's *lane*, then, while a dispatcher holds it, among the *leased*.
+//! two a ticket lies in its endpoint's *lane*, then, while a dispatcher holds it, among the *leased*. Who explains what a
+//! delivery waits for asks for a ticket's [`Whereabouts`], and changes nothing.
 //!
 //! | Key | Kind | Holds |
 //! |---|---|---|
@@ -65,6 +66,7 @@ mod place;
 mod push;
 mod site;
 mod upkeep;
+mod whereabouts;
 
 use std::fmt;
 use std::sync::Arc;
@@ -83,6 +85,7 @@ pub use crate::failure::{Failure, QueueError};
 pub use crate::lane::{BreakerState, Lane, LaneSettings, LaneStatus, Rate};
 pub use crate::place::Tls;
 pub use crate::upkeep::{Depth, Memory};
+pub use crate::whereabouts::{TicketPlace, Whereabouts};
 
 /// How near a ticket must be due to lie in Redis at all.
 pub const NEAR_WINDOW: Duration = Duration::from_secs(15 * 60);

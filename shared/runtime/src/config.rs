@@ -280,6 +280,13 @@ impl Source {
         })
     }
 
+    /// Whether a setting was given at all, for what is read only if something else was said.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.values
+            .get(name)
+            .is_some_and(|value| !value.trim().is_empty())
+    }
+
     /// Records that a setting breaks a rule which only its reader knows.
     pub fn mistake(&mut self, name: &str, rule: &str) {
         self.mistakes.push(format!("{name} {rule}"));

@@ -35,6 +35,7 @@ mod endpoints_for_delivery;
 mod envelopes;
 mod error;
 mod event_types;
+mod explain;
 mod horizon;
 mod lanes;
 mod maintenance;
@@ -68,6 +69,10 @@ pub use error::StoreError;
 pub use event_types::{
     CheckedType, EVENT_TYPES_PER_TENANT_MAX, EventTypeChange, EventTypeRecord, EventTypeRefusal,
     SchemaInForce, SchemaMode,
+};
+pub use explain::{
+    EXPLAINED_ATTEMPTS_MAX, EXPLAINED_BODY_BYTES_MAX, ExplainedDelivery, ExplainedEvent,
+    ExplainedLease, Explanation,
 };
 pub use horizon::Horizon;
 pub use lanes::{Flow, LaneLimits, LaneLimitsOf};

@@ -378,7 +378,7 @@ fn id_floor(ms: u64) -> Uuid {
     Uuid::from_u128(u128::from(ms.min(MS_MAX)) << 80)
 }
 
-fn state(name: &str) -> Result<DeliveryState, StoreError> {
+pub(crate) fn state(name: &str) -> Result<DeliveryState, StoreError> {
     DeliveryState::from_str(name).map_err(|_| StoreError::Unreadable {
         doing: "reading a delivery",
         what: "a state that this version does not know".to_owned(),
@@ -402,7 +402,7 @@ fn delivery(row: &Row) -> Result<DeliveryRecord, StoreError> {
     })
 }
 
-fn attempt(row: &Row) -> Result<Attempt, StoreError> {
+pub(crate) fn attempt(row: &Row) -> Result<Attempt, StoreError> {
     Ok(Attempt {
         generation: row.get(0),
         number: row.get(1),

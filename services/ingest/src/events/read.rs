@@ -94,7 +94,7 @@ pub(crate) async fn event_deliveries(
 }
 
 /// What is not written as an id is the id of nothing.
-fn event_id(text: &str) -> Result<EventId, Problem> {
+pub(crate) fn event_id(text: &str) -> Result<EventId, Problem> {
     text.parse().map_err(|_| Problem::not_found("event"))
 }
 

@@ -11,7 +11,7 @@ use crate::support::{Api, Tenant};
 
 const TOKEN: i64 = 7;
 
-fn record(status: u16) -> AttemptRecord {
+pub(crate) fn record(status: u16) -> AttemptRecord {
     AttemptRecord {
         started_at: Utc::now(),
         http_status: Some(status),
@@ -26,7 +26,7 @@ fn record(status: u16) -> AttemptRecord {
 }
 
 /// Claims and settles every delivery of an event, as a dispatcher would.
-async fn settle(api: &Api, event: &str, settlement: impl Fn() -> Settlement) {
+pub(crate) async fn settle(api: &Api, event: &str, settlement: impl Fn() -> Settlement) {
     let client = api.database.client().await;
     let sql = "SELECT seq FROM zyven.outbox WHERE event_id = zyven.untyped_id('evt', $1)";
     let rows = client.query(sql, &[&event]).await.expect("rows");
@@ -54,14 +54,14 @@ async fn settle(api: &Api, event: &str, settlement: impl Fn() -> Settlement) {
     api.store.settle(&items).await.expect("settled");
 }
 
-fn dead() -> Settlement {
+pub(crate) fn dead() -> Settlement {
     Settlement::DeadLetter {
         record: Some(record(404)),
         reason: DeadLetterReason::Rejected,
     }
 }
 
-fn delivered() -> Settlement {
+pub(crate) fn delivered() -> Settlement {
     Settlement::Delivered(record(200))
 }
 

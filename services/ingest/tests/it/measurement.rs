@@ -55,6 +55,7 @@ async fn the_measured_process() {
     println!("\n{ADDRESS}{}", listener.local_addr().expect("an address"));
     let metrics = Metrics::default();
     let deps = Deps {
+        queue: None,
         store: store(&url),
         ring: KeyRing::parse(MASTER_KEYS).expect("a key ring"),
         metrics: metrics.clone(),

@@ -12,6 +12,7 @@ use zyven_domain::api_key::{Scope, Scopes};
 use zyven_domain::id::TenantId;
 use zyven_domain::secret_box::KeyRing;
 use zyven_ingest::{Config, Deps};
+use zyven_queue::Queue;
 use zyven_runtime::config::Source;
 use zyven_runtime::inherited::Origin;
 use zyven_runtime::metrics::Metrics;
@@ -67,7 +68,25 @@ impl Api {
         database: TestDatabase,
         url: &str,
         settings: &[(&str, &str)],
+        socket: (TcpListener, Origin),
+    ) -> Self {
+        Self::launch(database, url, settings, socket, None).await
+    }
+
+    /// An API that has been told where Redis is.
+    pub(crate) async fn with_queue(queue: Queue) -> Self {
+        let database = TestDatabase::new().await;
+        let url = database.url();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::launch(database, &url, &[], (listener, Origin::Own), Some(queue)).await
+    }
+
+    async fn launch(
+        database: TestDatabase,
+        url: &str,
+        settings: &[(&str, &str)],
         (listener, origin): (TcpListener, Origin),
+        queue: Option<Queue>,
     ) -> Self {
         let mut source = Source::from_pairs(settings.iter().copied());
         let config = Config::read(&mut source);
@@ -83,6 +102,7 @@ impl Api {
         let address = listener.local_addr().expect("an address");
         let deps = Deps {
             store: store.clone(),
+            queue,
             ring: KeyRing::parse(MASTER_KEYS).expect("a key ring"),
             metrics: Metrics::default(),
             readiness: Readiness::default(),

@@ -19,3 +19,4 @@ mod outages;
 mod refusals;
 mod sentinels;
 mod support;
+mod whereabouts;

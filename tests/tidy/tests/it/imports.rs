@@ -20,6 +20,8 @@ const ALLOWED: [(&str, &[&str]); 11] = [
             "zyven-domain",
             "zyven-runtime",
             "zyven-store",
+            // For explanations, which do without it; see ADR 0032.
+            "zyven-queue",
         ],
     ),
     ("zyven-egress", &["zyven-domain", "zyven-runtime"]),
