@@ -276,11 +276,20 @@ Zyven is up. Post an event; it is delivered, signed, to the echo receiver:
     -H 'Idempotency-Key: $(random_hex 6)' \\
     -d '{"type":"invoice.paid","payload":{"invoice":"INV-1001","amount":4200,"currency":"EUR"}}'
 
+Or with commands (docs/cli.md):
+
+  export ZYVEN_API_URL=http://127.0.0.1:$PORT_INGEST ZYVEN_API_KEY=$(demo_value api_key)
+  $(client) events tail
+
 See it arrive:    make logs SERVICE=echo
 Logs:             $(logs_are_in)
 See all states:   make demo
 Stop:             make down        (make help lists everything)
 END
+}
+
+client() {
+    if [ "$ENGINE" = docker ]; then echo zyven; else echo "$PROGRAM"; fi
 }
 
 logs_are_in() {

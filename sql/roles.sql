@@ -53,7 +53,8 @@ GRANT UPDATE ON zyven.routing_versions, zyven.idempotency_keys TO zyven_ingest;
 GRANT USAGE ON SEQUENCE zyven.event_type_versions TO zyven_ingest;
 GRANT EXECUTE ON FUNCTION
     zyven.route, zyven.routes, zyven.patterns_of, zyven.document_of, zyven.filter_admits, zyven.ordering_number,
-    zyven.ensure_partition, zyven.cancel, zyven.replay
+    zyven.ensure_partition, zyven.cancel, zyven.replay,
+    zyven.explain_event, zyven.explain_delivery, zyven.explain_sentence
 TO zyven_ingest;
 
 -- Relay: reads the outbox, keeps the watermark, ends the leases of the dead, and looks after what is old.
@@ -88,7 +89,9 @@ TO zyven_operator;
 GRANT SELECT (id, tenant_id, public_id, name, scopes, created_at, expires_at, revoked_at) ON zyven.api_keys TO zyven_operator;
 GRANT EXECUTE ON FUNCTION
     zyven.deliveries_of, zyven.attempts_of, zyven.replay, zyven.replay_dead_letters, zyven.replay_missing,
-    zyven.cancel, zyven.cancel_deliveries, zyven.purge_dead_letters, zyven.pause, zyven.resume
+    zyven.cancel, zyven.cancel_deliveries, zyven.purge_dead_letters, zyven.pause, zyven.resume, zyven.storage,
+    zyven.explain, zyven.explain_event, zyven.explain_delivery, zyven.explain_sentence,
+    zyven.patterns_of, zyven.document_of, zyven.filter_admits, zyven.routes
 TO zyven_operator;
 
 -- The relay tells for how long the oldest transaction has been open. Without this it sees its own sessions only.

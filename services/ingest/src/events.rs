@@ -28,7 +28,7 @@ use crate::exchange::Trail;
 use crate::fields::Members;
 use crate::problem::{Code, FieldError, Problem};
 
-pub(crate) use read::{event, event_deliveries, event_id};
+pub(crate) use read::{event, event_deliveries, event_id, recent};
 
 use draft::Draft;
 use items::Items;

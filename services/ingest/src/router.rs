@@ -16,7 +16,7 @@ use crate::exchange::Trail;
 use crate::problem::{Code, Problem};
 use crate::{api_keys, audit, cancel, deliveries, endpoints, event_types, events, explain};
 
-/// The path of the one route that the exchange answers itself.
+/// The path of the one route that the exchange answers itself, when the method is POST.
 pub(crate) const PUBLISH: &str = "/v1/events";
 
 /// A route of the API: what there is, and who may.
@@ -51,6 +51,7 @@ fn fill<T: Table>(table: T) -> T {
     use MethodFilter as M;
     use Scope::{Manage, Publish, Read, Replay};
     table
+        .add(M::GET,    PUBLISH,                            Read,    events::recent)
         .add(M::POST,   "/v1/events/batch",                 Publish, events::publish_batch)
         .add(M::GET,    "/v1/events/{id}",                  Read,    events::event)
         .add(M::GET,    "/v1/events/{id}/deliveries",       Read,    events::event_deliveries)

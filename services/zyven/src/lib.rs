@@ -17,7 +17,7 @@ mod storage;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use zyven_runtime::config::{Activation, ConfigError, EXIT_CONFIG};
 use zyven_runtime::inherited::{Inherited, InheritedError};
 use zyven_runtime::supervisor::Chain;
@@ -28,7 +28,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Event delivery: accepts events over REST or SQL and owns their delivery from then on.
 ///
 /// Services read their settings from ZYVEN_… environment variables; `zyven config` lists them.
-/// Exit codes: 0 done, 1 failed, 2 wrong arguments, 64 wrong configuration.
+/// Exit codes: 0 done, 1 failed or refused, 2 wrong arguments, 64 wrong configuration; of clients of
+/// the API also 3 not reachable, 4 the server failed.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
@@ -63,7 +64,15 @@ enum Command {
     Bench(Box<bench::Args>),
     /// Ask a URL and succeed if it answers 2xx (for health checks in containers)
     Probe(probe::Args),
+    #[command(flatten)]
+    Client(zyven_cli::Command),
 }
+
+/// What the clients do not know themselves.
+const PROGRAM: zyven_cli::Program = zyven_cli::Program {
+    command: Cli::command,
+    api_url: settings::api_url,
+};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +95,10 @@ impl Failure {
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let command = match Cli::parse().command {
+        Command::Client(command) => return zyven_cli::main(command, &PROGRAM),
+        command => command,
+    };
     // Before the runtime and all else opens descriptors, which must not be taken for those that were passed.
     let sockets = Inherited::take(&Activation::from_environment());
     let runtime = match tokio::runtime::Builder::new_current_thread()
@@ -122,6 +134,7 @@ async fn run(command: Command, sockets: Result<Inherited, InheritedError>) -> Re
         Command::Demo(args) => demo::run(args).await,
         Command::Bench(args) => bench::run(*args).await.map_err(Failure::other),
         Command::Probe(args) => probe::run(&args).await,
+        Command::Client(_) => Err(Failure::Plain("a client runs by itself".to_owned())),
     }
 }
 
@@ -134,5 +147,58 @@ fn complain(failure: &Failure) -> ExitCode {
     match failure {
         Failure::Config(_) => ExitCode::from(EXIT_CONFIG),
         Failure::Plain(_) | Failure::Other(_) | Failure::Service => ExitCode::FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The commands of clients that are run, with what stands before them, and their options.
+    fn leaves(command: &clap::Command, name: &str) -> Vec<(String, Vec<String>)> {
+        let below: Vec<_> = command.get_subcommands().collect();
+        if below.is_empty() {
+            let options = command
+                .get_arguments()
+                .filter_map(|option| option.get_long());
+            let options = options.map(|long| format!("--{long}"));
+            return vec![(name.to_owned(), options.collect())];
+        }
+        let below = below.iter();
+        let leaves = below.flat_map(|one| leaves(one, &format!("{name} {}", one.get_name())));
+        leaves.collect()
+    }
+
+    #[test]
+    fn every_client_command_and_its_options_are_documented() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cli.md");
+        let document = std::fs::read_to_string(path).expect("docs/cli.md");
+        let program = Cli::command();
+        let clients = program
+            .get_subcommands()
+            .filter(|command| zyven_cli::Command::has_subcommand(command.get_name()));
+        let mut found = 0;
+        for client in clients {
+            for (command, options) in leaves(client, &format!("zyven {}", client.get_name())) {
+                found += 1;
+                assert!(
+                    document.contains(&format!("# `{command}`\n")),
+                    "docs/cli.md has no section `{command}`"
+                );
+                for option in options {
+                    assert!(
+                        document.contains(&format!("{option}`"))
+                            || document.contains(&format!("{option} ")),
+                        "docs/cli.md does not say what {option} of `{command}` does"
+                    );
+                }
+            }
+        }
+        assert!(found > 25, "only {found} commands were found");
+    }
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Cli::command().debug_assert();
     }
 }

@@ -252,6 +252,7 @@ fn declared() -> Source {
         threads(&mut source),
         api_url(&mut source),
     );
+    let _ = zyven_cli::read_settings(&mut source);
     let _ = telemetry::Config::read(&mut source);
     let _ = zyven_ingest::Config::read(&mut source);
     let _ = zyven_relay::Config::read(&mut source);

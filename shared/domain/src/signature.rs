@@ -10,7 +10,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use sha2::Sha256;
 
 /// What every symmetric signing secret starts with.
@@ -138,6 +138,22 @@ impl PrivateKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublicKey([u8; 32]);
 
+/// The text is not a public key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("must be \"whpk_\" followed by the base64 of 32 bytes")]
+pub struct ParsePublicKeyError;
+
+impl FromStr for PublicKey {
+    type Err = ParsePublicKeyError;
+
+    fn from_str(text: &str) -> Result<Self, ParsePublicKeyError> {
+        let encoded = text.strip_prefix(PUBLIC_KEY_PREFIX);
+        let bytes = STANDARD.decode(encoded.ok_or(ParsePublicKeyError)?);
+        let bytes = bytes.map_err(|_| ParsePublicKeyError)?;
+        bytes.try_into().map(Self).map_err(|_| ParsePublicKeyError)
+    }
+}
+
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{PUBLIC_KEY_PREFIX}{}", STANDARD.encode(self.0))
@@ -219,6 +235,74 @@ pub fn sign(keys: &[SigningKey], webhook_id: &str, timestamp_s: i64, body: &[u8]
     header
 }
 
+/// What a receiver checks signatures with.
+#[derive(Clone)]
+pub enum VerifyingKey {
+    /// For signatures `v1`.
+    Shared(SigningSecret),
+    /// For signatures `v1a`.
+    Public(PublicKey),
+}
+
+/// Why no signature of a header is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unverified {
+    /// Nothing in it is of the key's scheme.
+    #[error("there is no {wanted} signature")]
+    OtherScheme {
+        /// What was looked for: `v1` or `v1a`.
+        wanted: &'static str,
+    },
+    /// Secret, id, timestamp or body is another one.
+    #[error("no {wanted} signature is right for this secret, id, timestamp and body")]
+    Wrong {
+        /// What was looked for: `v1` or `v1a`.
+        wanted: &'static str,
+    },
+}
+
+/// Checks the value of `webhook-signature`, of which any one signature suffices; see [`sign`]. Compares in constant time.
+/// Whether the timestamp is recent is the caller's question.
+///
+/// # Errors
+/// No signature is good.
+pub fn verify(
+    key: &VerifyingKey,
+    webhook_id: &str,
+    timestamp_s: i64,
+    body: &[u8],
+    header: &str,
+) -> Result<(), Unverified> {
+    let wanted = match key {
+        VerifyingKey::Shared(_) => "v1",
+        VerifyingKey::Public(_) => "v1a",
+    };
+    let head = format!("{webhook_id}.{timestamp_s}.");
+    let signed = [head.as_bytes(), body].concat();
+    let is_good = |signature: &[u8]| match key {
+        VerifyingKey::Shared(secret) => {
+            let mut mac =
+                Hmac::<Sha256>::new_from_slice(&secret.0).expect("HMAC takes a key of any length");
+            mac.update(&signed);
+            mac.verify_slice(signature).is_ok()
+        }
+        VerifyingKey::Public(PublicKey(bytes)) => UnparsedPublicKey::new(&ED25519, bytes)
+            .verify(&signed, signature)
+            .is_ok(),
+    };
+    let mut unverified = Unverified::OtherScheme { wanted };
+    for (version, encoded) in header.split(' ').filter_map(|one| one.split_once(',')) {
+        if version != wanted {
+            continue;
+        }
+        if STANDARD.decode(encoded).is_ok_and(|bytes| is_good(&bytes)) {
+            return Ok(());
+        }
+        unverified = Unverified::Wrong { wanted };
+    }
+    Err(unverified)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,6 +348,49 @@ mod tests {
             sign(&keys, ID, TIMESTAMP_S, BODY),
             format!("{ASYMMETRIC} {SIGNATURE}")
         );
+    }
+
+    #[test]
+    fn a_receiver_verifies_what_was_signed_and_nothing_else() {
+        let shared = SigningSecret::parse(SECRET).map(VerifyingKey::Shared);
+        let shared = shared.unwrap_or_else(|error| panic!("{error}"));
+        let public = VerifyingKey::Public(PUBLIC_KEY.parse().expect("a public key"));
+        let both = format!("v2,eA== {ASYMMETRIC} v1,eA== {SIGNATURE}");
+        for (key, wanted, own, other) in [
+            (&shared, "v1", SIGNATURE, ASYMMETRIC),
+            (&public, "v1a", ASYMMETRIC, SIGNATURE),
+        ] {
+            for header in [own, both.as_str()] {
+                assert_eq!(
+                    verify(key, ID, TIMESTAMP_S, BODY, header),
+                    Ok(()),
+                    "{header}"
+                );
+            }
+            let absent = Err(Unverified::OtherScheme { wanted });
+            for header in ["", other, "v1", "nonsense"] {
+                assert_eq!(
+                    verify(key, ID, TIMESTAMP_S, BODY, header),
+                    absent,
+                    "{header}"
+                );
+            }
+            let wrong = Err(Unverified::Wrong { wanted });
+            assert_eq!(verify(key, "msg_x", TIMESTAMP_S, BODY, &both), wrong);
+            assert_eq!(verify(key, ID, TIMESTAMP_S + 1, BODY, &both), wrong);
+            assert_eq!(verify(key, ID, TIMESTAMP_S, b"{}", &both), wrong);
+            let broken = format!("{wanted},no-base64");
+            assert_eq!(verify(key, ID, TIMESTAMP_S, BODY, &broken), wrong);
+        }
+    }
+
+    #[test]
+    fn a_public_key_survives_its_text_form() {
+        let key: PublicKey = PUBLIC_KEY.parse().expect("a public key");
+        assert_eq!(key, private_key().public_key());
+        for bad in ["", "whpk_", "whpk_AAAA", SECRET, &PUBLIC_KEY[5..]] {
+            assert_eq!(bad.parse::<PublicKey>(), Err(ParsePublicKeyError), "{bad}");
+        }
     }
 
     #[test]

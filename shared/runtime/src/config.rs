@@ -193,6 +193,22 @@ impl Source {
         self.parse(name, &text, from_text).map(Some)
     }
 
+    /// Like [`Source::optional`], for what must never be shown; see [`Source::secret`].
+    pub fn optional_secret<T: FromStr>(
+        &mut self,
+        name: &'static str,
+        meaning: &'static str,
+    ) -> Option<Option<T>>
+    where
+        T::Err: Display,
+    {
+        let text = self.text(name, meaning, Some(""), true)?;
+        if text.is_empty() {
+            return Some(None);
+        }
+        self.parse(name, &text, from_text).map(Some)
+    }
+
     /// Values separated by commas; blanks around them do not count. Empty text is an empty list.
     pub fn list<T: FromStr>(
         &mut self,

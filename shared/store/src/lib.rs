@@ -80,7 +80,9 @@ pub use maintenance::InvariantBreach;
 pub use migrate::{AppliedMigration, Migration, Schema, migrations};
 pub use pool::StoreConfig;
 pub use presence::{DispatcherBeat, EndedLease, LeasesPage};
-pub use reads::{ATTEMPTS_SHOWN_MAX, Attempt, DeliveryFilter, DeliveryRecord, EventRecord};
+pub use reads::{
+    ATTEMPTS_SHOWN_MAX, Attempt, DeliveryFilter, DeliveryRecord, EventRecord, EventSummary,
+};
 pub use relay::{Leadership, OutboxRow};
 pub use replays::{REPLAY_REASON_CHARS_MAX, Replayed};
 pub use settle::{AttemptRecord, SettleItem, Settled, Settlement};

@@ -112,12 +112,43 @@ pub struct DeliveryFilter {
     pub since: Option<DateTime<Utc>>,
 }
 
+/// An event without its payload, as a list shows it.
+#[derive(Debug, Clone)]
+pub struct EventSummary {
+    /// Its id.
+    pub id: EventId,
+    /// What kind of fact it is.
+    pub event_type: String,
+    /// Labels that narrowed who got it.
+    pub channels: Vec<String>,
+    /// Where it comes from.
+    pub source: Option<String>,
+    /// When it was committed.
+    pub accepted_at: DateTime<Utc>,
+    /// No attempt begins earlier.
+    pub deliver_at: Option<DateTime<Utc>>,
+    /// No attempt begins later.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// What it is in order with.
+    pub ordering_key: Option<String>,
+}
+
 const EVENT_OF: &str = "
     SELECT id, type, payload, channels, source, traceparent, accepted_at, deliver_at, expires_at,
            ordering_key
       FROM zyven.events
      WHERE tenant_id = $1
        AND id = $2";
+/// By the primary key, which leads through the events of all tenants: whoever asks keeps `$2` recent.
+const EVENTS_OF: &str = "
+    SELECT id, type, channels, source, accepted_at, deliver_at, expires_at, ordering_key
+      FROM zyven.events
+     WHERE tenant_id = $1
+       AND id >= $2
+       AND id < $3
+       AND ($4::text IS NULL OR type = $4)
+     ORDER BY id DESC
+     LIMIT $5";
 /// The states of an event's deliveries, for its own status. All its deliveries begin with its own
 /// time, `$3` to `$4`, by which both indexes find them.
 const STATES_OF_EVENT: &str = "
@@ -240,6 +271,47 @@ impl Store {
             expires_at: row.get(8),
             ordering_key: row.get(9),
         }))
+    }
+
+    /// The tenant's events since `since`, the newest first, older than the event `before`. The work grows with the
+    /// events of *all* tenants since then, so `since` has to be recent.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked, or needed longer than it may.
+    pub async fn events_of(
+        &self,
+        tenant: TenantId,
+        since: DateTime<Utc>,
+        event_type: Option<&EventType>,
+        before: Option<EventId>,
+        limit: u32,
+    ) -> Result<Vec<EventSummary>, StoreError> {
+        let from = first_id_at(since);
+        let to = before.map_or(Uuid::max(), EventId::uuid);
+        let connection = self.reads("listing events").await?;
+        let rows = connection
+            .query(
+                EVENTS_OF,
+                &[
+                    &tenant.uuid(),
+                    &from,
+                    &to,
+                    &event_type.map(EventType::as_str),
+                    &i64::from(limit),
+                ],
+            )
+            .await?;
+        let summaries = rows.iter().map(|row| EventSummary {
+            id: EventId::from_uuid(row.get(0)),
+            event_type: row.get(1),
+            channels: row.get::<_, Option<Vec<String>>>(2).unwrap_or_default(),
+            source: row.get(3),
+            accepted_at: row.get(4),
+            deliver_at: row.get(5),
+            expires_at: row.get(6),
+            ordering_key: row.get(7),
+        });
+        Ok(summaries.collect())
     }
 
     /// How many of an event's deliveries stand where.

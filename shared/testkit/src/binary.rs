@@ -19,6 +19,7 @@ pub struct Binary {
     program: PathBuf,
     environment: Vec<(OsString, OsString)>,
     listeners: Vec<Arc<TcpListener>>,
+    input: Option<PathBuf>,
 }
 
 impl Binary {
@@ -74,6 +75,7 @@ impl Binary {
             program: program.into(),
             environment: Vec::new(),
             listeners: Vec::new(),
+            input: None,
         }
     }
 
@@ -105,6 +107,13 @@ impl Binary {
     #[must_use]
     pub fn listening_on(mut self, listener: TcpListener) -> Binary {
         self.listeners.push(Arc::new(listener));
+        self
+    }
+
+    /// A file as the standard input of every process started from here on; without one there is nothing to read.
+    #[must_use]
+    pub fn reading(mut self, file: impl Into<PathBuf>) -> Binary {
+        self.input = Some(file.into());
         self
     }
 
@@ -161,7 +170,10 @@ impl Binary {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null());
+        command.stdin(match &self.input {
+            Some(path) => Stdio::from(File::open(path).expect("a readable file")),
+            None => Stdio::null(),
+        });
         command
     }
 }

@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{Path, Request, State};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use zyven_domain::event::EventType;
 use zyven_domain::id::{DeliveryId, EventId};
 use zyven_domain::lifecycle::DeliveryState;
+use zyven_store::EventSummary;
 
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::deliveries::DeliveryView;
+use crate::fields;
 use crate::pages::{self, Query};
 use crate::problem::Problem;
 
@@ -34,6 +37,73 @@ struct EventView<'a> {
     ordering_key: Option<&'a str>,
     /// The bytes as they were sent.
     payload: &'a RawValue,
+}
+
+/// How far back `GET /v1/events` looks. The list is for following what arrives: nothing leads from a tenant to its events, so
+/// further back the search would go through those of all others.
+const RECENT: TimeDelta = TimeDelta::hours(1);
+
+/// An event as it is listed: without its payload, and without the status that takes a look at all its deliveries.
+#[derive(Serialize)]
+struct EventItem<'a> {
+    id: EventId,
+    #[serde(rename = "type")]
+    event_type: &'a str,
+    channels: &'a [String],
+    source: Option<&'a str>,
+    accepted_at: DateTime<Utc>,
+    deliver_at: Option<DateTime<Utc>>,
+    expires_at: Option<DateTime<Utc>>,
+    ordering_key: Option<&'a str>,
+}
+
+impl<'a> EventItem<'a> {
+    fn of(event: &'a EventSummary) -> Self {
+        Self {
+            id: event.id,
+            event_type: &event.event_type,
+            channels: &event.channels,
+            source: event.source.as_deref(),
+            accepted_at: event.accepted_at,
+            deliver_at: event.deliver_at,
+            expires_at: event.expires_at,
+            ordering_key: event.ordering_key.as_deref(),
+        }
+    }
+}
+
+/// `GET /v1/events`: those of the last hour, the newest first.
+pub(crate) async fn recent(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Answer, Problem> {
+    let mut query = Query::of(&request);
+    let limit = query.limit();
+    let before = query.value::<EventId>("cursor");
+    let earliest = Utc::now() - RECENT;
+    let since = query.parsed("since", |text| match fields::moment(text) {
+        Ok(since) if since < earliest => Err("must be within the last hour"),
+        since => since,
+    });
+    let event_type = query.parsed("event_type", |text| {
+        EventType::parse(text).map_err(|rule| rule.0)
+    });
+    query.finish()?;
+    let since = since.unwrap_or(earliest);
+    let events = app
+        .store
+        .events_of(
+            caller.tenant,
+            since,
+            event_type.as_ref(),
+            before,
+            pages::asked(limit),
+        )
+        .await?;
+    let (shown, next) = pages::cut(events, limit, |event| event.id.to_string());
+    let views: Vec<EventItem<'_>> = shown.iter().map(EventItem::of).collect();
+    Ok(pages::page(&views, next))
 }
 
 /// `GET /v1/events/{id}`

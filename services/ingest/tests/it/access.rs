@@ -442,16 +442,13 @@ async fn unknown_routes_and_methods_say_so() {
     for path in paths {
         tenant.get(path).await.expect_problem(404, "not_found");
     }
-    let answer = tenant
-        .get("/v1/events")
-        .await
-        .expect_problem(405, "method_not_allowed");
-    assert_eq!(answer.header("allow"), Some("POST"));
-    let answer = tenant
-        .delete("/v1/endpoints")
-        .await
-        .expect_problem(405, "method_not_allowed");
-    let mut allowed: Vec<&str> = answer.header("allow").expect("Allow").split(',').collect();
-    allowed.sort_unstable();
-    assert_eq!(allowed, ["GET", "HEAD", "POST"]);
+    for path in ["/v1/events", "/v1/endpoints"] {
+        let answer = tenant
+            .delete(path)
+            .await
+            .expect_problem(405, "method_not_allowed");
+        let mut allowed: Vec<&str> = answer.header("allow").expect("Allow").split(',').collect();
+        allowed.sort_unstable();
+        assert_eq!(allowed, ["GET", "HEAD", "POST"], "{path}");
+    }
 }

@@ -299,3 +299,47 @@ async fn what_is_no_id_is_the_id_of_nothing() {
         tenant.get(&path).await.expect_problem(404, "not_found");
     }
 }
+
+#[tokio::test]
+async fn events_of_the_last_hour_are_listed_newest_first_whether_anybody_wants_them_or_not() {
+    let api = Api::start().await;
+    let tenant = api.tenant().await;
+    let mut published = Vec::new();
+    for event_type in ["a", "b", "a"] {
+        published.push(tenant.publish(event_type).await);
+    }
+    let listed = async |query: &str| -> (Vec<String>, Value) {
+        let page = tenant.get(&format!("/v1/events?{query}")).await.expect(200);
+        let page = page.json();
+        let data = page["data"].as_array().expect("data");
+        let ids = data
+            .iter()
+            .map(|event| event["id"].as_str().expect("an id").to_owned());
+        (ids.collect(), page["next_cursor"].clone())
+    };
+    published.reverse();
+    assert_eq!(listed("").await, (published.clone(), Value::Null));
+    let (first, cursor) = listed("limit=2").await;
+    assert_eq!(first, published[..2]);
+    let cursor = cursor.as_str().expect("another page");
+    let (rest, end) = listed(&format!("limit=2&cursor={cursor}")).await;
+    assert_eq!((rest.as_slice(), end), (&published[2..], Value::Null));
+    assert_eq!(listed("event_type=b").await.0, published[1..2]);
+
+    let one = &tenant.get("/v1/events?limit=1").await.json()["data"][0];
+    assert_eq!(one["type"], "a");
+    assert!(
+        one["accepted_at"].is_string() && one.get("payload").is_none(),
+        "{one}"
+    );
+
+    let ago = |seconds: i64| {
+        let moment = Utc::now() - chrono::TimeDelta::seconds(seconds);
+        format!("since={}", moment.format("%Y-%m-%dT%H:%M:%SZ"))
+    };
+    assert_eq!(listed(&ago(3_590)).await.0, published);
+    assert_eq!(listed(&ago(-60)).await.0, Vec::<String>::new());
+    let refused = tenant.get(&format!("/v1/events?{}", ago(3_610))).await;
+    let refused = refused.expect_problem(422, "invalid");
+    assert_eq!(refused.fields(), ["since"]);
+}

@@ -197,6 +197,9 @@ async fn no_read_scans_the_history_from_end_to_end() {
                 .await;
             page.expect("a page");
         }
+        let since = chrono::Utc::now() - chrono::TimeDelta::hours(1);
+        let events = store.events_of(tenant, since, None, None, 51).await;
+        events.expect("a page");
         ask_about_one(&store, tenant, first[0].event_id, first[0].id).await;
     }
     drop(store);

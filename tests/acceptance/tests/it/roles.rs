@@ -128,6 +128,7 @@ async fn use_the_whole_api(stack: &Stack) {
         ("DELETE", key, None),
         ("GET", "/v1/audit-log".to_owned(), None),
         ("GET", "/v1/deliveries".to_owned(), None),
+        ("GET", "/v1/events".to_owned(), None),
         ("DELETE", endpoint.clone(), None),
     ];
     for (method, path, body) in steps {
@@ -173,6 +174,11 @@ async fn every_service_works_with_its_own_role() {
         .await;
     assert!(status < 300, "{answer}");
     stack.wait_for_state(&retried, "DELIVERED").await;
+    for what in [format!("events/{retried}"), format!("deliveries/{delivery}")] {
+        let path = format!("/v1/{what}/explain");
+        let (status, explained) = stack.call("GET", &path, None).await;
+        assert_eq!(status, 200, "{explained}");
+    }
     let (_, attempts) = stack
         .call("GET", &format!("/v1/deliveries/{delivery}/attempts"), None)
         .await;
@@ -271,6 +277,12 @@ async fn a_role_can_do_nothing_but_its_own_work() {
         assert!(said.parse::<i64>().is_ok(), "{view}: {said}");
     }
     let operator = |sql: &str| as_role(&stack, "zyven_operator", sql);
+    assert_eq!(
+        operator(&format!("SELECT code FROM zyven.explain('{event}')")),
+        "matched"
+    );
+    let tables = operator("SELECT count(*) > 5 FROM zyven.storage()");
+    assert_eq!(tables, "t");
     assert_eq!(
         operator(&format!("SELECT zyven.pause('{endpoint}')")),
         endpoint

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::tree::{files, read, shown};
 
 /// Crate → what of ours it may depend on. Everything may use the testkit in its tests.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("zyven-domain", &[]),
     // Nothing at all in the program that is run; see ADR 0025.
     ("zyven-crash-points", &[]),
@@ -25,6 +25,8 @@ const ALLOWED: [(&str, &[&str]); 11] = [
         ],
     ),
     ("zyven-egress", &["zyven-domain", "zyven-runtime"]),
+    // A client: the API is all it has.
+    ("zyven-cli", &["zyven-domain", "zyven-runtime"]),
     (
         "zyven-relay",
         &[
@@ -48,6 +50,7 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     (
         "zyven",
         &[
+            "zyven-cli",
             "zyven-crash-points",
             "zyven-domain",
             "zyven-runtime",

@@ -1,0 +1,546 @@
+//! The commands for developers, each as its user calls it, against a whole stack.
+
+use serde_json::{Value, json};
+use zyven_domain::signature::{SigningSecret, VerifyingKey, verify};
+use zyven_testkit::{Answer, Binary, Finished, ReceivedRequest, Receiver};
+
+use crate::stack::{PATIENCE, Spread, Stack};
+
+/// A developer's shell.
+pub(crate) struct Shell(Binary);
+
+impl Shell {
+    pub(crate) fn on(stack: &Stack) -> Self {
+        Self::at(&stack.api, &stack.key)
+    }
+
+    pub(crate) fn at(url: &str, key: &str) -> Self {
+        let binary = Binary::find();
+        Self(binary.with("ZYVEN_API_URL", url).with("ZYVEN_API_KEY", key))
+    }
+
+    pub(crate) fn with(self, name: &str, value: &str) -> Self {
+        Self(self.0.with(name, value))
+    }
+
+    /// Runs a command to its end, whatever it says.
+    pub(crate) async fn run_any(&self, arguments: &[&str]) -> Finished {
+        self.0.run(arguments, PATIENCE).await
+    }
+
+    /// Runs a command to its end. Nothing it says is for a terminal, as none is there.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Finished {
+        let finished = self.run_any(arguments).await;
+        for said in [&finished.stdout, &finished.stderr] {
+            assert!(!said.contains('\u{1b}'), "{arguments:?}: {said:?}");
+        }
+        finished
+    }
+
+    pub(crate) async fn ok(&self, arguments: &[&str]) -> String {
+        self.run(arguments).await.expect_success()
+    }
+
+    /// The one document that the command prints with `--json`.
+    pub(crate) async fn json(&self, arguments: &[&str]) -> Value {
+        let said = self.ok(&[arguments, &["--json"]].concat()).await;
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {said}"))
+    }
+
+    /// Runs a command that has to fail with this code; returns what it says on standard error.
+    pub(crate) async fn fails(&self, code: i32, arguments: &[&str]) -> String {
+        let finished = self.run(arguments).await;
+        assert_eq!(
+            finished.status.code(),
+            Some(code),
+            "{arguments:?}: {finished:?}"
+        );
+        finished.stderr
+    }
+}
+
+fn text<'a>(value: &'a Value, member: &str) -> &'a str {
+    let text = value[member].as_str();
+    text.unwrap_or_else(|| panic!("no {member} in {value}"))
+}
+
+fn file(name: &str, content: &[u8]) -> std::path::PathBuf {
+    let file = std::env::temp_dir().join(format!("zyven-cli-{}-{name}", std::process::id()));
+    std::fs::write(&file, content).expect("a file");
+    file
+}
+
+#[tokio::test]
+async fn a_developer_publishes_an_event_and_sees_what_became_of_it() {
+    let stack = Stack::start(Spread::OneProcess).await;
+    let shell = Shell::on(&stack);
+    let url = stack.receiver.url("/hook");
+    let endpoint = shell.json(&["endpoints", "create", &url]).await;
+    let endpoint = text(&endpoint, "id");
+
+    let payload = "{ \"z\":1.10, \"a\" : [1e2,\"é\"]}";
+    let send = [
+        "events",
+        "send",
+        "invoice.paid",
+        "--payload",
+        payload,
+        "--idempotency-key",
+        "mine",
+    ];
+    let accepted = shell.json(&send).await;
+    let event = text(&accepted, "id");
+    assert_eq!(accepted["deliveries"], 1);
+    let again = shell.ok(&send).await;
+    assert!(
+        again.contains(event) && again.contains("accepted before"),
+        "{again}"
+    );
+    stack.wait_for_state(event, "DELIVERED").await;
+    assert_eq!(stack.receiver.requests()[0].body, payload, "byte for byte");
+
+    let seen = shell.ok(&["events", "get", event]).await;
+    for part in [payload, "invoice.paid", "DELIVERED", endpoint] {
+        assert!(seen.contains(part), "{part} in {seen}");
+    }
+    assert_eq!(
+        text(&shell.json(&["events", "get", event]).await, "status"),
+        "DELIVERED"
+    );
+
+    let list = [
+        "deliveries",
+        "list",
+        "--status",
+        "delivered",
+        "--endpoint",
+        endpoint,
+        "--since",
+        "1h",
+    ];
+    let listed = shell.json(&list).await;
+    let delivery = text(&listed["data"][0], "id");
+    assert_eq!(listed["data"].as_array().map(Vec::len), Some(1), "{listed}");
+    let table = shell
+        .ok(&["deliveries", "list", "--type", "invoice.paid"])
+        .await;
+    assert!(
+        table.starts_with("DELIVERY") && table.contains(delivery),
+        "{table}"
+    );
+    let none = shell
+        .ok(&["deliveries", "list", "--status", "DEAD_LETTERED"])
+        .await;
+    assert_eq!(none, "no delivery is like this\n");
+    let one = shell.json(&["deliveries", "get", delivery]).await;
+    assert_eq!(one["http_status"], 200);
+    let attempts = shell.json(&["deliveries", "attempts", delivery]).await;
+    assert_eq!(attempts["data"][0]["number"], 1);
+    let seen = shell.ok(&["deliveries", "get", delivery]).await;
+    assert!(
+        seen.contains("GENERATION") && seen.contains(event),
+        "{seen}"
+    );
+
+    let refused = shell
+        .fails(1, &["deliveries", "replay", delivery, "--reason", "r"])
+        .await;
+    assert!(refused.contains("not_replayable"), "{refused}");
+    let refused = shell
+        .fails(1, &["deliveries", "cancel", delivery, "--reason", "r"])
+        .await;
+    assert!(refused.contains("not_cancellable"), "{refused}");
+    let cancelled = shell
+        .json(&["events", "cancel", event, "--reason", "r"])
+        .await;
+    assert_eq!(
+        cancelled,
+        json!({ "id": event, "cancelled": 0, "finished": 1 })
+    );
+}
+
+#[tokio::test]
+async fn payloads_come_from_files_and_lists_go_on_where_they_ended() {
+    let stack = Stack::start(Spread::OneProcess).await;
+    let shell = Shell::on(&stack);
+    let payload = file("payload.json", b"{\"n\":\n 1}\n");
+    let path = payload.to_str().expect("UTF-8");
+    let from_file = [
+        "events",
+        "send",
+        "a",
+        "--payload-file",
+        path,
+        "--channel",
+        "x",
+        "--source",
+        "test",
+    ];
+    let nobody = shell.run(&from_file).await;
+    assert!(
+        nobody.stderr.contains("zyven events explain evt_"),
+        "{nobody:?}"
+    );
+    let piped = Shell(shell.0.clone().reading(&payload));
+    let piped = piped
+        .json(&["events", "send", "a", "--payload-file", "-"])
+        .await;
+    let stored = shell.ok(&["events", "get", text(&piped, "id")]).await;
+    assert!(stored.contains("{\"n\":\n 1}\n"), "{stored}");
+
+    for name in ["one", "two", "three"] {
+        shell
+            .ok(&[
+                "keys",
+                "create",
+                name,
+                "--scope",
+                "read",
+                "--expires-at",
+                "1h",
+            ])
+            .await;
+    }
+    let first = shell.json(&["keys", "list", "--limit", "3"]).await;
+    let cursor = text(&first, "next_cursor");
+    let rest = shell
+        .json(&["keys", "list", "--limit", "3", "--cursor", cursor])
+        .await;
+    assert_eq!(
+        rest["data"][0]["name"], "three",
+        "after the stack's own key, one and two"
+    );
+    assert_eq!(rest["next_cursor"], Value::Null);
+}
+
+#[tokio::test]
+async fn endpoints_are_made_changed_tested_and_deleted() {
+    let stack = Stack::start(Spread::OneProcess).await;
+    let shell = Shell::on(&stack);
+    let url = stack.receiver.url("/hook");
+    let more = file(
+        "endpoint.json",
+        b"{\"headers\": {\"x-gate\": \"open\"}, \"timeout_ms\": 1}",
+    );
+    let more = more.to_str().expect("UTF-8");
+    let create = [
+        "endpoints",
+        "create",
+        &url,
+        "--event-type",
+        "a.*",
+        "--event-type",
+        "b",
+        "--description",
+        "mine",
+        "--timeout-ms",
+        "5000",
+        "--attempts-max",
+        "1",
+        "--from",
+        more,
+    ];
+    let made = shell.json(&create).await;
+    let id = text(&made, "id");
+    assert_eq!(made["event_types"], json!(["a.*", "b"]));
+    assert_eq!(made["headers"], json!(["x-gate"]));
+    assert_eq!(made["timeout_ms"], 5000, "an option beats the file");
+    assert!(shell.ok(&["endpoints", "list"]).await.contains("a.* b"));
+    let changed = shell
+        .json(&["endpoints", "update", id, "--event-type", "c"])
+        .await;
+    assert_eq!(changed["event_types"], json!(["c"]));
+    shell.fails(2, &["endpoints", "update", id]).await;
+
+    for (step, status) in [
+        ("pause", "paused"),
+        ("resume", "enabled"),
+        ("disable", "disabled"),
+        ("enable", "enabled"),
+    ] {
+        let said = shell.ok(&["endpoints", step, id]).await;
+        assert_eq!(said, format!("{id} is {status}\n"));
+        assert_eq!(
+            shell.json(&["endpoints", "get", id]).await["status"],
+            status
+        );
+    }
+
+    let tested = shell.json(&["endpoints", "test", id, "--wait"]).await;
+    assert_eq!(tested["status"], "DELIVERED");
+    assert_eq!(
+        stack.receiver.requests_at("/hook")[0].header("x-gate"),
+        "open"
+    );
+    assert!(
+        shell
+            .ok(&["endpoints", "test", id])
+            .await
+            .contains("is on its way")
+    );
+    stack.receiver.answer(Answer::status(400));
+    let failed = shell.fails(1, &["endpoints", "test", id, "--wait"]).await;
+    assert!(
+        failed.contains("zyven deliveries attempts dlv_"),
+        "{failed}"
+    );
+
+    let secret = shell.json(&["endpoints", "secrets", id]).await;
+    assert_eq!(secret["secret"], made["secret"]);
+    let rotated = shell
+        .json(&["endpoints", "secrets", id, "--rotate", "--overlap", "1h"])
+        .await;
+    assert_eq!(rotated["overlap_s"], 3600);
+    let both = shell.ok(&["endpoints", "secrets", id]).await;
+    assert!(both.starts_with(text(&rotated, "secret")), "{both}");
+    assert!(both.contains(text(&made, "secret")), "{both}");
+    let rotate = [
+        "endpoints",
+        "secrets",
+        id,
+        "--rotate",
+        "--signing",
+        "ed25519",
+    ];
+    assert!(shell.ok(&rotate).await.starts_with("whpk_"));
+
+    shell.fails(2, &["endpoints", "delete", id]).await;
+    assert_eq!(
+        shell.json(&["endpoints", "delete", id, "--yes"]).await,
+        json!({})
+    );
+    let gone = shell.fails(1, &["endpoints", "get", id]).await;
+    assert!(gone.contains("not_found"), "{gone}");
+}
+
+#[tokio::test]
+async fn a_key_is_shown_once_and_revoked() {
+    let stack = Stack::start(Spread::OneProcess).await;
+    let shell = Shell::on(&stack);
+    let made = shell
+        .json(&["keys", "create", "billing", "--scope", "publish"])
+        .await;
+    assert_eq!(made["scopes"], json!(["publish"]));
+    let other = Shell::at(&stack.api, text(&made, "key"));
+    other.ok(&["events", "send", "a", "--payload", "1"]).await;
+    let refused = other.fails(1, &["endpoints", "list"]).await;
+    assert!(
+        refused.contains("scope_missing") && refused.contains("next: "),
+        "{refused}"
+    );
+    let id = text(&made, "id");
+    assert_eq!(
+        shell.ok(&["keys", "revoke", id]).await,
+        format!("{id} is revoked\n")
+    );
+    let listed = shell.json(&["keys", "list"]).await;
+    let listed = listed["data"].as_array().expect("keys");
+    let revoked = listed.iter().find(|key| key["id"] == id).expect("it");
+    assert!(revoked["revoked_at"].is_string() && revoked.get("key").is_none());
+}
+
+#[tokio::test]
+async fn dead_letters_are_replayed_after_a_dry_run() {
+    let stack = Stack::start(Spread::OneProcess).await;
+    let shell = Shell::on(&stack);
+    let endpoint = stack.endpoint("/hook", json!({})).await;
+    let endpoint = text(&endpoint, "id");
+    stack
+        .receiver
+        .answer(Answer::status(400).body("\u{1b}[31mno"));
+    let mut events = Vec::new();
+    for number in 0..3 {
+        events.push(stack.publish("a", json!(number)).await);
+    }
+    for event in &events {
+        stack.wait_for_state(event, "DEAD_LETTERED").await;
+    }
+    let dead = shell
+        .json(&["dead-letters", "list", "--dead-reason", "rejected"])
+        .await;
+    assert_eq!(dead["data"].as_array().map(Vec::len), Some(3), "{dead}");
+    let none = ["dead-letters", "list", "--dead-reason", "expired"];
+    assert_eq!(shell.ok(&none).await, "there is no dead letter like this\n");
+    // What the receiver says is shown, and obeyed by no terminal.
+    let one = text(&dead["data"][0], "id");
+    let attempts = shell.ok(&["deliveries", "attempts", one]).await;
+    assert!(attempts.contains("\\u{1b}[31mno"), "{attempts}");
+
+    stack.receiver.answer(Answer::status(200));
+    let replay = [
+        "dead-letters",
+        "replay",
+        "--endpoint",
+        endpoint,
+        "--reason",
+        "mended",
+    ];
+    let dry = shell.run(&replay).await;
+    assert!(
+        dry.stderr.contains("--yes replays 3") && dry.stdout.contains("rejected"),
+        "{dry:?}"
+    );
+    let dry = shell.json(&replay).await;
+    assert_eq!(
+        (&dry["dry_run"], &dry["deliveries"]),
+        (&json!(true), &json!(3))
+    );
+    assert_eq!(
+        stack.delivery(&events[0]).await.0,
+        "DEAD_LETTERED",
+        "nothing was done"
+    );
+
+    let one = ["deliveries", "replay", one, "--reason", "mended"];
+    assert!(shell.ok(&one).await.contains("goes back to the start"));
+    let go = [&replay[..], &["--yes", "--max", "1", "--rate", "1000"]].concat();
+    let first = shell.json(&go).await;
+    assert_eq!(
+        (&first["replayed"], &first["skipped"]),
+        (&json!(1), &json!([]))
+    );
+    let rest = [&replay[..], &["--yes"]].concat();
+    assert_eq!(shell.ok(&rest).await, "replayed 1 of 1\n");
+    for event in &events {
+        stack.wait_for_state(event, "DELIVERED").await;
+    }
+    stack.assert_settled().await;
+}
+
+#[tokio::test]
+async fn tail_shows_each_event_once_as_it_arrives() {
+    let stack = Stack::start(Spread::OneProcess).await;
+    let shell = Shell::on(&stack);
+    let before = stack.publish("a", json!("before")).await;
+    let tail = ["events", "tail", "--count", "3", "--payload", "--json"];
+    let mut tail = shell.0.start(tail);
+    tail.says("following", PATIENCE).await;
+    let mut published = Vec::new();
+    for number in 0..3 {
+        published.push(stack.publish("a", json!(number)).await);
+    }
+    let tailed = tail.ended(PATIENCE).await.expect_success();
+    let lines: Vec<Value> = tailed
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON on each line"))
+        .collect();
+    let ids: Vec<&str> = lines.iter().map(|line| text(line, "id")).collect();
+    assert_eq!(ids, published, "in order, without the one before");
+    assert_eq!(lines[2]["payload"], 2);
+
+    let all = [
+        "events", "tail", "--since", "10m", "--type", "a", "--count", "4",
+    ];
+    let all = shell.ok(&all).await;
+    assert!(all.contains(&before) && all.lines().count() == 4, "{all}");
+}
+
+/// Answers 200 to what this secret has signed, 401 to all else.
+fn checking(receiver: &Receiver, secret: &str) {
+    let secret = SigningSecret::parse(secret).unwrap_or_else(|error| panic!("{error}"));
+    let key = VerifyingKey::Shared(secret);
+    receiver.answer_by(move |request| {
+        let is_good = verify(
+            &key,
+            request.header("webhook-id"),
+            request
+                .header("webhook-timestamp")
+                .parse()
+                .expect("seconds"),
+            &request.body,
+            request.header("webhook-signature"),
+        );
+        Some(Answer::status(if is_good.is_ok() { 200 } else { 401 }))
+    });
+}
+
+fn names(request: &ReceivedRequest) -> (&str, &str, &str) {
+    let id = request.header("webhook-id");
+    let delivery = request.header("zyven-delivery-id");
+    (id, request.header("zyven-event-type"), delivery)
+}
+
+#[tokio::test]
+async fn listen_hands_an_endpoints_events_over_signed_with_its_secret() {
+    let stack = Stack::start(Spread::OneProcess).await;
+    let shell = Shell::on(&stack);
+    let endpoint = stack
+        .endpoint("/hook", json!({ "event_types": ["a"] }))
+        .await;
+    let id = text(&endpoint, "id");
+    let local = Receiver::start().await;
+    checking(&local, text(&endpoint, "secret"));
+    let url = local.url("/local?x=1");
+    let listen = ["listen", "--forward", &url, "--endpoint", id, "--json"];
+    let mut listen = shell.0.start(listen);
+    listen.says("handing events", PATIENCE).await;
+
+    let payload = json!({ "n": 1 });
+    let event = stack.publish("a", payload.clone()).await;
+    stack.publish("not.for.it", json!(0)).await;
+    let arrived = &local.wait_for_requests(1, PATIENCE).await[0];
+    let listed = shell.json(&["deliveries", "list"]).await;
+    let delivery = text(&listed["data"][0], "id");
+    assert_eq!(names(arrived), (event.as_str(), "a", delivery));
+    assert_eq!(
+        (arrived.path.as_str(), arrived.query.as_deref()),
+        ("/local", Some("x=1"))
+    );
+    assert_eq!(arrived.body, payload.to_string());
+    // The line is written when the answer is here.
+    listen.says("\"duration_ms\"", PATIENCE).await;
+    listen.terminate();
+    let finished = listen.ended(PATIENCE).await;
+    assert_eq!(finished.status.code(), Some(0), "{finished:?}");
+    let line: Value = serde_json::from_str(&finished.stdout).expect("one line");
+    assert_eq!(
+        (&line["status"], &line["event"]),
+        (&json!(200), &json!(event))
+    );
+    assert_eq!(local.request_count(), 1, "no other event");
+    stack.wait_for_state(&event, "DELIVERED").await;
+}
+
+#[tokio::test]
+async fn listen_needs_no_endpoint_makes_a_secret_of_its_own_and_outlives_the_local_server() {
+    let stack = Stack::start(Spread::OneProcess).await;
+    let shell = Shell::on(&stack);
+    let mut local = Receiver::start().await;
+    let url = local.url("/");
+    let mut listen = shell.0.start(["listen", "--forward", &url, "--count", "2"]);
+    listen.says("handing events", PATIENCE).await;
+    let said = listen.stderr();
+    let secret = said
+        .split_whitespace()
+        .find(|word| word.starts_with("whsec_"));
+    checking(&local, secret.expect("a secret").trim_end_matches(','));
+
+    local.close().await;
+    let first = stack.publish("a", json!(1)).await;
+    listen.says(&first, PATIENCE).await;
+    assert!(listen.stdout().contains("---"), "{}", listen.stdout());
+    local.reopen().await;
+    let second = stack.publish("b", json!(2)).await;
+    let finished = listen.ended(PATIENCE).await.expect_success();
+    let last = finished.lines().last().expect("two lines");
+    assert!(
+        last.contains("  200  ") && last.contains(&second),
+        "{finished}"
+    );
+    assert_eq!(names(&local.requests()[0]), (second.as_str(), "b", ""));
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_for_a_while_is_waited_for() {
+    let mut stack = Stack::start(Spread::ProcessEach).await;
+    let shell = Shell::on(&stack);
+    let mut tail = shell.0.start(["events", "tail", "--count", "1"]);
+    tail.says("following", PATIENCE).await;
+    stack.take_process("ingest").kill();
+    tail.says("trying again", PATIENCE).await;
+    stack.start_service("ingest");
+    stack.wait_until_ready("ingest").await;
+    let event = stack.publish("a", json!(1)).await;
+    let tailed = tail.ended(PATIENCE).await.expect_success();
+    assert!(tailed.contains(&event), "{tailed}");
+}
