@@ -5,7 +5,7 @@ import sys
 
 from ruamel.yaml import YAML
 
-SERVICES = {"postgres", "redis", "migrate", "roles", "ingest", "relay", "dispatcher", "egress", "echo"}
+SERVICES = {"postgres", "redis", "migrate", "roles", "ingest", "relay", "dispatcher", "egress", "console", "echo"}
 SECRET_NAME = re.compile(r"PASSWORD|MASTER_KEYS|CREDENTIAL|DATABASE_URL|REDIS_URL")
 # One-shot containers end before anybody could ask for their health.
 WITHOUT_HEALTH = {"migrate", "roles", "tools"}

@@ -35,7 +35,7 @@ STOP_S_MAX=40
 READY_S_MAX=60
 LOG_KIB_MAX=20480
 # In the order they are started; stopped in reverse, so that nothing is accepted that nobody could take further.
-SERVICES="egress echo dispatcher relay ingest"
+SERVICES="egress echo dispatcher relay ingest console"
 
 # Servers -------------------------------------------------------------------------------------------
 
@@ -159,6 +159,7 @@ zyven() {
 service_port() {
     case $1 in
     ingest) echo "$PORT_INGEST" ;;
+    console) echo "$PORT_CONSOLE" ;;
     egress) echo "$PORT_EGRESS" ;;
     echo) echo "$PORT_ECHO" ;;
     esac
@@ -242,7 +243,7 @@ status_native() {
     else
         printf '%-11s stopped\n' redis
     fi
-    for service in ingest relay dispatcher egress echo; do
+    for service in ingest relay dispatcher egress console echo; do
         if pid=$(process_id "$service"); then
             printf '%-11s %-9s 127.0.0.1:%-6s process %s, up %s\n' "$service" \
                 "$(if is_ready "$service"; then echo ready; else echo "not ready"; fi)" \
@@ -281,6 +282,7 @@ Or with commands (docs/cli.md):
   export ZYVEN_API_URL=http://127.0.0.1:$PORT_INGEST ZYVEN_API_KEY=$(demo_value api_key)
   $(client) events tail
 
+The console:      http://127.0.0.1:$PORT_CONSOLE/   (log in with the key above)
 See it arrive:    make logs SERVICE=echo
 Logs:             $(logs_are_in)
 See all states:   make demo

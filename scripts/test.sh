@@ -2,8 +2,8 @@
 # `make test`: all tests, on a private PostgreSQL that is started here and stopped at the end (unless other test
 # processes of this checkout still use it). Tests start Redis servers of their own.
 #
-# Arguments go to the test runner and narrow the run, e.g. scripts/test.sh -p zyven-queue; the checks with real input and real
-# clients are part of full runs only. They come first, so that the last lines are the test runner's.
+# Arguments go to the test runner and narrow the run, e.g. scripts/test.sh -p zyven-queue; the checks with real input, real
+# clients and a real browser are part of full runs only. They come first, so that the last lines are the test runner's.
 set -euo pipefail
 # shellcheck source=scripts/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
@@ -36,12 +36,13 @@ if [ "$#" -eq 0 ]; then
     # What was released before, for the tests that run two versions side by side; nothing as long as nothing was.
     ZYVEN_TEST_PREVIOUS_BINARY=${ZYVEN_TEST_PREVIOUS_BINARY:-$(scripts/previous-release.sh)}
     export ZYVEN_TEST_PREVIOUS_BINARY
-    # Both fetch packages: ZYVEN_TEST_REAL_INPUT=off is for machines without a network.
+    # They fetch packages: ZYVEN_TEST_REAL_INPUT=off is for machines without a network.
     if [ "${ZYVEN_TEST_REAL_INPUT:-on}" != off ]; then
         scripts/real-input.sh
         scripts/real-clients.sh
+        scripts/browser.sh
     else
-        say "SKIPPED, as ZYVEN_TEST_REAL_INPUT=off has it: real input, real clients"
+        say "SKIPPED, as ZYVEN_TEST_REAL_INPUT=off has it: real input, real clients, the console in a browser"
     fi
 fi
 

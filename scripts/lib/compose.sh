@@ -2,7 +2,7 @@
 # The local stack in containers. Sourced by local.sh after settings.sh.
 
 compose() {
-    PORT_INGEST=$PORT_INGEST PORT_ECHO=$PORT_ECHO PORT_POSTGRES=$PORT_POSTGRES \
+    PORT_INGEST=$PORT_INGEST PORT_CONSOLE=$PORT_CONSOLE PORT_ECHO=$PORT_ECHO PORT_POSTGRES=$PORT_POSTGRES \
         docker compose --project-directory "$ZYVEN_ROOT" --project-name zyven "$@"
 }
 

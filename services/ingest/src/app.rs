@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use zyven_domain::secret_box::KeyRing;
 use zyven_queue::Queue;
 use zyven_runtime::doorbell::Bell;
@@ -29,6 +30,8 @@ pub(crate) struct App {
     pub(crate) room: Room,
     pub(crate) bell: Bell,
     pub(crate) statistics: Arc<Statistics>,
+    /// A place for each request whose answer is counted from many rows.
+    pub(crate) overviews: Arc<Semaphore>,
 }
 
 impl App {

@@ -42,6 +42,7 @@ mod events;
 mod exchange;
 mod explain;
 mod fields;
+mod overview;
 mod pages;
 mod problem;
 mod router;
@@ -56,6 +57,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use zyven_domain::secret_box::KeyRing;
@@ -179,6 +181,7 @@ fn assemble(config: Config, deps: Deps) -> io::Result<App> {
     let aside = Aside::new(config.limits.queue_events_max);
     let room = Room::new(config.limits.bodies_bytes_max);
     Ok(App {
+        overviews: Arc::new(Semaphore::new(overview::ASKING_MAX)),
         keys: Arc::new(Keys::new(deps.store.clone(), config.deadlines.request)),
         schemas: Schemas::new(deps.store.clone()),
         statistics: Statistics::new(&deps.metrics, &batcher, &aside, &room),

@@ -14,7 +14,9 @@ use zyven_domain::api_key::Scope;
 use crate::app::App;
 use crate::exchange::Trail;
 use crate::problem::{Code, Problem};
-use crate::{api_keys, audit, cancel, deliveries, endpoints, event_types, events, explain};
+use crate::{
+    api_keys, audit, cancel, deliveries, endpoints, event_types, events, explain, overview,
+};
 
 /// The path of the one route that the exchange answers itself, when the method is POST.
 pub(crate) const PUBLISH: &str = "/v1/events";
@@ -83,8 +85,10 @@ fn fill<T: Table>(table: T) -> T {
         .add(M::DELETE, "/v1/event-types/{name}",           Manage,  event_types::archive)
         .add(M::GET,    "/v1/api-keys",                     Manage,  api_keys::list)
         .add(M::POST,   "/v1/api-keys",                     Manage,  api_keys::create)
+        .add(M::GET,    "/v1/api-keys/current",             Read,    overview::current_key)
         .add(M::DELETE, "/v1/api-keys/{id}",                Manage,  api_keys::revoke)
         .add(M::GET,    "/v1/audit-log",                    Manage,  audit::list)
+        .add(M::GET,    "/v1/statistics",                   Read,    overview::statistics)
 }
 
 /// What the table of routes is written into.

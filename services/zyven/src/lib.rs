@@ -47,7 +47,9 @@ enum Command {
     Dispatcher,
     /// Run the outgoing proxy, the only process that connects to endpoints
     Egress,
-    /// Run all services in one process
+    /// Run the console, a page for operators and tenants
+    Console,
+    /// Run all services in one process, the console apart
     All,
     /// Bring the database to this version's schema
     Migrate,
@@ -123,6 +125,7 @@ async fn run(command: Command, sockets: Result<Inherited, InheritedError>) -> Re
         Command::Relay => serve::run(&[serve::Service::Relay], sockets).await,
         Command::Dispatcher => serve::run(&[serve::Service::Dispatcher], sockets).await,
         Command::Egress => serve::run(&[serve::Service::Egress], sockets).await,
+        Command::Console => serve::run(&[serve::Service::Console], sockets).await,
         Command::All => serve::run(&serve::Service::ALL, sockets).await,
         Command::Migrate => admin::migrate().await,
         Command::Admin(command) => admin::run(command).await,

@@ -28,6 +28,8 @@ pub(crate) enum Service {
     Relay,
     Dispatcher,
     Egress,
+    /// Not among [`Service::ALL`]: what faces browsers is a process of its own, with nothing in it that others need.
+    Console,
 }
 
 impl Service {
@@ -59,12 +61,13 @@ struct Plan {
     relay: Option<zyven_relay::Config>,
     dispatcher: Option<zyven_dispatcher::Config>,
     egress: Option<zyven_egress::Config>,
+    console: Option<zyven_console::Config>,
 }
 
 impl Plan {
     /// Reads what `services` need, all of it, so that all mistakes are found; `None` if there are any.
     fn read(source: &mut Source, services: &[Service]) -> Option<Self> {
-        use Service::{Dispatcher, Egress, Ingest, Relay};
+        use Service::{Console, Dispatcher, Egress, Ingest, Relay};
         let any = |wanted: &[Service]| services.iter().any(|service| wanted.contains(service));
         let telemetry = telemetry::Config::read(source);
         let probe_listen = settings::probe_listen(source);
@@ -80,6 +83,10 @@ impl Plan {
         let relay = any(&[Relay]).then(|| zyven_relay::Config::read(source));
         let dispatcher = any(&[Dispatcher]).then(|| zyven_dispatcher::Config::read(source));
         let egress = any(&[Egress]).then(|| zyven_egress::Config::read(source));
+        let console = any(&[Console]).then(|| {
+            let api_url = settings::api_url(source);
+            zyven_console::Config::read(source, api_url)
+        });
         Some(Self {
             telemetry: telemetry?,
             probe_listen: probe_listen?,
@@ -91,6 +98,7 @@ impl Plan {
             relay: right(relay)?,
             dispatcher: right(dispatcher)?,
             egress: right(egress)?,
+            console: right(console)?,
         })
     }
 }
@@ -150,6 +158,9 @@ pub(crate) async fn run(
     if let Some(mut config) = plan.egress {
         config.own_listeners.push(plan.probe_listen);
         start_egress(&mut supervisor, &mut sockets, config, &parts)?;
+    }
+    if let Some(config) = plan.console {
+        start_console(&mut supervisor, &mut sockets, config, &parts)?;
     }
     sockets.finish().map_err(Failure::other)?;
     start_probes(&mut supervisor, probes_listener, &parts);
@@ -285,6 +296,26 @@ fn start_egress(
     supervisor.start("egress", parts.threads, grace, |shutdown| async move {
         let listener = TcpListener::from_std(listener)?;
         zyven_egress::run(listener, config, metrics, shutdown).await?;
+        Ok(())
+    });
+    Ok(())
+}
+
+fn start_console(
+    supervisor: &mut Supervisor,
+    sockets: &mut Inherited,
+    config: zyven_console::Config,
+    parts: &Parts,
+) -> Result<(), Failure> {
+    let Listening { listener, .. } = bind(sockets, "the console", config.listen)?;
+    let deps = zyven_console::Deps {
+        metrics: parts.metrics.clone(),
+        readiness: parts.readiness.clone(),
+    };
+    let grace = zyven_console::GRACE + MARGIN;
+    supervisor.start("console", Threads::One, grace, |shutdown| async move {
+        let listener = TcpListener::from_std(listener)?;
+        zyven_console::run(listener, config, deps, shutdown).await?;
         Ok(())
     });
     Ok(())

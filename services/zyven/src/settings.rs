@@ -208,12 +208,12 @@ pub(crate) fn threads(source: &mut Source) -> Option<Threads> {
     })
 }
 
-/// Where the API is, for commands that use it.
+/// Where the API is, for the console and commands that use it.
 pub(crate) fn api_url(source: &mut Source) -> Option<String> {
     let listen = zyven_ingest::Config::read(source).map(|ingest| ingest.listen);
     let url = source.optional::<String>(
         "ZYVEN_API_URL",
-        "URL of the API for commands that use it; by default where ingest listens",
+        "URL of the API for the console and commands that use it; by default where ingest listens",
     );
     match url? {
         Some(url) => Some(url.trim_end_matches('/').to_owned()),
@@ -258,6 +258,7 @@ fn declared() -> Source {
     let _ = zyven_relay::Config::read(&mut source);
     let _ = zyven_dispatcher::Config::read(&mut source);
     let _ = zyven_egress::Config::read(&mut source);
+    let _ = zyven_console::Config::read(&mut source, None);
     source
 }
 

@@ -47,6 +47,7 @@ mod relay;
 mod replays;
 mod routing;
 mod settle;
+mod statistics;
 mod storage;
 mod tenants;
 
@@ -86,6 +87,10 @@ pub use reads::{
 pub use relay::{Leadership, OutboxRow};
 pub use replays::{REPLAY_REASON_CHARS_MAX, Replayed};
 pub use settle::{AttemptRecord, SettleItem, Settled, Settlement};
+pub use statistics::{
+    Backlog, DEAD_LETTERS_COUNTED_MAX, ENDPOINTS_TOLD_MAX, FINISHED_COUNTED_MAX, Finished,
+    KeyNames, Tally, UNFINISHED_COUNTED_MAX, Waiting, Window,
+};
 pub use storage::TableStorage;
 pub use tenants::TENANT_NAME_CHARS_MAX;
 

@@ -434,7 +434,7 @@ impl Store {
 }
 
 /// Every id, of any kind, that was made at `moment` or later is at least this.
-fn first_id_at(moment: DateTime<Utc>) -> Uuid {
+pub(crate) fn first_id_at(moment: DateTime<Utc>) -> Uuid {
     id_floor(moment.timestamp_millis().max(0).unsigned_abs())
 }
 

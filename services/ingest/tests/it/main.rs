@@ -16,6 +16,7 @@ mod measurement;
 mod options;
 mod order;
 mod outages;
+mod overview;
 mod postgres;
 mod protocol;
 mod publishing;

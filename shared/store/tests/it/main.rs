@@ -24,6 +24,7 @@ mod reads;
 mod replaying;
 mod settling;
 mod standbys;
+mod statistics;
 mod tenancy;
 mod twins;
 mod upgrading;

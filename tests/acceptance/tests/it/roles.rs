@@ -174,7 +174,10 @@ async fn every_service_works_with_its_own_role() {
         .await;
     assert!(status < 300, "{answer}");
     stack.wait_for_state(&retried, "DELIVERED").await;
-    for what in [format!("events/{retried}"), format!("deliveries/{delivery}")] {
+    for what in [
+        format!("events/{retried}"),
+        format!("deliveries/{delivery}"),
+    ] {
         let path = format!("/v1/{what}/explain");
         let (status, explained) = stack.call("GET", &path, None).await;
         assert_eq!(status, 200, "{explained}");

@@ -27,6 +27,8 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     ("zyven-egress", &["zyven-domain", "zyven-runtime"]),
     // A client: the API is all it has.
     ("zyven-cli", &["zyven-domain", "zyven-runtime"]),
+    // It asks the API; see ADR 0034.
+    ("zyven-console", &["zyven-domain", "zyven-runtime"]),
     (
         "zyven-relay",
         &[
@@ -51,6 +53,7 @@ const ALLOWED: [(&str, &[&str]); 12] = [
         "zyven",
         &[
             "zyven-cli",
+            "zyven-console",
             "zyven-crash-points",
             "zyven-domain",
             "zyven-runtime",
@@ -136,12 +139,17 @@ fn the_pure_centre_has_no_effects() {
 #[test]
 fn services_never_meet_even_in_tests_except_where_a_test_needs_the_real_neighbour() {
     // A dispatcher without its proxy sends nothing, so its tests start the real one.
-    let permitted = [("zyven-dispatcher", "zyven-egress")];
+    // A console without an API shows nothing.
+    let permitted = [
+        ("zyven-dispatcher", "zyven-egress"),
+        ("zyven-console", "zyven-ingest"),
+    ];
     let services = [
         "zyven-ingest",
         "zyven-relay",
         "zyven-dispatcher",
         "zyven-egress",
+        "zyven-console",
     ];
     let manifests = manifests();
     for name in services {

@@ -1,0 +1,66 @@
+// Asking the API, by way of the console, which adds the session's key.
+
+/** What the API or the console refuses: its problem document. */
+export class Problem extends Error {
+  constructor(status, document) {
+    super(document.detail || document.title || `The answer was ${status}.`);
+    this.status = status;
+    this.code = document.code;
+    this.errors = document.errors ?? [];
+  }
+}
+
+/** Numbers that a double does not hold stay as they were written, where the browser can do that. */
+function exactly(key, value, context) {
+  const isInexact = typeof value === "number" && context?.source !== undefined && String(value) !== context.source;
+  return isInexact && JSON.rawJSON ? JSON.rawJSON(context.source) : value;
+}
+
+async function ask(method, path, { body, by = "person", signal, isExact = false } = {}) {
+  const headers = { "x-zyven-console": by };
+  if (body !== undefined) headers["content-type"] = "application/json";
+  let answer;
+  try {
+    answer = await fetch(`/api/v1/${path}`, {
+      method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body),
+      credentials: "same-origin", cache: "no-store", redirect: "error",
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(0, { detail: "The console does not answer. Is it still running?", code: "unreachable" });
+  }
+  if (answer.status === 401) {
+    location.assign("/login");
+    // Nobody is to go on with a page that is being left.
+    return new Promise(() => {});
+  }
+  if (answer.status === 204) return null;
+  let content = {};
+  try { content = JSON.parse(await answer.text(), isExact ? exactly : undefined); } catch { /* not JSON: the status says enough */ }
+  if (!answer.ok) throw new Problem(answer.status, content);
+  return content;
+}
+
+/** A path with parameters; those without a value are left out. */
+export function withQuery(path, parameters) {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(parameters)) {
+    if (value !== undefined && value !== null && value !== "") query.set(name, value);
+  }
+  const text = query.toString();
+  return text ? `${path}?${text}` : path;
+}
+
+export const get = (path, options) => ask("GET", path, options);
+export const post = (path, body) => ask("POST", path, { body });
+export const remove = (path) => ask("DELETE", path);
+
+/** What the session's key is and may. Set once, at the start. */
+export const me = { scopes: [] };
+export const may = (scope) => me.scopes.includes(scope);
+
+/** Leaves: the session ends here and there. */
+export async function logOut() {
+  await fetch("/logout", { method: "POST", credentials: "same-origin", redirect: "manual" });
+  location.assign("/login");
+}

@@ -1,0 +1,146 @@
+// What was given up: look, choose, see what a replay would do, replay.
+
+import { h, put, announce } from "./dom.js";
+import { get, may, post, withQuery } from "./api.js";
+import { all, choice, confirm, empty, failure, field, head, link, notice, reasonField, table, when } from "./parts.js";
+import { number, words } from "./format.js";
+
+const PAGE = 100;
+/** Replays that are asked for at the same time. */
+const AT_A_TIME = 4;
+
+/** Counts by a name, the largest first. */
+function counted(items, name) {
+  const counts = new Map();
+  for (const item of items) counts.set(name(item), (counts.get(name(item)) ?? 0) + 1);
+  return [...counts].sort(([, one], [, other]) => other - one);
+}
+
+/** What a replay of these would do, from what the API says of them now. */
+async function dryRun(chosen, endpoints) {
+  const now = await Promise.all(chosen.map(async (one) => {
+    try { return await get(`deliveries/${one.id}`); } catch { return null; }
+  }));
+  const open = now.filter((one) => one?.status === "DEAD_LETTERED");
+  const lost = open.filter((one) => !endpoints.has(one.endpoint) || endpoints.get(one.endpoint).status === "disabled");
+  return { open, changed: chosen.length - open.length, lost, paused: open.filter((one) => endpoints.get(one.endpoint)?.status === "paused") };
+}
+
+/** Replays one after the other, a few at a time; tells how far it is. */
+async function replayAll(deliveries, reason, place) {
+  const refused = [];
+  let done = 0;
+  const bar = h("progress", { max: deliveries.length, value: 0, "aria-label": "Replaying" });
+  const told = h("p", { class: "muted" }, `0 of ${deliveries.length}`);
+  put(place, bar, told);
+  const left = [...deliveries];
+  const worker = async () => {
+    for (let one = left.shift(); one; one = left.shift()) {
+      try { await post(`deliveries/${one.id}/replay`, { reason }); } catch (error) { refused.push([one, error.message]); }
+      done += 1;
+      bar.value = done;
+      told.textContent = `${done} of ${deliveries.length}`;
+    }
+  };
+  await Promise.all(Array.from({ length: AT_A_TIME }, worker));
+  return { replayed: done - refused.length, refused };
+}
+
+export async function deadLetters(place, { parameters, signal }) {
+  const found = await all("endpoints", 2000, { signal });
+  const endpoints = new Map(found.map((one) => [one.id, one]));
+  const chosen = new Map();
+  const filter = choice("endpoint", [["", "any"], ...found.map((one) => [one.id, one.url])], parameters.get("endpoint"));
+  const type = h("input", { name: "type", value: parameters.get("event_type") ?? "", placeholder: "invoice.paid", autocomplete: "off", maxlength: 128 });
+  const form = h("form", { class: "filters", role: "search" }, field("Endpoint", filter), field("Type", type),
+    h("div", { class: "row" }, h("button", { class: "main" }, "Search"), h("a", { class: "button", href: "#/dead-letters" }, "Reset")));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const wanted = new URLSearchParams();
+    if (filter.value) wanted.set("endpoint", filter.value);
+    if (type.value.trim()) wanted.set("event_type", type.value.trim());
+    location.hash = wanted.size ? `#/dead-letters?${wanted}` : "#/dead-letters";
+  });
+  const replay = h("button", { type: "button", class: "main", disabled: true }, "Replay…");
+  const count = h("span", { class: "muted", role: "status" });
+  const choosing = h("div", { class: "row choosing", hidden: true });
+  const list = h("div");
+  const more = h("div", { class: "row" });
+  put(place, head("Dead letters", "Deliveries that were given up, of the newest event first"), form,
+    h("section", { class: "card", "aria-label": "Dead letters" }, choosing, list, more));
+
+  let items = [];
+  const tell = () => {
+    replay.disabled = chosen.size === 0;
+    everything.checked = items.length > 0 && items.every((one) => chosen.has(one.id));
+    replay.textContent = chosen.size ? `Replay ${number(chosen.size)}…` : "Replay…";
+    count.textContent = chosen.size ? `${number(chosen.size)} of ${number(items.length)} chosen` : "";
+  };
+  const box = (one) => h("input", { type: "checkbox", checked: chosen.has(one.id), "aria-label": `Choose ${one.id}`, onchange: (event) => {
+    if (event.target.checked) chosen.set(one.id, one); else chosen.delete(one.id);
+    tell();
+  } });
+  const everything = h("input", { type: "checkbox", onchange: () => {
+    for (const one of items) if (everything.checked) chosen.set(one.id, one); else chosen.delete(one.id);
+    for (const one of list.querySelectorAll("tbody input")) one.checked = everything.checked;
+    tell();
+  } });
+  put(choosing, h("label", { class: "check" }, everything, "Choose all that are shown"), replay, count);
+  const draw = () => put(list, items.length === 0 ? empty("There are no dead letters here.") : [
+    table("Dead letters", [
+      ...(may("replay") ? [["", box, "choose"]] : []),
+      ["Reason", (one) => h("span", { class: "badge bad" }, words(one.reason ?? "unknown"))],
+      ["Event", (one) => link(one.event, "event")],
+      ["Type", (one) => one.event_type ?? h("span", { class: "muted" }, "no longer kept"), "wide"],
+      ["Endpoint", (one) => h("a", { href: `#/endpoint/${one.endpoint}` }, endpoints.get(one.endpoint)?.url ?? "deleted"), "wide"],
+      ["Attempts", (one) => one.attempts, "number"],
+      ["Answer", (one) => one.http_status ?? "–", "number"],
+      ["Given up", (one) => when(one.finished_at), "time"],
+    ], items)]);
+  const load = async (cursor) => {
+    put(more, h("p", { class: "muted", role: "status" }, "Loading…"));
+    try {
+      const page = await get(withQuery("deliveries", { status: "DEAD_LETTERED", limit: PAGE, cursor,
+        endpoint: parameters.get("endpoint"), event_type: parameters.get("event_type") }), { signal });
+      items = cursor ? items.concat(page.data) : page.data;
+      choosing.hidden = items.length === 0 || !may("replay");
+      draw();
+      put(more, page.next_cursor && h("button", { type: "button", onclick: () => load(page.next_cursor) }, "Show more"));
+      tell();
+    } catch (error) {
+      if (error.name !== "AbortError") put(more, failure(error), h("button", { type: "button", onclick: () => load(cursor) }, "Try again"));
+    }
+  };
+
+  replay.addEventListener("click", async () => {
+    replay.disabled = true;
+    replay.textContent = "Looking…";
+    const { open, changed, lost, paused } = await dryRun([...chosen.values()], endpoints);
+    tell();
+    if (signal.aborted) return;
+    confirm({
+      title: `Replay ${number(open.length)} dead letter${open.length === 1 ? "" : "s"}?`,
+      body: [
+        h("p", {}, "Nothing has been sent yet. This is what would happen:"),
+        h("ul", {}, counted(open, (one) => one.endpoint).map(([id, times]) => h("li", {}, `${number(times)} to `, h("code", {}, endpoints.get(id)?.url ?? `${id} (deleted)`))),
+          counted(open, (one) => one.reason ?? "unknown").map(([reason, times]) => h("li", {}, `${number(times)} given up as: ${words(reason)}`))),
+        changed > 0 && notice(`${number(changed)} of those chosen are no dead letters any more and are left out.`, "warn"),
+        lost.length > 0 && notice(`${number(lost.length)} go to endpoints that are disabled or deleted, and would become dead letters again.`, "warn"),
+        paused.length > 0 && notice(`${number(paused.length)} go to paused endpoints and wait until those are resumed.`),
+      ],
+      fields: [reasonField()], button: "Replay now",
+      act: async ({ reason }, told, dialog) => {
+        const { replayed, refused } = await replayAll(open, reason, told);
+        announce(`${number(replayed)} replayed`);
+        chosen.clear();
+        await load();
+        if (refused.length > 0) {
+          dialog.dataset.stays = "yes";
+          put(told, notice(`${number(replayed)} replayed, ${number(refused.length)} refused:`, "bad"),
+            h("ul", {}, refused.slice(0, 20).map(([one, why]) => h("li", {}, h("code", {}, one.id), ` ${why}`))));
+        }
+      },
+    });
+  });
+  await load();
+}

@@ -1,0 +1,6 @@
+//! The console in front of a real API on a real PostgreSQL, asked as a browser asks.
+
+mod login;
+mod passing;
+mod protection;
+mod support;
