@@ -10,6 +10,7 @@ set -euo pipefail
 
 cd "$ZYVEN_ROOT"
 rate=${RATE:-1000}
+scripts/local.sh metrics relay >/dev/null || die "the local stack must be up, without Docker (make up)"
 
 bench() { scripts/local.sh run bench --scenario open --rate "$rate" --warm-up 5s --verbose --duration "$1"; }
 

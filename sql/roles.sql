@@ -1,6 +1,7 @@
 -- One least-privilege role for each service, one for operators and one for programs that publish in SQL.
 --
---   psql "$ZYVEN_DATABASE_URL" -f sql/roles.sql            as the owner of the schema, after each `zyven migrate`
+--   psql "$ZYVEN_DATABASE_URL" -f sql/roles.sql            after each `zyven migrate`, as the owner of the schema, which the
+--                                                          first time needs CREATEROLE as well
 --   psql "$ZYVEN_DATABASE_URL" -c "ALTER ROLE zyven_ingest LOGIN PASSWORD '…'"
 --
 -- May be run again at any time: it takes away and grants anew. The roles cannot log in by themselves: give each a
@@ -45,7 +46,9 @@ GRANT SELECT ON
     zyven.finished_deliveries, zyven.attempts, zyven.dead_letter_records, zyven.idempotency_keys, zyven.relay,
     zyven.deliveries, zyven.attempt_log, zyven.audit_log
 TO zyven_ingest;
-GRANT INSERT ON zyven.events, zyven.outbox, zyven.idempotency_keys, zyven.audit_log TO zyven_ingest;
+GRANT INSERT ON zyven.events, zyven.outbox, zyven.idempotency_keys TO zyven_ingest;
+-- Who and when is not for it to say.
+GRANT INSERT (tenant_id, action, subject, details) ON zyven.audit_log TO zyven_ingest;
 GRANT INSERT, UPDATE ON zyven.api_keys, zyven.endpoints, zyven.event_types TO zyven_ingest;
 GRANT INSERT, UPDATE, DELETE ON zyven.endpoint_secrets, zyven.endpoint_credentials TO zyven_ingest;
 -- FOR SHARE, and an update that changes nothing, are how a route is held still.
@@ -62,7 +65,8 @@ GRANT SELECT ON zyven.outbox, zyven.endpoints, zyven.relay TO zyven_relay;
 GRANT UPDATE (lease_token, leased_until) ON zyven.outbox TO zyven_relay;
 GRANT SELECT, UPDATE, DELETE ON zyven.dispatchers TO zyven_relay;
 GRANT UPDATE ON zyven.relay TO zyven_relay;
-GRANT SELECT, DELETE ON zyven.idempotency_keys, zyven.dead_letter_records, zyven.audit_log TO zyven_relay;
+GRANT SELECT, DELETE ON zyven.idempotency_keys, zyven.audit_log TO zyven_relay;
+GRANT SELECT (delivery_id, generation, dead_at), DELETE ON zyven.dead_letter_records TO zyven_relay;
 GRANT EXECUTE ON FUNCTION
     zyven.ensure_partition, zyven.ensure_partitions, zyven.drop_expired_partitions, zyven.expire_dead_letters,
     zyven.expire_audit_log
@@ -76,12 +80,12 @@ TO zyven_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON zyven.dispatchers TO zyven_dispatcher;
 GRANT UPDATE, DELETE ON zyven.outbox TO zyven_dispatcher;
 GRANT INSERT ON zyven.finished_deliveries, zyven.attempts, zyven.dead_letter_records TO zyven_dispatcher;
-GRANT UPDATE ON zyven.dead_letter_records TO zyven_dispatcher;
+GRANT UPDATE (resolved_at) ON zyven.dead_letter_records TO zyven_dispatcher;
 GRANT UPDATE (status, disabled_reason) ON zyven.endpoints TO zyven_dispatcher;
 
 -- Operators: see everything but secrets and hashes of keys; change things by functions, which leave an entry.
 GRANT SELECT ON
-    zyven.tenants, zyven.endpoints, zyven.event_types, zyven.events, zyven.outbox, zyven.finished_deliveries,
+    zyven.tenants, zyven.endpoints, zyven.event_types, zyven.subscriptions, zyven.events, zyven.outbox, zyven.finished_deliveries,
     zyven.attempts, zyven.dead_letter_records, zyven.relay, zyven.dispatchers, zyven.replays, zyven.cancellations, zyven.audit_log,
     zyven.deliveries, zyven.attempt_log, zyven.dead_letters, zyven.stuck, zyven.backlog, zyven.endpoint_health,
     zyven.audit

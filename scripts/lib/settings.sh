@@ -106,7 +106,11 @@ compose_settings() {
 }
 
 # role_password SERVICE: follows from the owner's password, so that there is nothing more to keep.
-role_password() { printf '%s of %s' "$1" "$POSTGRES_PASSWORD" | sha256sum | cut -c 1-48; }
+role_password() {
+    local digest
+    if have sha256sum; then digest=sha256sum; else digest="shasum -a 256"; fi
+    printf '%s of %s' "$1" "$POSTGRES_PASSWORD" | $digest | cut -c 1-48
+}
 
 # What scripts/lib/roles-log-in.sql asks for.
 role_passwords() {
@@ -121,6 +125,8 @@ database_url() { printf 'postgres://zyven_%s:%s@%s/zyven' "$1" "$(role_password 
 
 # Every service is connected as itself: it may do its own work and nothing else.
 use_own_role() {
+    # Whoever names another database in extra.env names the user as well.
+    if grep -q '^ZYVEN_DATABASE_URL=' "$HOME_FOLDER/extra.env"; then return; fi
     case $1 in
     ingest | relay | dispatcher)
         ZYVEN_DATABASE_URL=$(database_url "$1" "127.0.0.1:$PORT_POSTGRES")

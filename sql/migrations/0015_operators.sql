@@ -207,8 +207,19 @@ CREATE FUNCTION zyven.replay_missing(
         target        record;
         missed        uuid[];
         dead          uuid[];
+        -- An event's deliveries begin with its own millisecond, by which the indexes find them.
+        first_id      uuid := zyven.uuid_floor(greatest(since, '1970-01-01 00:00:00+00'));
+        end_id        uuid := zyven.uuid_floor(least(until, now() + interval '1 day'));
     BEGIN
         PERFORM zyven.check_bulk(replay_missing.reason, deliveries_max, rate_per_s);
+        IF NOT dry_run THEN
+            -- Two that choose at the same time would send the same. What the other one has done is seen by the next
+            -- statement, but in a snapshot from before it is not.
+            IF current_setting('transaction_isolation') <> 'read committed' THEN
+                RAISE EXCEPTION 'replay_missing needs a READ COMMITTED transaction' USING ERRCODE = 'invalid_transaction_state';
+            END IF;
+            PERFORM pg_advisory_xact_lock(hashtextextended('zyven.replay_missing ' || endpoint_uuid, 0));
+        END IF;
         IF since IS NULL THEN
             RAISE EXCEPTION 'since must say from when on events are wanted' USING ERRCODE = 'invalid_parameter_value';
         END IF;
@@ -227,17 +238,21 @@ CREATE FUNCTION zyven.replay_missing(
         SELECT coalesce(array_agg(m.id ORDER BY m.id), '{}') INTO missed
           FROM (SELECT e.id
                   FROM zyven.events e
-                 WHERE e.id >= zyven.uuid_floor(greatest(since, '1970-01-01 00:00:00+00'))
-                   AND e.id < zyven.uuid_floor(least(until, now() + interval '1 day'))
+                 WHERE e.id >= first_id
+                   AND e.id < end_id
                    AND e.tenant_id = target.tenant_id
                    AND (e.expires_at IS NULL OR e.expires_at > now())
                    AND EXISTS (SELECT FROM zyven.routes(e.tenant_id, e.type, e.channels) AS r
                                 WHERE r.endpoint_id = endpoint_uuid
                                   AND (r.filter IS NULL OR zyven.filter_admits(r.filter, zyven.document_of(e.payload))))
                    AND NOT EXISTS (SELECT FROM zyven.outbox o
-                                    WHERE o.delivery_id = zyven.delivery_id(e.id, endpoint_uuid))
+                                    WHERE o.delivery_id = zyven.delivery_id(e.id, endpoint_uuid)
+                                      AND o.delivery_id >= first_id
+                                      AND o.delivery_id < end_id)
                    AND NOT EXISTS (SELECT FROM zyven.finished_deliveries f
-                                    WHERE f.delivery_id = zyven.delivery_id(e.id, endpoint_uuid))
+                                    WHERE f.delivery_id = zyven.delivery_id(e.id, endpoint_uuid)
+                                      AND f.delivery_id >= first_id
+                                      AND f.delivery_id < end_id)
                  ORDER BY e.id
                  LIMIT deliveries_max) AS m;
         SELECT coalesce(array_agg(d.delivery_id), '{}') INTO dead
@@ -329,14 +344,16 @@ CREATE FUNCTION zyven.cancel_deliveries(
         END IF;
         SELECT coalesce(array_agg(o.delivery_id), '{}'),
                count(*) FILTER (WHERE NOT leased), count(*) FILTER (WHERE leased),
-               min(enqueued_at), max(enqueued_at)
+               min(accepted_at), max(accepted_at)
           INTO chosen, cancelled, being_attempted, oldest, newest
-          FROM (SELECT o.delivery_id, o.enqueued_at, o.leased_until > clock_timestamp() AS leased
+          FROM (SELECT o.delivery_id, zyven.uuid_time(o.event_id) AS accepted_at,
+                       o.leased_until > clock_timestamp() AS leased
                   FROM zyven.outbox o
                  WHERE (tenant_uuid IS NULL OR o.tenant_id = tenant_uuid)
                    AND (endpoint_uuid IS NULL OR o.endpoint_id = endpoint_uuid)
-                   AND o.enqueued_at >= since
-                   AND o.enqueued_at < until
+                   -- When it was accepted: what is to be sent later is enqueued for then.
+                   AND o.event_id >= zyven.uuid_floor(greatest(since, '1970-01-01 00:00:00+00'))
+                   AND o.event_id < zyven.uuid_floor(least(until, now() + interval '1 day'))
                    AND (cancel_deliveries.event_type IS NULL
                         OR EXISTS (SELECT FROM zyven.events e
                                     WHERE e.id = o.event_id AND e.type = cancel_deliveries.event_type))
@@ -359,7 +376,16 @@ CREATE FUNCTION zyven.cancel_deliveries(
     END
     $$;
 COMMENT ON FUNCTION zyven.cancel_deliveries(text, text, text, text, timestamptz, timestamptz, integer, boolean)
-    IS 'cancels what waits for an endpoint or a tenant, oldest first: dead letters (cancelled) that a replay by that reason brings back. A dry run unless dry_run => false; audited one by one in zyven.cancellations; undone by ROLLBACK';
+    IS 'cancels what waits for an endpoint or a tenant and was accepted since and until a time, oldest first, each row locked until the end of the transaction: dead letters (cancelled) that a replay by that reason brings back. A dry run unless dry_run => false; audited one by one in zyven.cancellations; undone by ROLLBACK';
+
+ALTER TABLE zyven.dead_letter_records ADD COLUMN purged_at timestamptz;
+COMMENT ON COLUMN zyven.dead_letter_records.purged_at IS 'somebody deleted the payload; resolved_at closes it';
+COMMENT ON COLUMN zyven.dead_letter_records.resolved_at IS 'closed: a 2xx arrived after Zyven had given up, or it was purged';
+ALTER TABLE zyven.dead_letter_records
+    DROP CONSTRAINT only_a_missing_payload_is_null,
+    ADD CONSTRAINT only_a_missing_payload_is_null
+        CHECK (payload IS NOT NULL OR reason = 'payload_missing' OR purged_at IS NOT NULL) NOT VALID;
+ALTER TABLE zyven.dead_letter_records VALIDATE CONSTRAINT only_a_missing_payload_is_null;
 
 CREATE FUNCTION zyven.purge_dead_letters(
     reason          text,
@@ -404,13 +430,21 @@ CREATE FUNCTION zyven.purge_dead_letters(
             RETURN NEXT;
             RETURN;
         END IF;
-        WITH gone AS (
-            DELETE FROM zyven.dead_letter_records d
+        WITH doomed AS MATERIALIZED (
+            SELECT d.delivery_id, d.generation, octet_length(d.payload) AS bytes
+              FROM zyven.dead_letter_records d
              WHERE d.delivery_id = ANY (chosen)
                -- Not what somebody has replayed meanwhile.
                AND d.replayed_at IS NULL
                AND d.resolved_at IS NULL
-            RETURNING d.tenant_id, octet_length(d.payload) AS bytes
+               FOR UPDATE
+        ), gone AS (
+            UPDATE zyven.dead_letter_records d
+               SET payload = NULL, purged_at = now(), resolved_at = now()
+              FROM doomed
+             WHERE d.delivery_id = doomed.delivery_id
+               AND d.generation = doomed.generation
+            RETURNING d.tenant_id, doomed.bytes
         ), told AS (
             INSERT INTO zyven.audit_log (tenant_id, action, subject, details)
             SELECT tenant_id, 'dead_letter.purge', coalesce(endpoint, zyven.typed_id('ten', tenant_id)),
@@ -421,12 +455,12 @@ CREATE FUNCTION zyven.purge_dead_letters(
              GROUP BY tenant_id
         )
         SELECT count(*), coalesce(sum(bytes), 0) INTO purged, payload_bytes FROM gone;
-        note := 'gone for good; the finished deliveries still say that they died, and why';
+        note := 'closed, and never replayed; the events'' own copies of the payloads go with their day';
         RETURN NEXT;
     END
     $$;
 COMMENT ON FUNCTION zyven.purge_dead_letters(text, text, text, text, text, timestamptz, timestamptz, integer, boolean)
-    IS 'deletes dead letters with their payloads, oldest first; they cannot be replayed afterwards. A dry run unless dry_run => false; audited in zyven.audit_log; undone by ROLLBACK';
+    IS 'closes dead letters and deletes their payloads, oldest first; they cannot be replayed afterwards. That they died stays on record, and so does the event itself until retention drops its day. A dry run unless dry_run => false; audited in zyven.audit_log; undone by ROLLBACK';
 
 -- Least privilege -----------------------------------------------------------------------------------
 
@@ -449,6 +483,8 @@ BEGIN
                'purge_dead_letters', 'pause', 'resume')
     LOOP
         EXECUTE format('ALTER FUNCTION %s SECURITY DEFINER SET search_path = pg_catalog, pg_temp', name);
+        -- With the owner's rights they are nobody's but whom they are granted to.
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', name);
     END LOOP;
 END
 $$;

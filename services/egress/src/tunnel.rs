@@ -35,8 +35,9 @@ const CHUNK_BYTES: usize = 16 * 1024;
 /// looked at.
 const RETIRED_TICK: Duration = Duration::from_millis(100);
 /// How often a caller speaks until its first request is under way, at most: a TLS handshake takes three
-/// turns at worst (RFC 8446, section 4.1.4; RFC 5246, section 7.3), the last of which may carry the request.
-/// What a caller says in these turns has to pass, because on a fresh connection nothing is sent again.
+/// turns at worst (RFC 8446, section 4.1.4; RFC 5246, section 7.3), the last of which may carry the request. What a
+/// caller says in these turns and right behind them (a body after the server's session tickets) has to pass, because on a
+/// fresh connection nothing is sent again.
 const HANDSHAKE_TURNS_MAX: u32 = 3;
 
 thread_local! {
@@ -126,8 +127,10 @@ struct Tunnel<'a> {
     /// Nothing more can be written to the endpoint; what it has said is still to be read.
     endpoint_is_deaf: bool,
     stop_seen: bool,
-    /// Who was heard last.
+    /// Who was heard last; the endpoint if both were at once.
     endpoint_spoke_last: bool,
+    /// The last that was heard is the endpoint, and it alone.
+    is_answered: bool,
     /// How often the caller began to speak, at first and after the endpoint.
     turns: u32,
     bytes_at_tick: u64,
@@ -149,6 +152,7 @@ impl<'a> Tunnel<'a> {
             endpoint_is_deaf: false,
             stop_seen: false,
             endpoint_spoke_last: false,
+            is_answered: false,
             turns: 0,
             bytes_at_tick: 0,
             quiet_since: began,
@@ -208,11 +212,16 @@ impl<'a> Tunnel<'a> {
             let answer = self.to_caller.pump(endpoint, caller, chunk, stop_at, cx);
             (request, answer)
         });
-        if self.to_caller.bytes != answer_before {
-            self.endpoint_spoke_last = true;
-        } else if self.to_endpoint.bytes != request_before {
+        let (asks, answers) = (
+            self.to_endpoint.bytes != request_before,
+            self.to_caller.bytes != answer_before,
+        );
+        if asks {
             self.turns += u32::from(self.endpoint_spoke_last || self.turns == 0);
-            self.endpoint_spoke_last = false;
+        }
+        if asks || answers {
+            self.endpoint_spoke_last = answers;
+            self.is_answered = answers && !asks;
         }
 
         match (request, answer) {
@@ -231,8 +240,11 @@ impl<'a> Tunnel<'a> {
         }
     }
 
+    /// As far as can be told from outside: an endpoint that answers amid a request looks as if it had ended.
     fn is_between_exchanges(&self) -> bool {
-        self.endpoint_spoke_last && self.turns >= HANDSHAKE_TURNS_MAX
+        let is_passed_on =
+            self.to_endpoint.leftover.is_empty() && self.to_caller.leftover.is_empty();
+        self.is_answered && is_passed_on && self.turns > HANDSHAKE_TURNS_MAX
     }
 
     /// Whether the caller has sent something that was not read yet; its end is none of that.

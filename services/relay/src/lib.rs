@@ -166,9 +166,7 @@ impl Relay {
                 // Boxed: it holds the futures of a whole term.
                 Box::pin(self.serve(asked_at + LEAD, shutdown)).await;
                 // What only a leader looks at is nobody's to show any more.
-                self.statistics.is_leading.set(0);
-                self.statistics.oldest_transaction.set(0);
-                self.statistics.dead_outbox_rows.set(0);
+                self.statistics.show_nothing();
                 self.store.resign_relay_lease(&self.holder).await?;
                 // Whoever does not hear it looks within LEAD_POLL.
                 if let Err(error) = self.queue.ring_for_lead().await {

@@ -191,6 +191,26 @@ impl Statistics {
         self.evicts.set(i64::from(memory.evicts));
     }
 
+    /// Resets whatever only a leader looks at: an old value would be taken for what is.
+    pub(crate) fn show_nothing(&self) {
+        for gauge in [
+            &self.is_leading,
+            &self.gaps_open,
+            &self.outbox_rows,
+            &self.oldest_due,
+            &self.oldest_transaction,
+            &self.dead_outbox_rows,
+            &self.memory_used,
+            &self.memory_max,
+            &self.evicts,
+            &self.queue_waiting,
+            &self.queue_leased,
+            &self.queue_lanes,
+        ] {
+            gauge.set(0);
+        }
+    }
+
     pub(crate) fn show(&self, depth: Depth) {
         for (gauge, value) in [
             (&self.queue_waiting, depth.waiting),

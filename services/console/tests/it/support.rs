@@ -169,6 +169,7 @@ async fn start_api(store: &Store) -> (SocketAddr, Trigger) {
     let mut source = Source::from_pairs::<&str, &str>([]);
     let config = zyven_ingest::Config::read(&mut source).expect("defaults are enough");
     let deps = zyven_ingest::Deps {
+        queue: None,
         store: store.clone(),
         ring: KeyRing::parse(MASTER_KEYS).expect("a key ring"),
         metrics: Metrics::default(),

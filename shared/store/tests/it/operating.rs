@@ -217,7 +217,8 @@ async fn what_waits_for_an_endpoint_is_cancelled_and_what_is_being_attempted_is_
 #[tokio::test]
 async fn dead_letters_are_deleted_for_good_only_when_asked() {
     let (fixture, endpoint) = Fixture::with_endpoint().await;
-    for event_type in ["invoice.paid", "invoice.paid", "order.paid"] {
+    // The oldest stays, so that what is purged is not taken for what retention took.
+    for event_type in ["order.paid", "invoice.paid", "invoice.paid"] {
         dead_letter(&fixture, event_type).await;
     }
     let ask = |more: &str| {
@@ -256,6 +257,77 @@ async fn dead_letters_are_deleted_for_good_only_when_asked() {
             .await,
         3
     );
+    assert_eq!(one(&fixture, &ask(", dry_run => false")).await, "0");
+    let purged = "SELECT zyven.typed_id('dlv', delivery_id) FROM zyven.dead_letter_records WHERE purged_at IS NOT NULL LIMIT 1";
+    let purged = one(&fixture, purged).await;
+    let replay = format!("SELECT zyven.replay('{purged}', 'why not')");
+    let told = refusal(&fixture, &replay).await;
+    assert!(told.contains("its payload is no longer stored"), "{told}");
+    fixture.assert_invariants().await;
+}
+
+#[tokio::test]
+async fn two_who_send_what_is_missing_at_the_same_time_send_it_once() {
+    let fixture = Fixture::new().await;
+    let endpoint = fixture.endpoint(&["none"], &[]).await;
+    let event = fixture.event("invoice.paid", None);
+    fixture.accepted(&event).await;
+    subscribe(&fixture, endpoint, &["invoice.paid"]).await;
+    let ask = format!(
+        "SELECT never_sent FROM zyven.replay_missing('{endpoint}', 'why', '-infinity', dry_run => false)"
+    );
+    // The first one has chosen and not committed; the other one waits for it.
+    fixture.sql.batch_execute("BEGIN").await.expect("begun");
+    assert_eq!(one(&fixture, &ask).await, "1");
+    let other = fixture.database.client().await;
+    let asking = tokio::spawn({
+        let ask = ask.clone();
+        async move {
+            other
+                .query_one(&ask, &[])
+                .await
+                .map(|row| row.get::<_, i32>(0))
+        }
+    });
+    zyven_testkit::wait_until(
+        "the other one waits for the lock",
+        std::time::Duration::from_secs(20),
+        async || {
+            let waiting = fixture
+                .count("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+                .await;
+            if waiting > 0 { Ok(()) } else { Err(waiting) }
+        },
+    )
+    .await;
+    fixture
+        .sql
+        .batch_execute("COMMIT")
+        .await
+        .expect("committed");
+    assert_eq!(asking.await.expect("it ends").expect("an answer"), 0);
+    assert_eq!(fixture.seqs(event.id).await.len(), 1);
+
+    fixture
+        .sql
+        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        .await
+        .expect("begun");
+    let told = refusal(&fixture, &ask).await;
+    assert!(told.contains("READ COMMITTED"), "{told}");
+}
+
+#[tokio::test]
+async fn what_is_to_be_sent_later_is_cancelled_by_when_it_was_accepted() {
+    let (fixture, endpoint) = Fixture::with_endpoint().await;
+    let mut later = fixture.event("invoice.paid", None);
+    later.options.deliver_at = Some(chrono::Utc::now() + chrono::TimeDelta::days(2));
+    fixture.accepted(&later).await;
+    let ask = format!(
+        "SELECT cancelled FROM zyven.cancel_deliveries('sent by mistake', endpoint => '{endpoint}',
+             since => now() - interval '1 hour', until => now() + interval '1 minute', dry_run => false)"
+    );
+    assert_eq!(one(&fixture, &ask).await, "1");
 }
 
 #[tokio::test]

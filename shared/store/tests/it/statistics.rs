@@ -215,6 +215,7 @@ async fn a_busy_endpoint_is_counted_in_part_and_hides_no_other() {
     let share = i64::from(FINISHED_COUNTED_MAX) / 2;
     // 25 ms apart, from a minute after the beginning: some eleven minutes.
     let from = window.since + TimeDelta::minutes(1);
+    let from = DateTime::from_timestamp(from.timestamp(), 0).expect("a time in whole seconds");
     ended_long_ago(&fixture, busy, share + 400, from, 25).await;
     ended_long_ago(&fixture, quiet, 3, from, 1000).await;
     fixture
