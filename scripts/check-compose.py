@@ -1,5 +1,6 @@
 """What a schema cannot see in compose.yaml: references, health checks that others wait for, secrets."""
 
+import pathlib
 import re
 import sys
 
@@ -11,7 +12,7 @@ SECRET_NAME = re.compile(r"PASSWORD|MASTER_KEYS|CREDENTIAL|DATABASE_URL|REDIS_UR
 WITHOUT_HEALTH = {"migrate", "roles", "tools"}
 
 
-def mistakes(stack):
+def mistakes(stack, folder):
     services = stack["services"]
     for name in sorted(SERVICES - services.keys()):
         yield f"service {name} is missing"
@@ -33,7 +34,9 @@ def mistakes(stack):
             if network not in stack["networks"]:
                 yield f"{name} is in network {network}, which is missing"
         for volume in service.get("volumes", []):
-            if volume.split(":")[0] not in stack["volumes"]:
+            source = volume.split(":")[0]
+            is_there = (folder / source).exists() if source.startswith("./") else source in stack["volumes"]
+            if not is_there:
                 yield f"{name} mounts {volume}, which is missing"
         for port in service.get("ports", []):
             if not port.startswith("127.0.0.1:"):
@@ -42,7 +45,7 @@ def mistakes(stack):
 
 def main():
     with open(sys.argv[1], encoding="utf-8") as file:
-        found = list(mistakes(YAML(typ="safe").load(file)))
+        found = list(mistakes(YAML(typ="safe").load(file), pathlib.Path(sys.argv[1]).parent))
     for mistake in found:
         print(f"compose.yaml: {mistake}", file=sys.stderr)
     if found:

@@ -114,7 +114,7 @@ async fn begin(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, R
     let key = ApiKey::parse(key.trim()).map_err(|_| Refusal::NotAKey)?;
     match app.upstream.look_up(&key.expose()).await {
         Known::Yes { id, tenant } => {
-            tracing::info!(api_key.id = id, tenant.id = tenant, "logged in")
+            tracing::info!(api_key.id = id, tenant.id = tenant, "logged in");
         }
         Known::No => return Err(Refusal::NotAccepted),
         Known::MayNotRead => return Err(Refusal::MayNotRead),
