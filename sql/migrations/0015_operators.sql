@@ -466,8 +466,8 @@ COMMENT ON FUNCTION zyven.purge_dead_letters(text, text, text, text, text, times
 
 -- What happens as a consequence (a trigger), needs ownership (partitions), or is an operator's decision as a whole runs
 -- with the owner's rights, so that the roles of sql/roles.sql need none of their own for it. Who did it is still
--- session_user. A function that a later migration replaces loses this, and must be listed again there; the test
--- every_service_works_with_its_own_role notices.
+-- session_user (ADR 0031). A function that a later migration replaces loses this, and
+-- must be listed again there.
 DO $$
 DECLARE
     name text;
