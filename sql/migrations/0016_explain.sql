@@ -1,5 +1,8 @@
--- Why an event reached an endpoint or did not, and what its delivery waits for (ADR 0032). Functions only: nothing
--- is locked, and nothing that accepts or delivers asks them.
+-- Why an event reached an endpoint or did not, and what its delivery waits for (ADR 0032). Nothing that accepts or
+-- delivers asks these.
+
+-- zyven.explain_event: those that were there when the event came.
+CREATE INDEX endpoints_deleted_of_tenant ON zyven.endpoints (tenant_id, id) WHERE deleted_at IS NOT NULL;
 
 CREATE FUNCTION zyven.explain_sentence(code text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -184,13 +187,31 @@ CREATE FUNCTION zyven.explain_event(event uuid, after uuid, endpoints_max intege
         ), page AS MATERIALIZED (
             SELECT e.id, e.url, e.event_types, e.channels, e.filter, e.status, e.created_at, e.updated_at, e.deleted_at,
                    zyven.delivery_id(explain_event.event, e.id) AS delivery_id
-              FROM zyven.endpoints e
-             WHERE e.tenant_id = (SELECT v.tenant_id FROM v)
-               AND e.id > explain_event.after
-               AND (e.id = explain_event.only_endpoint
+              FROM (-- Each part has an index of its own.
+                    (SELECT e.*
+                       FROM zyven.endpoints e
+                      WHERE e.id = explain_event.only_endpoint
+                        AND e.tenant_id = (SELECT v.tenant_id FROM v)
+                        AND e.id > explain_event.after)
+                     UNION ALL
+                    (SELECT e.*
+                       FROM zyven.endpoints e
+                      WHERE explain_event.only_endpoint IS NULL
+                        AND e.tenant_id = (SELECT v.tenant_id FROM v)
+                        AND e.deleted_at IS NULL
+                        AND e.id > explain_event.after
+                      ORDER BY e.id
+                      LIMIT explain_event.endpoints_max)
+                     UNION ALL
                     -- One that was deleted before the event was not considered.
-                    OR (explain_event.only_endpoint IS NULL
-                        AND (e.deleted_at IS NULL OR e.deleted_at > (SELECT v.accepted_at FROM v))))
+                    (SELECT e.*
+                       FROM zyven.endpoints e
+                      WHERE explain_event.only_endpoint IS NULL
+                        AND e.tenant_id = (SELECT v.tenant_id FROM v)
+                        AND e.deleted_at > (SELECT v.accepted_at FROM v)
+                        AND e.id > explain_event.after
+                      ORDER BY e.id
+                      LIMIT explain_event.endpoints_max)) AS e
              ORDER BY e.id
              LIMIT explain_event.endpoints_max
         ), judged AS (

@@ -48,7 +48,9 @@ function plain(text) {
     .replaceAll("\u00a0", " ")
     .replace(/\b(evt|dlv|ep|key|ten|aud|zyk)_[0-9a-f]+(…[0-9a-f]+|_…)?/g, "$1_ID")
     .replace(/127\.0\.0\.1:\d+/g, "127.0.0.1:PORT")
-    .replace(/\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?|\b\d\d:\d\d:\d\d(\.\d+)?|\b\d\d:\d\d\b/g, "TIME")
+    // What a chart's axis says depends on the minute in which the deliveries fell.
+    .replace(/^( *- 'img "[^']*'): .*$/gm, "$1")
+    .replace(/\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?|\b\d\d:\d\d:\d\d(\.\d+)?|\b\d\d:\d\d\b/g, "TIME")
     .replace(/(< )?\b[\d.]+ (ms|µs|s|min|h|d)\b( [\d.]+ (s|min|h)\b)?/g, "DURATION")
     .replace(/\b[\d.]+ finished a second/g, "RATE finished a second")
     .replace(/(\n *- text: TIME)+/g, "");

@@ -44,15 +44,22 @@ async function logIn(page, key) {
 async function goTo(page, where, ready) {
   place = where;
   await page.goto(`${CONSOLE}/#/${where}`);
-  await ready(page).first().waitFor();
+  await (await ready(page)).first().waitFor();
   await page.waitForLoadState("networkidle").catch(() => {});
 }
 
 const PAGES = [
   ["overview", "", (page) => page.getByRole("row", { name: /\/good/ })],
   ["events", "events", (page) => page.getByRole("row", { name: /Retry|Delivered|Dead/ })],
-  ["event", `event/${events.flaky}`, (page) => page.getByText("Attempt 3")],
-  ["event-nobody", `event/${events.nobody}`, (page) => page.getByText("No endpoint wanted")],
+  ["event", `event/${events.flaky}`, async (page) => {
+    await page.getByText("Attempt 3").waitFor();
+    await page.getByRole("link", { name: /\/flaky$/ }).first().waitFor();
+    return page.getByRole("heading", { name: "Why it went where it went" });
+  }],
+  ["event-nobody", `event/${events.nobody}`, async (page) => {
+    await page.getByText("No endpoint wanted").waitFor();
+    return page.getByRole("heading", { name: "Why it went where it went" });
+  }],
   ["endpoints", "endpoints", (page) => page.getByRole("row", { name: /\/paused/ })],
   ["endpoint", `endpoint/${endpoints.down}`, (page) => page.getByRole("heading", { name: "Latest deliveries" })],
   ["dead-letters", "dead-letters", (page) => page.getByRole("row", { name: /Attempts exhausted/ })],

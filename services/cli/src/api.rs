@@ -207,9 +207,11 @@ impl Api {
             query.push(("limit", wanted.to_string()));
             query.extend(all.next_cursor.take().map(|cursor| ("cursor", cursor)));
             let page = self.page(path, &query).await?;
+            let page_is_empty = page.data.is_empty();
             all.data.extend(page.data);
             all.next_cursor = page.next_cursor;
-            if all.next_cursor.is_none() || all.data.len() >= items {
+            // A page without items leads nowhere, whatever it says.
+            if all.next_cursor.is_none() || all.data.len() >= items || page_is_empty {
                 return Ok(all);
             }
         }
@@ -252,6 +254,13 @@ impl Api {
             })
             .map_err(unreachable)?;
         if status.is_success() {
+            // A login page answers 200 as well.
+            if !body.is_empty() && serde_json::from_slice::<&RawValue>(&body).is_err() {
+                return Err(Failure::Failed(format!(
+                    "the answer of {} is no JSON, so that is no Zyven API: --api-url or ZYVEN_API_URL must lead to one",
+                    self.url()
+                )));
+            }
             return Ok(Answer { body });
         }
         let problem = serde_json::from_slice(&body).ok();

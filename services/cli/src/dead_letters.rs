@@ -19,6 +19,8 @@ use crate::output::{Column, FAINT, Output, paint};
 const TRIES_MAX: u32 = 5;
 /// How long to wait when the server does not say.
 const REST_S: u64 = 1;
+/// Whatever a server asks for; who wants to wait longer calls again.
+const REST_S_MAX: u64 = 30;
 const DEAD: [DeliveryState; 1] = [DeliveryState::DeadLettered];
 
 const COUNTS: [Column; 5] = [
@@ -247,7 +249,7 @@ async fn replay_one(id: &str, reason: &str, api: &Api) -> Result<(), Failure> {
                 if refusal.status.is_server_error() && tries < TRIES_MAX =>
             {
                 tries += 1;
-                let rest_s = refusal.retry_after_s.unwrap_or(REST_S);
+                let rest_s = refusal.retry_after_s.unwrap_or(REST_S).min(REST_S_MAX);
                 tokio::time::sleep(Duration::from_secs(rest_s)).await;
             }
             Err(failure) => return Err(failure),

@@ -35,6 +35,8 @@ pub(crate) struct Follow {
     seen: BTreeSet<(EventId, String)>,
     since: Option<DateTime<Utc>>,
     has_looked: bool,
+    /// When the last look ended, by a clock that goes on while this machine sleeps.
+    looked_at: DateTime<Utc>,
 }
 
 /// Something new.
@@ -67,6 +69,7 @@ impl Follow {
             seen: BTreeSet::new(),
             since,
             has_looked: false,
+            looked_at: Utc::now(),
         };
         if since.is_some() {
             return Ok(follow);
@@ -92,13 +95,16 @@ impl Follow {
         query.push(("limit", PAGE_ITEMS_MAX.to_string()));
         query.extend(self.since.map(|since| ("since", written(since))));
         let mut cursor = None;
+        let mut has_gap = false;
         for _ in 0..PAGES_MAX {
             let mut query = query.clone();
             query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
             let page = match api.page(self.path, &query).await {
                 Ok(page) => page,
-                // Nothing has come for so long that the server no longer looks that far back. What it does list is new.
+                // The last look, or what it found, was so long ago that the server no longer looks that far back. What it
+                // does list is new, and between the two there may have been more.
                 Err(Failure::Refused(refusal)) if self.has_looked && refusal.names("since") => {
+                    has_gap = Utc::now() - self.looked_at > OVERLAP;
                     query.retain(|(name, _)| *name != "since");
                     api.page(self.path, &query).await?
                 }
@@ -118,6 +124,7 @@ impl Follow {
         // Only now: what a look that failed had found is found again.
         self.seen.extend(fresh.iter().map(Item::key));
         self.has_looked = true;
+        self.looked_at = Utc::now();
         fresh.sort_by_key(|item| item.event);
         if let Some((newest, _)) = self.seen.last() {
             let from = moment(*newest) - OVERLAP;
@@ -126,7 +133,7 @@ impl Follow {
         }
         Ok(Look {
             fresh,
-            is_cut: cursor.is_some(),
+            is_cut: cursor.is_some() || has_gap,
         })
     }
 

@@ -18,31 +18,40 @@ function counted(items, name) {
 
 /** What a replay of these would do, from what the API says of them now. */
 async function dryRun(chosen, endpoints) {
-  const now = await Promise.all(chosen.map(async (one) => {
-    try { return await get(`deliveries/${one.id}`); } catch { return null; }
-  }));
+  const now = [];
+  await fewAtATime(chosen, async (one) => {
+    try { now.push(await get(`deliveries/${one.id}`)); } catch (error) { if (error.status !== 404) throw error; }
+  });
   const open = now.filter((one) => one?.status === "DEAD_LETTERED");
   const lost = open.filter((one) => !endpoints.has(one.endpoint) || endpoints.get(one.endpoint).status === "disabled");
   return { open, changed: chosen.length - open.length, lost, paused: open.filter((one) => endpoints.get(one.endpoint)?.status === "paused") };
 }
 
-/** Replays one after the other, a few at a time; tells how far it is. */
-async function replayAll(deliveries, reason, place) {
+/** Does something with each, a few at a time, until there are no more or somebody says stop. */
+async function fewAtATime(items, act, isStopped = () => false) {
+  const left = [...items];
+  const worker = async () => {
+    for (let one = left.shift(); one && !isStopped(); one = left.shift()) await act(one);
+  };
+  await Promise.all(Array.from({ length: AT_A_TIME }, worker));
+}
+
+/** Replays one after the other; tells how far it is. Whoever closes the dialog stops it. */
+async function replayAll(deliveries, reason, place, dialog) {
   const refused = [];
   let done = 0;
   const bar = h("progress", { max: deliveries.length, value: 0, "aria-label": "Replaying" });
   const told = h("p", { class: "muted" }, `0 of ${deliveries.length}`);
   put(place, bar, told);
-  const left = [...deliveries];
-  const worker = async () => {
-    for (let one = left.shift(); one; one = left.shift()) {
-      try { await post(`deliveries/${one.id}/replay`, { reason }); } catch (error) { refused.push([one, error.message]); }
-      done += 1;
-      bar.value = done;
-      told.textContent = `${done} of ${deliveries.length}`;
-    }
-  };
-  await Promise.all(Array.from({ length: AT_A_TIME }, worker));
+  let isStopped = false;
+  dialog.addEventListener("close", () => { isStopped = true; });
+  await fewAtATime(deliveries, async (one) => {
+    try { await post(`deliveries/${one.id}/replay`, { reason }); } catch (error) { refused.push([one, error.message]); }
+    done += 1;
+    bar.value = done;
+    told.textContent = `${done} of ${deliveries.length}`;
+  }, () => isStopped);
+  if (isStopped) announce(`Stopped: ${done - refused.length} of ${deliveries.length} replayed`);
   return { replayed: done - refused.length, refused };
 }
 
@@ -115,9 +124,13 @@ export async function deadLetters(place, { parameters, signal }) {
   replay.addEventListener("click", async () => {
     replay.disabled = true;
     replay.textContent = "Looking…";
-    const { open, changed, lost, paused } = await dryRun([...chosen.values()], endpoints);
-    tell();
+    let looked;
+    try { looked = await dryRun([...chosen.values()], endpoints); } catch (error) {
+      if (!signal.aborted) put(more, failure(error));
+      return;
+    } finally { tell(); }
     if (signal.aborted) return;
+    const { open, changed, lost, paused } = looked;
     confirm({
       title: `Replay ${number(open.length)} dead letter${open.length === 1 ? "" : "s"}?`,
       body: [
@@ -130,8 +143,8 @@ export async function deadLetters(place, { parameters, signal }) {
       ],
       fields: [reasonField()], button: "Replay now",
       act: async ({ reason }, told, dialog) => {
-        const { replayed, refused } = await replayAll(open, reason, told);
-        announce(`${number(replayed)} replayed`);
+        const { replayed, refused } = await replayAll(open, reason, told, dialog);
+        if (dialog.open) announce(`${number(replayed)} replayed`);
         chosen.clear();
         await load();
         if (refused.length > 0) {

@@ -2,7 +2,7 @@
 
 import { h, put, announce } from "./dom.js";
 import { get, may, post, withQuery } from "./api.js";
-import { badge, confirm, empty, facts, head, reasonField, repeat, when } from "./parts.js";
+import { badge, confirm, empty, facts, head, reasonField, repeat, table, when } from "./parts.js";
 import { duration, exactMoment, micros, words } from "./format.js";
 import { phases } from "./chart.js";
 
@@ -81,13 +81,29 @@ async function explanation(id, place, signal) {
   } catch { /* An API that does not explain. */ }
 }
 
-/** Whatever it is made of: names with values, lists, sentences. */
-function explained(value) {
-  if (Array.isArray(value)) return value.length ? h("ul", {}, value.map((one) => h("li", {}, explained(one)))) : "none";
-  if (value !== null && typeof value === "object") {
-    return facts(Object.entries(value).filter(([, one]) => one !== null).map(([name, one]) => [words(name), explained(one)]));
-  }
-  return String(value);
+/** By what it was judged, if that is less than certain. */
+const JUDGED_BY = {
+  unchanged_configuration: "by the endpoint's settings, which are those of that time",
+  present_configuration: "by the endpoint's settings of today, which were changed since",
+};
+
+function explained({ data, next_cursor: next }) {
+  return [
+    table("Endpoints and the event", [
+      ["Endpoint", (one) => h("a", { href: `#/endpoint/${one.endpoint}` }, one.url)],
+      ["Event", (one) => [one.sentence, JUDGED_BY[one.judged_by] && h("p", { class: "sub" }, JUDGED_BY[one.judged_by])]],
+      ["Delivery", ({ delivery }) => delivery && [badge(delivery.status), " ", delivery.sentence, waits(delivery)]],
+    ], data),
+    next && h("p", { class: "sub" }, "There are more endpoints: the API tells of all of them."),
+  ];
+}
+
+/** What it waits for, in numbers. */
+function waits({ next_attempt_at: next, lane }) {
+  const line = lane?.position ? `${lane.position} of ${lane.fresh + lane.retries} in its endpoint's line` : null;
+  const breaker = lane && lane.breaker !== "closed" ? `breaker ${words(lane.breaker)}` : null;
+  const told = [line, breaker].filter(Boolean).join(" · ");
+  return (next || told) && h("p", { class: "sub" }, next && ["next attempt ", when(next)], next && told && " · ", told);
 }
 
 export async function event(place, { id, signal }) {

@@ -14,6 +14,8 @@ use crate::config::Lifetimes;
 
 /// Most sessions. One more ends the one in which nothing was done for the longest time.
 pub const SESSIONS_MAX: usize = 10_000;
+/// Most sessions of one key; one more ends that key's own idlest.
+pub const SESSIONS_PER_KEY_MAX: usize = 20;
 /// Length of a cookie's value: 32 bytes in hexadecimal.
 const TOKEN_CHARS: usize = 64;
 
@@ -84,14 +86,20 @@ impl Sessions {
         let token = Token::random()?;
         let now = Instant::now();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.len() >= SESSIONS_MAX {
-            open.retain(|_, session| session.lives(self.lifetimes, now));
-        }
-        if open.len() >= SESSIONS_MAX {
-            let idlest = open.iter().min_by_key(|(_, session)| session.used_at);
-            if let Some(digest) = idlest.map(|(digest, _)| *digest) {
-                open.remove(&digest);
-            }
+        // Logins are rare: a key whose session has ended is forgotten at the next of them.
+        open.retain(|_, session| session.lives(self.lifetimes, now));
+        let same_key = |session: &Session| session.key.public_id() == key.public_id();
+        let of_key = open.values().filter(|session| same_key(session)).count();
+        // Whoever logs in again and again ends sessions of their own, and nobody else's.
+        let idlest = if of_key >= SESSIONS_PER_KEY_MAX {
+            idlest(&open, same_key)
+        } else if open.len() >= SESSIONS_MAX {
+            idlest(&open, |_| true)
+        } else {
+            None
+        };
+        if let Some(digest) = idlest {
+            open.remove(&digest);
         }
         let session = Session {
             key,
@@ -137,6 +145,13 @@ impl Session {
         now.duration_since(self.begun_at) < lifetimes.total
             && now.duration_since(self.used_at) < lifetimes.idle
     }
+}
+
+/// The session among those that was not used for the longest time.
+fn idlest(open: &HashMap<[u8; 32], Session>, among: impl Fn(&Session) -> bool) -> Option<[u8; 32]> {
+    let sessions = open.iter().filter(|(_, session)| among(session));
+    let idlest = sessions.min_by_key(|(_, session)| session.used_at);
+    idlest.map(|(digest, _)| *digest)
 }
 
 #[cfg(test)]
@@ -190,8 +205,9 @@ mod tests {
         let sessions = sessions();
         let oldest = sessions.begin(key(1)).expect("random bytes");
         let used = sessions.begin(key(2)).expect("random bytes");
-        for _ in 2..SESSIONS_MAX {
-            sessions.begin(key(3)).expect("random bytes");
+        for number in 2..SESSIONS_MAX as u64 {
+            let other = ApiKey::from_random((number << 8).to_be_bytes(), [3; 32]);
+            sessions.begin(other).expect("random bytes");
         }
         advance(Duration::from_secs(1)).await;
         assert!(sessions.key(&used, Doing::Person).is_some());
@@ -201,6 +217,23 @@ mod tests {
         assert!(sessions.key(&newest, Doing::Page).is_some());
         // All but one of the others were idle for as long as the oldest.
         let _ = oldest;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_logs_in_again_and_again_ends_sessions_of_the_same_key_only() {
+        let sessions = sessions();
+        let other = sessions.begin(key(1)).expect("random bytes");
+        let first = sessions.begin(key(2)).expect("random bytes");
+        advance(Duration::from_secs(1)).await;
+        for _ in 0..SESSIONS_PER_KEY_MAX {
+            sessions.begin(key(2)).expect("random bytes");
+        }
+        assert_eq!(sessions.count(), 1 + SESSIONS_PER_KEY_MAX);
+        assert!(sessions.key(&first, Doing::Page).is_none());
+        assert!(sessions.key(&other, Doing::Page).is_some());
+        advance(IDLE).await;
+        sessions.begin(key(3)).expect("random bytes");
+        assert_eq!(sessions.count(), 1, "what has ended is forgotten");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::deliveries::delivery_id;
 use crate::events::event_id;
+use crate::overview;
 use crate::pages::{self, Query};
 use crate::problem::Problem;
 use lanes::{LaneView, Lanes, Waits};
@@ -207,6 +208,7 @@ pub(crate) async fn event(
     let after = query.value::<EndpointId>("cursor");
     query.finish()?;
     let id = event_id(&id)?;
+    let _place = overview::place(&app).await?;
     let (event, explanations) = app
         .store
         .explain_event(caller.tenant, id, after, pages::asked(limit))

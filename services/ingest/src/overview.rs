@@ -8,6 +8,7 @@ use axum::extract::{Request, State};
 use chrono::{DateTime, TimeDelta, Utc};
 use http::StatusCode;
 use serde::Serialize;
+use tokio::sync::SemaphorePermit;
 use zyven_domain::api_key::Scope;
 use zyven_domain::id::{ApiKeyId, EndpointId, TenantId};
 use zyven_store::{DEAD_LETTERS_COUNTED_MAX, Tally, Waiting, Window};
@@ -18,8 +19,9 @@ use crate::auth::Caller;
 use crate::pages::Query;
 use crate::problem::Problem;
 
-/// Questions of this kind that are asked at the same time; more wait for their turn. Each reads tens of thousands
-/// of rows, and publishing must not feel how many people look at it.
+/// Questions of this kind that are asked at the same time, lists of recent events and explanations among them; more wait for
+/// their turn. Each reads tens of thousands of rows, on connections by which keys are looked up as well, and publishing
+/// must not feel how many people look at it.
 pub(crate) const ASKING_MAX: usize = 2;
 /// How far back one may look, in minutes. Also the length of a step in seconds, as there are sixty.
 const MINUTES: std::ops::RangeInclusive<u32> = 5..=1440;
@@ -145,6 +147,15 @@ pub(crate) async fn current_key(
     Ok(answer::value(StatusCode::OK, &view))
 }
 
+/// Waits for one of [`ASKING_MAX`] places, for as long as a request may take.
+pub(crate) async fn place(app: &App) -> Result<SemaphorePermit<'_>, Problem> {
+    let place = tokio::time::timeout(app.config.deadlines.request, app.overviews.acquire()).await;
+    match place {
+        Ok(Ok(place)) => Ok(place),
+        Ok(Err(_)) | Err(_) => Err(Problem::unavailable()),
+    }
+}
+
 /// `GET /v1/statistics`: sixty steps up to now, and what waits.
 pub(crate) async fn statistics(
     State(app): State<Arc<App>>,
@@ -155,10 +166,7 @@ pub(crate) async fn statistics(
     let minutes = query.parsed("minutes", minutes).unwrap_or(MINUTES_DEFAULT);
     let endpoint = query.value::<EndpointId>("endpoint");
     query.finish()?;
-    let place = tokio::time::timeout(app.config.deadlines.request, app.overviews.acquire()).await;
-    let Ok(Ok(_place)) = place else {
-        return Err(Problem::unavailable());
-    };
+    let _place = place(&app).await?;
     let until = Utc::now();
     let window = window(until, minutes);
     let finished = app

@@ -18,6 +18,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::deliveries::DeliveryView;
 use crate::fields;
+use crate::overview;
 use crate::pages::{self, Query};
 use crate::problem::Problem;
 
@@ -42,6 +43,8 @@ struct EventView<'a> {
 /// How far back `GET /v1/events` looks. The list is for following what arrives: nothing leads from a tenant to its events, so
 /// further back the search would go through those of all others.
 const RECENT: TimeDelta = TimeDelta::hours(1);
+/// Who asks for the whole hour asks a moment later than they meant, by a clock of their own.
+const RECENT_SLACK: TimeDelta = TimeDelta::minutes(1);
 
 /// An event as it is listed: without its payload, and without the status that takes a look at all its deliveries.
 #[derive(Serialize)]
@@ -83,14 +86,15 @@ pub(crate) async fn recent(
     let before = query.value::<EventId>("cursor");
     let earliest = Utc::now() - RECENT;
     let since = query.parsed("since", |text| match fields::moment(text) {
-        Ok(since) if since < earliest => Err("must be within the last hour"),
+        Ok(since) if since < earliest - RECENT_SLACK => Err("must be within the last hour"),
         since => since,
     });
     let event_type = query.parsed("event_type", |text| {
         EventType::parse(text).map_err(|rule| rule.0)
     });
     query.finish()?;
-    let since = since.unwrap_or(earliest);
+    let since = since.map_or(earliest, |since| since.max(earliest));
+    let _place = overview::place(&app).await?;
     let events = app
         .store
         .events_of(
