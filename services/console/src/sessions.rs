@@ -15,7 +15,7 @@ use crate::config::Lifetimes;
 /// Most sessions. One more ends the one in which nothing was done for the longest time.
 pub const SESSIONS_MAX: usize = 10_000;
 /// Most sessions of one key; one more ends that key's own idlest.
-pub const SESSIONS_PER_KEY_MAX: usize = 20;
+pub(crate) const SESSIONS_PER_KEY_MAX: usize = 20;
 /// Length of a cookie's value: 32 bytes in hexadecimal.
 const TOKEN_CHARS: usize = 64;
 
