@@ -117,7 +117,7 @@ async fn a_server_that_fails_is_4_and_one_that_is_no_zyven_is_named() {
     assert!(said.contains("no Zyven answers like this"), "{said}");
     server.answer(Answer::status(200).body("<html>"));
     let said = shell.fails(1, &["keys", "list"]).await;
-    assert!(said.contains("is not understood"), "{said}");
+    assert!(said.contains("that is no Zyven API"), "{said}");
     let request = &server.requests()[0];
     assert_eq!(request.header("authorization"), format!("Bearer {KEY}"));
 }

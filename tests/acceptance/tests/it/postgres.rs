@@ -198,6 +198,19 @@ async fn a_failover_to_an_asynchronous_standby_loses_what_it_had_not_got_and_the
     line.pause();
     load.more(50).await;
     primary.kill().await;
+    // What was acknowledged ahead of the crash may be on its way to its publisher.
+    wait_until("ingest has noticed", PATIENCE, async || {
+        let missing = stack.missing("ingest").await?;
+        let is_noticed = missing
+            .as_object()
+            .is_some_and(|missing| !missing.is_empty());
+        if is_noticed {
+            Ok(())
+        } else {
+            Err(missing.to_string())
+        }
+    })
+    .await;
     let at_the_crash: HashSet<String> = {
         let acknowledged = load.acknowledged.lock().expect("nobody panics");
         acknowledged.keys().cloned().collect()
