@@ -10,7 +10,7 @@
 #   local.sh wipe      stops everything and deletes all data
 #   local.sh run …     runs `zyven …` against the stack, e.g. run demo
 #   local.sh sql NAME  runs sql/operator/NAME.sql with psql; NAME=VALUE arguments become psql variables
-#   local.sh psql …    psql on the stack's database
+#   local.sh psql …    psql on the stack's database, or on that of ZYVEN_DATABASE_URL
 #   local.sh metrics NAME  what the service says at /metrics
 #
 # Where a Docker engine answers, compose.yaml is used, otherwise local programs; ZYVEN_LOCAL_ENGINE=docker|native
@@ -308,7 +308,7 @@ run_zyven() {
 }
 
 run_sql() {
-    local file=$ZYVEN_ROOT/sql/operator/$1.sql psql argument
+    local file=$ZYVEN_ROOT/sql/operator/$1.sql argument
     [ -f "$file" ] || die "there is no $file"
     shift
     set -- "$@" --
@@ -319,27 +319,24 @@ run_sql() {
         if [ -n "${argument#*=}" ]; then set -- "$@" -v "$argument"; fi
     done
     shift
-    if [ "$ENGINE" = docker ] && [ -z "${ZYVEN_DATABASE_URL:-}" ]; then
-        compose exec -T postgres psql -X -U zyven -d zyven "$@" -f - <"$file"
-        return
-    fi
-    psql=$(find_psql) || die "psql is missing (Debian: apt-get install postgresql-client)"
-    (
-        # An operator's own ZYVEN_DATABASE_URL wins over the local stack's.
-        if [ -z "${ZYVEN_DATABASE_URL:-}" ]; then load_settings; fi
-        "$psql" -X "$ZYVEN_DATABASE_URL" "$@" -f "$file"
-    )
+    # A container does not see the file.
+    if is_database_in_container; then run_psql "$@" -f - <"$file"; else run_psql "$@" -f "$file"; fi
 }
+
+# An operator's own ZYVEN_DATABASE_URL wins over the local stack's.
+is_database_in_container() { [ "$ENGINE" = docker ] && [ -z "${ZYVEN_DATABASE_URL:-}" ]; }
 
 run_psql() {
     local psql
-    if [ "$ENGINE" = docker ]; then
+    if is_database_in_container; then
         compose exec -T postgres psql -X -U zyven -d zyven "$@"
         return
     fi
     psql=$(find_psql) || die "psql is missing (Debian: apt-get install postgresql-client)"
-    load_settings
-    exec "$psql" -X "$ZYVEN_DATABASE_URL" "$@"
+    (
+        if [ -z "${ZYVEN_DATABASE_URL:-}" ]; then load_settings; fi
+        exec "$psql" -X "$ZYVEN_DATABASE_URL" "$@"
+    )
 }
 
 show_metrics() {

@@ -10,6 +10,8 @@ set -euo pipefail
 
 cd "$ZYVEN_ROOT"
 rate=${RATE:-1000}
+# The transaction has to be open where the load goes.
+unset ZYVEN_DATABASE_URL
 scripts/local.sh metrics relay >/dev/null || die "the local stack must be up, without Docker (make up)"
 
 bench() { scripts/local.sh run bench --scenario open --rate "$rate" --warm-up 5s --verbose --duration "$1"; }

@@ -34,9 +34,8 @@ pub(crate) struct Follow {
     event: &'static str,
     seen: BTreeSet<(EventId, String)>,
     since: Option<DateTime<Utc>>,
-    has_looked: bool,
-    /// When the last look ended, by a clock that goes on while this machine sleeps.
-    looked_at: DateTime<Utc>,
+    /// When the last look ended, if there was one, by a clock that goes on while this machine sleeps.
+    looked_at: Option<DateTime<Utc>>,
 }
 
 /// Something new.
@@ -68,8 +67,7 @@ impl Follow {
             event,
             seen: BTreeSet::new(),
             since,
-            has_looked: false,
-            looked_at: Utc::now(),
+            looked_at: None,
         };
         if since.is_some() {
             return Ok(follow);
@@ -103,8 +101,10 @@ impl Follow {
                 Ok(page) => page,
                 // The last look, or what it found, was so long ago that the server no longer looks that far back. What it
                 // does list is new, and between the two there may have been more.
-                Err(Failure::Refused(refusal)) if self.has_looked && refusal.names("since") => {
-                    has_gap = Utc::now() - self.looked_at > OVERLAP;
+                Err(Failure::Refused(refusal))
+                    if self.looked_at.is_some() && refusal.names("since") =>
+                {
+                    has_gap = self.looked_at.is_some_and(|at| Utc::now() - at > OVERLAP);
                     query.retain(|(name, _)| *name != "since");
                     api.page(self.path, &query).await?
                 }
@@ -123,8 +123,7 @@ impl Follow {
         }
         // Only now: what a look that failed had found is found again.
         self.seen.extend(fresh.iter().map(Item::key));
-        self.has_looked = true;
-        self.looked_at = Utc::now();
+        self.looked_at = Some(Utc::now());
         fresh.sort_by_key(|item| item.event);
         if let Some((newest, _)) = self.seen.last() {
             let from = moment(*newest) - OVERLAP;

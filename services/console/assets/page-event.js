@@ -113,12 +113,21 @@ export async function event(place, { id, signal }) {
   put(place, body, deliveriesPlace, why);
   let shown = "";
   const opened = new Map();
+  // Whatever is recorded about an attempt changes its delivery as well.
+  const known = new Map();
+  const attemptsOf = async (one) => {
+    const record = JSON.stringify(one);
+    if (known.get(one.id)?.record !== record) {
+      known.set(one.id, { record, attempts: await get(`deliveries/${one.id}/attempts`, { by: "page", signal }) });
+    }
+    return known.get(one.id).attempts;
+  };
   const renew = async () => {
     const [found, page] = await Promise.all([
       get(`events/${id}`, { by: "page", signal, isExact: true }),
       get(withQuery(`events/${id}/deliveries`, { limit: DELIVERIES_SHOWN_MAX }), { by: "page", signal }),
     ]);
-    const attempts = await Promise.all(page.data.map((one) => get(`deliveries/${one.id}/attempts`, { by: "page", signal })));
+    const attempts = await Promise.all(page.data.map(attemptsOf));
     const state = JSON.stringify([found.status, page.data, attempts]);
     if (state === shown) return;
     shown = state;

@@ -1,7 +1,6 @@
 //! Connections: accepted up to a limit, served by hyper, finished gracefully.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -9,10 +8,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower::Service as _;
+use zyven_runtime::connections;
 use zyven_runtime::shutdown::Shutdown;
 
 /// Most open connections. A browser opens six; more wait in the listener's queue.
@@ -26,42 +24,15 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(300);
 /// Largest head of a request.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Pause after a failure to accept, which is mostly a lack of file descriptors.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// Serves connections until shutdown is requested; returns when all have ended, or after [`GRACE`].
 pub(crate) async fn serve(listener: TcpListener, router: Router, shutdown: &Shutdown) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut connections = JoinSet::new();
-    loop {
-        // Every arm may be dropped: a place is given back, and nothing is awaited behind an accept.
-        let (place, accepted) = tokio::select! {
-            () = shutdown.requested() => break,
-            Some(_) = connections.join_next() => continue,
-            both = async {
-                let place = Arc::clone(&places).acquire_owned().await;
-                (place, listener.accept().await)
-            } => both,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let (router, stop) = (router.clone(), shutdown.clone());
-                // Ends with its connection, GRACE after CONNECTION_TIME_MAX, or with the set.
-                connections.spawn(async move {
-                    answer(stream, router, stop).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "could not accept a connection");
-                sleep(ACCEPT_REST).await;
-            }
-        }
-    }
-    drop(listener);
-    let all_ended = async { while connections.join_next().await.is_some() {} };
+    // Each ends GRACE after CONNECTION_TIME_MAX.
+    let serve = |stream| answer(stream, router.clone(), shutdown.clone());
+    let mut open = connections::serve(listener, CONNECTIONS_MAX, shutdown, serve).await;
+    let all_ended = async { while open.join_next().await.is_some() {} };
     if timeout(GRACE, all_ended).await.is_err() {
-        connections.shutdown().await;
+        open.shutdown().await;
     }
 }
 

@@ -46,9 +46,9 @@ pub struct Limits {
     pub dial_timeout: Duration,
     /// A tunnel without a byte for this long is closed, at most half of it later.
     pub idle: Duration,
-    /// A tunnel older than this is cut; from half of it on it ends when it is quiet.
+    /// A tunnel older than this is cut; from half of it on it ends between two exchanges.
     pub tunnel_lifetime: Duration,
-    /// A tunnel that moved this many bytes is cut; from half of it on it ends when it is quiet.
+    /// A tunnel that moved this many bytes is cut; from half of it on it ends between two exchanges.
     pub tunnel_bytes_max: u64,
     /// Open tunnels.
     pub tunnels_max: usize,
@@ -147,12 +147,12 @@ impl Limits {
         let tunnel_lifetime = wait(
             source,
             "ZYVEN_EGRESS_TUNNEL_LIFETIME",
-            "age at which a tunnel is cut; from half of it on it ends when it is quiet",
+            "age at which a tunnel is cut; from half of it on it ends between two exchanges",
             Some("2h"),
         );
         let tunnel_bytes_max = source.bytes(
             "ZYVEN_EGRESS_TUNNEL_BYTES_MAX",
-            "bytes after which a tunnel is cut; from half of them on it ends when it is quiet",
+            "bytes after which a tunnel is cut; from half of them on it ends between two exchanges",
             Some("8GiB"),
         );
         let tunnels_max = source.number(

@@ -55,8 +55,9 @@ impl<'a> DeliveryView<'a> {
     }
 }
 
+/// What every view of an attempt shows.
 #[derive(Serialize)]
-struct AttemptView<'a> {
+pub(crate) struct AttemptFacts<'a> {
     generation: i32,
     number: i32,
     status_after: &'static str,
@@ -67,14 +68,10 @@ struct AttemptView<'a> {
     connect_us: Option<i32>,
     first_byte_us: Option<i32>,
     total_us: Option<i32>,
-    response_headers: Vec<(&'a str, &'a str)>,
-    /// Whatever is not UTF-8 is shown as U+FFFD.
-    response_body: Option<String>,
 }
 
-impl<'a> AttemptView<'a> {
-    fn of(attempt: &'a Attempt) -> Self {
-        let headers = attempt.response_headers.as_deref().unwrap_or_default();
+impl<'a> AttemptFacts<'a> {
+    pub(crate) fn of(attempt: &'a Attempt) -> Self {
         Self {
             generation: attempt.generation,
             number: attempt.number,
@@ -86,14 +83,34 @@ impl<'a> AttemptView<'a> {
             connect_us: attempt.connect_us,
             first_byte_us: attempt.first_byte_us,
             total_us: attempt.total_us,
+        }
+    }
+}
+
+/// What is kept of an answer's body. Whatever is not UTF-8 is shown as U+FFFD.
+pub(crate) fn response_body(attempt: &Attempt) -> Option<String> {
+    let body = attempt.response_body.as_deref();
+    body.map(|body| String::from_utf8_lossy(body).into_owned())
+}
+
+#[derive(Serialize)]
+struct AttemptView<'a> {
+    #[serde(flatten)]
+    facts: AttemptFacts<'a>,
+    response_headers: Vec<(&'a str, &'a str)>,
+    response_body: Option<String>,
+}
+
+impl<'a> AttemptView<'a> {
+    fn of(attempt: &'a Attempt) -> Self {
+        let headers = attempt.response_headers.as_deref().unwrap_or_default();
+        Self {
+            facts: AttemptFacts::of(attempt),
             response_headers: headers
                 .lines()
                 .filter_map(|line| line.split_once(": "))
                 .collect(),
-            response_body: attempt
-                .response_body
-                .as_deref()
-                .map(|body| String::from_utf8_lossy(body).into_owned()),
+            response_body: response_body(attempt),
         }
     }
 }

@@ -19,7 +19,7 @@ use zyven_store::{Attempt, ExplainedDelivery, ExplainedEvent, ExplainedLease, Ex
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::Caller;
-use crate::deliveries::delivery_id;
+use crate::deliveries::{AttemptFacts, delivery_id, response_body};
 use crate::events::event_id;
 use crate::overview;
 use crate::pages::{self, Query};
@@ -146,36 +146,16 @@ impl LeaseView {
 /// As in the list of attempts, without headers and with the start of the body.
 #[derive(Serialize)]
 struct AttemptView<'a> {
-    generation: i32,
-    number: i32,
-    status_after: &'static str,
-    started_at: Option<DateTime<Utc>>,
-    http_status: Option<i16>,
-    error: Option<&'a str>,
-    error_detail: Option<&'a str>,
-    connect_us: Option<i32>,
-    first_byte_us: Option<i32>,
-    total_us: Option<i32>,
+    #[serde(flatten)]
+    facts: AttemptFacts<'a>,
     response_body_start: Option<String>,
 }
 
 impl<'a> AttemptView<'a> {
     fn of(attempt: &'a Attempt) -> Self {
         Self {
-            generation: attempt.generation,
-            number: attempt.number,
-            status_after: attempt.state_after.as_str(),
-            started_at: attempt.started_at,
-            http_status: attempt.http_status,
-            error: attempt.error.as_deref(),
-            error_detail: attempt.error_detail.as_deref(),
-            connect_us: attempt.connect_us,
-            first_byte_us: attempt.first_byte_us,
-            total_us: attempt.total_us,
-            response_body_start: attempt
-                .response_body
-                .as_deref()
-                .map(|body| String::from_utf8_lossy(body).into_owned()),
+            facts: AttemptFacts::of(attempt),
+            response_body_start: response_body(attempt),
         }
     }
 }

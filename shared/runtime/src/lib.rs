@@ -3,6 +3,7 @@
 //! - [`config`]: settings from the environment or a file; every mistake reported, all of them at once.
 //! - [`shutdown`]: one request to stop, heard everywhere; [`supervisor`]: services that start together
 //!   and stop in order.
+//! - [`connections`]: accepted up to a limit.
 //! - [`inherited`]: listening sockets that outlive the process.
 //! - [`pace`]: the one background loop, so that back-off, rest and stopping are written once.
 //! - [`doorbell`]: "there is new work", between processes, losable.
@@ -14,6 +15,7 @@
 //! a database, a queue or an event.
 
 pub mod config;
+pub mod connections;
 pub mod doorbell;
 pub mod inherited;
 pub mod metrics;

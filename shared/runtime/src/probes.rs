@@ -14,11 +14,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tower::Service as _;
 
+use crate::connections;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 
@@ -28,8 +27,6 @@ const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long a connection may last, whatever it does.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
-/// Pause after a failure to accept, which is mostly a lack of file descriptors.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// What must be true before a process can do its work. Cheap to clone.
 #[derive(Clone, Default)]
@@ -115,35 +112,11 @@ pub async fn run(
         .route("/readyz", get(ready))
         .route("/metrics", get(render_metrics))
         .with_state(Shown { readiness, metrics });
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut connections = JoinSet::new();
-    loop {
-        // Every arm may be dropped: a place is given back, and nothing is awaited behind an accept.
-        let (place, accepted) = tokio::select! {
-            () = shutdown.requested() => break,
-            Some(_) = connections.join_next() => continue,
-            both = async {
-                let place = Arc::clone(&places).acquire_owned().await;
-                (place, listener.accept().await)
-            } => both,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let router = router.clone();
-                // Ends with its connection, after CONNECTION_TIME_MAX, or with the set.
-                connections.spawn(async move {
-                    answer(stream, router).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "could not accept a probe's connection");
-                sleep(ACCEPT_REST).await;
-            }
-        }
-    }
+    // Each ends after CONNECTION_TIME_MAX.
+    let serve = |stream| answer(stream, router.clone());
+    let mut open = connections::serve(listener, CONNECTIONS_MAX, &shutdown, serve).await;
     // Answers take no time; a connection that is still open is idle or stuck.
-    connections.shutdown().await;
+    open.shutdown().await;
     Ok(())
 }
 

@@ -167,15 +167,24 @@ const BACKLOG: &str = "
      GROUP BY GROUPING SETS ((), (endpoint_id))
      ORDER BY grouping(endpoint_id) DESC, deliveries DESC, endpoint_id
      LIMIT 1 + $4::bigint";
+/// Each part has an index of its own, under a generic plan, too.
 const DEAD_LETTERS: &str = "
     SELECT count(*)
-      FROM (SELECT 1
-              FROM zyven.dead_letter_records
-             WHERE tenant_id = $1
-               AND ($2::uuid IS NULL OR endpoint_id = $2)
-               AND replayed_at IS NULL
-               AND resolved_at IS NULL
-             LIMIT $3) AS open_ones";
+      FROM ((SELECT 1
+               FROM zyven.dead_letter_records
+              WHERE $2::uuid IS NULL
+                AND tenant_id = $1
+                AND replayed_at IS NULL
+                AND resolved_at IS NULL
+              LIMIT $3)
+             UNION ALL
+            (SELECT 1
+               FROM zyven.dead_letter_records
+              WHERE endpoint_id = $2
+                AND tenant_id = $1
+                AND replayed_at IS NULL
+                AND resolved_at IS NULL
+              LIMIT $3)) AS open_ones";
 const KEY_NAMES: &str = "
     SELECT k.name, t.name, k.expires_at
       FROM zyven.api_keys k

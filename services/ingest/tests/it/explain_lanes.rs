@@ -99,6 +99,19 @@ impl Stage {
         assert_eq!(claimed.expect("given back").tickets, []);
     }
 
+    /// Twelve events, the first ten of which fail in Redis: its breaker opens. The other two wait in the lane.
+    async fn fail_ten_of_twelve(&self, tenant: &Tenant<'_>, endpoint: &str) -> Vec<String> {
+        let mut events = Vec::new();
+        for _ in 0..12 {
+            events.push(tenant.publish("a").await);
+        }
+        self.hand_over(Self::lane(tenant, endpoint)).await;
+        let taken = self.claim(10).await;
+        self.give_back(&taken, Learned::Failed, Next::Retry(NOW))
+            .await;
+        events
+    }
+
     async fn tell(&self, lane: Lane, settings: LaneSettings) {
         let told = self.queue.configure(&[(lane, settings)], &self.epoch).await;
         assert_eq!(told.expect("told"), Pushed::Accepted { added: 1 });
@@ -258,16 +271,7 @@ async fn an_open_breaker_outweighs_a_shorter_wait_and_no_longer_one() {
     .await;
     let tenant = stage.api.tenant().await;
     let endpoint = tenant.endpoint(&json!({})).await;
-    let lane = Stage::lane(&tenant, &endpoint);
-    let mut events = Vec::new();
-    for _ in 0..12 {
-        events.push(tenant.publish("a").await);
-    }
-    stage.hand_over(lane).await;
-    let taken = stage.claim(10).await;
-    stage
-        .give_back(&taken, Learned::Failed, Next::Retry(NOW))
-        .await;
+    let events = stage.fail_ten_of_twelve(&tenant, &endpoint).await;
     let delivery = check(&tenant, &events[11], "breaker_open").await;
     lies_ahead(&delivery["next_attempt_at"], open);
     assert_eq!(delivery["lane"]["breaker"], "open");
@@ -305,16 +309,7 @@ async fn a_breaker_that_is_about_to_close_is_told_as_such() {
     .await;
     let tenant = stage.api.tenant().await;
     let endpoint = tenant.endpoint(&json!({})).await;
-    let lane = Stage::lane(&tenant, &endpoint);
-    let mut events = Vec::new();
-    for _ in 0..12 {
-        events.push(tenant.publish("a").await);
-    }
-    stage.hand_over(lane).await;
-    let taken = stage.claim(10).await;
-    stage
-        .give_back(&taken, Learned::Failed, Next::Retry(NOW))
-        .await;
+    let events = stage.fail_ten_of_twelve(&tenant, &endpoint).await;
     zyven_testkit::wait_until("the breaker lets a probe through", LEASE, async || {
         let (delivery, _) = explain(&tenant, &events[11]).await;
         match delivery["lane"]["breaker"].as_str() {
