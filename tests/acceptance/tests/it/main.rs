@@ -1,6 +1,7 @@
 //! The promises of docs/guarantees.md, on the real program with real PostgreSQL, Redis and sockets.
 
 mod cli;
+mod cli_following;
 mod cli_refusals;
 mod failover;
 mod journey;
