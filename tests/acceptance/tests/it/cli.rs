@@ -1,7 +1,7 @@
 //! The commands for developers, each as its user calls it, against a whole stack.
 
 use serde_json::{Value, json};
-use zyven_testkit::{Answer, Binary, Finished};
+use zyven_testkit::{Answer, Binary, Finished, Running};
 
 use crate::stack::{PATIENCE, Spread, Stack};
 
@@ -20,6 +20,11 @@ impl Shell {
 
     pub(crate) fn with(self, name: &str, value: &str) -> Self {
         Self(self.0.with(name, value))
+    }
+
+    /// Starts a command that goes on.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Running {
+        self.0.start(arguments)
     }
 
     /// Runs a command to its end, whatever it says.

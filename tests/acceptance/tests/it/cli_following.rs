@@ -13,7 +13,7 @@ async fn tail_shows_each_event_once_as_it_arrives() {
     let shell = Shell::on(&stack);
     let before = stack.publish("a", json!("before")).await;
     let tail = ["events", "tail", "--count", "3", "--payload", "--json"];
-    let mut tail = shell.0.start(tail);
+    let mut tail = shell.start(&tail);
     tail.says("following", PATIENCE).await;
     let mut published = Vec::new();
     for number in 0..3 {
@@ -72,7 +72,7 @@ async fn listen_hands_an_endpoints_events_over_signed_with_its_secret() {
     checking(&local, text(&endpoint, "secret"));
     let url = local.url("/local?x=1");
     let listen = ["listen", "--forward", &url, "--endpoint", id, "--json"];
-    let mut listen = shell.0.start(listen);
+    let mut listen = shell.start(&listen);
     listen.says("handing events", PATIENCE).await;
 
     let payload = json!({ "n": 1 });
@@ -107,7 +107,7 @@ async fn listen_needs_no_endpoint_makes_a_secret_of_its_own_and_outlives_the_loc
     let shell = Shell::on(&stack);
     let mut local = Receiver::start().await;
     let url = local.url("/");
-    let mut listen = shell.0.start(["listen", "--forward", &url, "--count", "2"]);
+    let mut listen = shell.start(&["listen", "--forward", &url, "--count", "2"]);
     listen.says("handing events", PATIENCE).await;
     let said = listen.stderr();
     let secret = said
@@ -134,7 +134,7 @@ async fn listen_needs_no_endpoint_makes_a_secret_of_its_own_and_outlives_the_loc
 async fn a_server_that_is_away_for_a_while_is_waited_for() {
     let mut stack = Stack::start(Spread::ProcessEach).await;
     let shell = Shell::on(&stack);
-    let mut tail = shell.0.start(["events", "tail", "--count", "1"]);
+    let mut tail = shell.start(&["events", "tail", "--count", "1"]);
     tail.says("following", PATIENCE).await;
     stack.take_process("ingest").kill();
     tail.says("trying again", PATIENCE).await;
