@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help up down restart status ps logs demo bench bench-held run dead-letters stuck storage delivery health pause resume \
 	cancel replay replay-dead-letters replay-missing cancel-deliveries purge-dead-letters clean-data test model chaos faults real-input \
-	real-clients browser fuzz fmt fmt-check lint doc scripts-check compose-check monitoring-check ci
+	real-clients examples browser fuzz fmt fmt-check lint doc scripts-check compose-check monitoring-check ci
 
 ##@ Two commands
 
@@ -100,6 +100,9 @@ real-input: ## Send GitHub's published webhook examples through a real stack and
 
 real-clients: ## Send curl, httpx and aiohttp through a real egress proxy
 	@scripts/real-clients.sh
+
+examples: ## Run the examples of docs/publishing.md and docs/receivers.md against a real stack
+	@scripts/examples.sh
 
 browser: ## Use the console in a real Chromium: snapshots, accessibility, pictures
 	@scripts/browser.sh

@@ -3,7 +3,7 @@
 # processes of this checkout still use it). Tests start Redis servers of their own.
 #
 # Arguments go to the test runner and narrow the run, e.g. scripts/test.sh -p zyven-queue; the checks with real input, real
-# clients and a real browser are part of full runs only. They come first, so that the last lines are the test runner's.
+# clients, the documents' examples and a real browser are part of full runs only. They come first, so that the last lines are the test runner's.
 set -euo pipefail
 # shellcheck source=scripts/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
@@ -40,9 +40,10 @@ if [ "$#" -eq 0 ]; then
     if [ "${ZYVEN_TEST_REAL_INPUT:-on}" != off ]; then
         scripts/real-input.sh
         scripts/real-clients.sh
+        scripts/examples.sh
         scripts/browser.sh
     else
-        say "SKIPPED, as ZYVEN_TEST_REAL_INPUT=off has it: real input, real clients, the console in a browser"
+        say "SKIPPED, as ZYVEN_TEST_REAL_INPUT=off has it: real input, real clients, the documents' examples, the console in a browser"
     fi
 fi
 

@@ -44,7 +44,7 @@ GRANT SELECT ON
     zyven.tenants, zyven.api_keys, zyven.endpoints, zyven.endpoint_secrets, zyven.endpoint_credentials,
     zyven.event_types, zyven.subscriptions, zyven.routing_versions, zyven.events, zyven.outbox,
     zyven.finished_deliveries, zyven.attempts, zyven.dead_letter_records, zyven.idempotency_keys, zyven.relay,
-    zyven.deliveries, zyven.attempt_log, zyven.audit_log
+    zyven.deliveries, zyven.attempt_log, zyven.audit_log, zyven.replays
 TO zyven_ingest;
 GRANT INSERT ON zyven.events, zyven.outbox, zyven.idempotency_keys TO zyven_ingest;
 -- Who and when is not for it to say.
@@ -56,7 +56,7 @@ GRANT UPDATE ON zyven.routing_versions, zyven.idempotency_keys TO zyven_ingest;
 GRANT USAGE ON SEQUENCE zyven.event_type_versions TO zyven_ingest;
 GRANT EXECUTE ON FUNCTION
     zyven.route, zyven.routes, zyven.patterns_of, zyven.document_of, zyven.filter_admits, zyven.ordering_number,
-    zyven.ensure_partition, zyven.cancel, zyven.replay,
+    zyven.ensure_partition, zyven.cancel, zyven.replay, zyven.replay_dead_letters, zyven.replay_progress,
     zyven.explain_event, zyven.explain_delivery, zyven.explain_sentence
 TO zyven_ingest;
 
@@ -92,7 +92,7 @@ GRANT SELECT ON
 TO zyven_operator;
 GRANT SELECT (id, tenant_id, public_id, name, scopes, created_at, expires_at, revoked_at) ON zyven.api_keys TO zyven_operator;
 GRANT EXECUTE ON FUNCTION
-    zyven.deliveries_of, zyven.attempts_of, zyven.replay, zyven.replay_dead_letters, zyven.replay_missing,
+    zyven.deliveries_of, zyven.attempts_of, zyven.replay, zyven.replay_dead_letters, zyven.replay_missing, zyven.replay_progress,
     zyven.cancel, zyven.cancel_deliveries, zyven.purge_dead_letters, zyven.pause, zyven.resume, zyven.storage,
     zyven.explain, zyven.explain_event, zyven.explain_delivery, zyven.explain_sentence,
     zyven.patterns_of, zyven.document_of, zyven.filter_admits, zyven.routes

@@ -91,7 +91,7 @@ impl Answer {
             // 204: something that parses.
             return output.line("{}");
         }
-        output.line(String::from_utf8_lossy(&self.body))
+        output.json(&String::from_utf8_lossy(&self.body))
     }
 }
 

@@ -1,34 +1,43 @@
 //! `zyven dead-letters`: what could not be delivered, and sending it again.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
+use zyven_domain::id::EndpointId;
 use zyven_domain::lifecycle::DeliveryState;
 use zyven_runtime::shutdown::{self, Shutdown};
 
-use crate::api::{Api, PAGE_ITEMS_MAX, Page, parsed};
+use crate::api::{Answer, Api, PAGE_ITEMS_MAX, Page, parsed};
 use crate::deliveries::{COLUMNS, Filter, ROWS_MAX, print};
 use crate::failure::Failure;
 use crate::output::{Column, FAINT, Output, paint};
+use crate::time::ago;
 
-/// How often one dead letter is tried while the server has too much to do.
-const TRIES_MAX: u32 = 5;
-/// How long to wait when the server does not say.
-const REST_S: u64 = 1;
-/// Whatever a server asks for; who wants to wait longer calls again.
-const REST_S_MAX: u64 = 30;
 const DEAD: [DeliveryState; 1] = [DeliveryState::DeadLettered];
+/// Between two questions how far a replay has come: less often the longer it takes.
+const REST: Duration = Duration::from_millis(500);
+const REST_MAX: Duration = Duration::from_secs(10);
+/// How often the server may be away while its answer is waited for, one after the other.
+const TRANSIENT_FAILURES_MAX: u32 = 20;
 
-const COUNTS: [Column; 5] = [
-    ("DEAD LETTERS", "count"),
-    ("REASON", "reason"),
-    ("ENDPOINT", "endpoint"),
+const COUNTS: [Column; 3] = [
+    ("DEAD LETTERS", "deliveries"),
     ("OLDEST", "oldest_at"),
     ("NEWEST", "newest_at"),
+];
+const PROGRESS: [&str; 9] = [
+    "id",
+    "reason",
+    "decided_by",
+    "decided_at",
+    "deliveries",
+    "delivered",
+    "waiting",
+    "dead_lettered",
+    "last_due_at",
 ];
 
 #[derive(clap::Subcommand)]
@@ -41,8 +50,16 @@ pub(crate) enum Action {
         #[arg(long, default_value_t = 50, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..=ROWS_MAX))]
         limit: u64,
     },
-    /// Send dead letters back to the start; without --yes only say which
+    /// Send dead letters back to the start, the oldest first; without --yes only say how many
     Replay(Replay),
+    /// Show how far a replay has come
+    Progress {
+        /// Its number
+        replay: i64,
+        /// Wait until it is through
+        #[arg(long)]
+        wait: bool,
+    },
 }
 
 // Which dead letters.
@@ -57,20 +74,36 @@ pub(crate) struct Which {
 
 #[derive(clap::Args)]
 pub(crate) struct Replay {
-    #[command(flatten)]
-    which: Which,
+    /// Only those for this endpoint
+    #[arg(long, value_name = "EP")]
+    endpoint: Option<EndpointId>,
+    /// Only those of events of exactly this type
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
+    /// Only those given up for this reason; cancelled and expired ones only if they are named here
+    #[arg(long, value_name = "REASON")]
+    dead_reason: Option<String>,
+    /// Only those given up since this time, or this long ago, such as 24h
+    #[arg(long, value_name = "TIME", value_parser = ago)]
+    since: Option<DateTime<Utc>>,
+    /// Only those given up before this time, or this long ago
+    #[arg(long, value_name = "TIME", value_parser = ago)]
+    until: Option<DateTime<Utc>>,
     /// Why, for the audit
     #[arg(long)]
     reason: String,
     /// Do it; without this it is a dry run
     #[arg(long)]
     yes: bool,
-    /// At most so many, the newest first
-    #[arg(long, default_value_t = 1_000, value_name = "DELIVERIES", value_parser = clap::value_parser!(u64).range(1..=ROWS_MAX))]
+    /// At most so many
+    #[arg(long, default_value_t = ROWS_MAX, value_name = "DELIVERIES", value_parser = clap::value_parser!(u64).range(1..=ROWS_MAX))]
     max: u64,
     /// So many a second
-    #[arg(long, default_value_t = 50, value_name = "DELIVERIES", value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    #[arg(long, default_value_t = 50, value_name = "DELIVERIES", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     rate: u16,
+    /// Do not wait until they are through
+    #[arg(long)]
+    detach: bool,
 }
 
 impl Which {
@@ -107,83 +140,54 @@ pub(crate) async fn run(action: Action, api: &Api, output: &Output) -> Result<()
             print(&page, &COLUMNS, "there is no dead letter like this", output)
         }
         Action::Replay(args) => replay(&args, api, output).await,
+        Action::Progress { replay, wait } => {
+            let told = if wait {
+                follow(replay, api).await?
+            } else {
+                ask(replay, api).await?
+            };
+            show(&told, output)
+        }
     }
-}
-
-/// What a program is told.
-#[derive(Serialize)]
-struct Report {
-    dry_run: bool,
-    /// How many were found.
-    deliveries: usize,
-    replayed: usize,
-    skipped: Vec<Skipped>,
-    /// Those found, of a dry run.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    ids: Vec<String>,
-}
-
-/// Somebody was faster, or it cannot be replayed.
-#[derive(Serialize)]
-struct Skipped {
-    delivery: String,
-    code: String,
 }
 
 async fn replay(args: &Replay, api: &Api, output: &Output) -> Result<(), Failure> {
-    let found = args.which.find(api, args.max).await?.rows();
-    let ids = found.iter().filter_map(|row| row["id"].as_str());
-    let ids: Vec<String> = ids.map(str::to_owned).collect();
-    if !args.yes {
-        return dry_run(&found, ids, output);
-    }
-    let mut report = Report {
-        dry_run: false,
-        deliveries: ids.len(),
-        replayed: 0,
-        skipped: Vec::new(),
-        ids: Vec::new(),
-    };
-    let outcome = replay_all(&ids, args, api, &mut report).await;
-    if output.is_json() {
-        output.document(&report)?;
-    } else {
-        let (skipped, of) = (report.skipped.len(), report.deliveries);
-        output.line(format!("replayed {} of {of}", report.replayed))?;
-        if skipped > 0 {
-            let text = format!("{skipped} could not be replayed any more: somebody was faster");
-            output.note(&paint(FAINT, text));
+    let mut wanted = json!({
+        "reason": args.reason, "dry_run": !args.yes, "deliveries_max": args.max, "rate_per_s": args.rate,
+    });
+    let mut narrow = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            wanted[name] = Value::String(value);
         }
-    }
-    outcome
-}
-
-fn dry_run(found: &[Value], ids: Vec<String>, output: &Output) -> Result<(), Failure> {
-    if output.is_json() {
-        return output.document(&Report {
-            dry_run: true,
-            deliveries: ids.len(),
-            replayed: 0,
-            skipped: Vec::new(),
-            ids,
+    };
+    narrow("endpoint", args.endpoint.map(|id| id.to_string()));
+    narrow("event_type", args.event_type.clone());
+    narrow("dead_reason", args.dead_reason.clone());
+    narrow("since", args.since.map(|time| time.to_rfc3339()));
+    narrow("until", args.until.map(|time| time.to_rfc3339()));
+    // Not repeated by itself: after an unknown outcome, what is left would go back at a rate of its own.
+    let answer = api.post(&["v1", "replays"], &wanted).await?;
+    let begun = answer.value();
+    let Some(id) = begun["id"].as_i64() else {
+        return answer.print(output, |begun| found(begun, output));
+    };
+    if args.detach {
+        return answer.print(output, |begun| {
+            let count = &begun["deliveries"];
+            output.line(format!("replay {id}: {count} go back to the start"))
         });
     }
-    let mut groups: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
-    for row in found {
-        let text = |name: &str| row[name].as_str().unwrap_or_default();
-        let group = groups.entry((text("endpoint"), text("reason")));
-        group.or_default().push(text("created_at"));
-    }
-    let rows = groups.iter().map(|((endpoint, reason), times)| {
-        json!({
-            "count": times.len(), "reason": reason, "endpoint": endpoint,
-            "oldest_at": times.iter().min(), "newest_at": times.iter().max(),
-        })
-    });
-    let rows: Vec<Value> = rows.collect();
-    output.table(&rows, &COUNTS, "there is no dead letter like this")?;
-    if !ids.is_empty() {
-        let count = ids.len();
+    output.note(&paint(FAINT, format!("replay {id}")));
+    show(&follow(id, api).await?, output)
+}
+
+/// What a dry run has found, or why nothing is sent.
+fn found(begun: &Value, output: &Output) -> Result<(), Failure> {
+    const NONE: &str = "there is no dead letter like this";
+    let count = begun["deliveries"].as_u64().unwrap_or(0);
+    let rows: Vec<Value> = (count > 0).then(|| begun.clone()).into_iter().collect();
+    output.table(&rows, &COUNTS, NONE)?;
+    if count > 0 {
         let text =
             format!("a dry run: nothing was sent. next: the same with --yes replays {count}");
         output.note(&paint(FAINT, text));
@@ -191,68 +195,54 @@ fn dry_run(found: &[Value], ids: Vec<String>, output: &Output) -> Result<(), Fai
     Ok(())
 }
 
-/// One after the other, so that whatever ends this leaves the rest as it was; the same command goes on from there.
-async fn replay_all(
-    ids: &[String],
-    args: &Replay,
-    api: &Api,
-    report: &mut Report,
-) -> Result<(), Failure> {
+async fn ask(replay: i64, api: &Api) -> Result<Answer, Failure> {
+    api.get(&["v1", "replays", &replay.to_string()]).await
+}
+
+fn show(told: &Answer, output: &Output) -> Result<(), Failure> {
+    told.print(output, |told| output.members(told, &PROGRESS))
+}
+
+/// Asks until nothing waits any more, with a bar on a terminal. The replay needs nobody who looks at it.
+async fn follow(replay: i64, api: &Api) -> Result<Answer, Failure> {
     let (trigger, shutdown) = Shutdown::new();
     shutdown::stop_on_signals(trigger)
         .map_err(|error| Failure::Failed(format!("signals cannot be heard: {error}")))?;
-    // On a terminal only; drawn on standard error.
-    let bar = ProgressBar::new(u64::try_from(ids.len()).unwrap_or(u64::MAX)).with_style(
+    let bar = ProgressBar::no_length().with_style(
         ProgressStyle::with_template("{wide_bar} {pos}/{len} ({per_sec}, {eta} to go)")
             .expect("a template of this file"),
     );
-    let mut ticks = interval(Duration::from_secs(1) / u32::from(args.rate));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for id in ids {
-        ticks.tick().await;
-        if shutdown.is_requested() {
-            bar.abandon();
-            return Err(Failure::Failed(
-                "interrupted; the same command goes on with the rest".to_owned(),
-            ));
-        }
-        match replay_one(id, &args.reason, api).await {
-            Ok(()) => report.replayed += 1,
-            Err(Failure::Refused(refusal))
-                if refusal.is("not_replayable") || refusal.is("not_found") =>
-            {
-                let code = refusal.problem.map(|problem| problem.code);
-                report.skipped.push(Skipped {
-                    delivery: id.clone(),
-                    code: code.unwrap_or_default(),
-                });
+    let (mut failures, mut rest) = (0, REST);
+    loop {
+        match ask(replay, api).await {
+            Ok(answer) => {
+                failures = 0;
+                let told = answer.value();
+                let count = |name: &str| told[name].as_u64().unwrap_or(0);
+                bar.set_length(count("deliveries"));
+                bar.set_position(count("deliveries").saturating_sub(count("waiting")));
+                if count("waiting") == 0 {
+                    bar.finish_and_clear();
+                    return Ok(answer);
+                }
+            }
+            Err(failure) if failure.is_transient() && failures < TRANSIENT_FAILURES_MAX => {
+                failures += 1;
             }
             Err(failure) => {
                 bar.abandon();
                 return Err(failure);
             }
         }
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    Ok(())
-}
-
-/// A repetition after an unknown outcome finds that it is no dead letter any more, which is harmless.
-async fn replay_one(id: &str, reason: &str, api: &Api) -> Result<(), Failure> {
-    let path = ["v1", "deliveries", id, "replay"];
-    let mut tries = 1;
-    loop {
-        match api.post(&path, &json!({ "reason": reason })).await {
-            Ok(_) => return Ok(()),
-            Err(Failure::Refused(refusal))
-                if refusal.status.is_server_error() && tries < TRIES_MAX =>
-            {
-                tries += 1;
-                let rest_s = refusal.retry_after_s.unwrap_or(REST_S).min(REST_S_MAX);
-                tokio::time::sleep(Duration::from_secs(rest_s)).await;
+        // Either may be dropped at any time: neither has done anything.
+        tokio::select! {
+            () = sleep(rest) => rest = rest.mul_f64(1.5).min(REST_MAX),
+            () = shutdown.requested() => {
+                bar.abandon();
+                return Err(Failure::Failed(format!(
+                    "interrupted; the replay goes on. next: zyven dead-letters progress {replay}"
+                )));
             }
-            Err(failure) => return Err(failure),
         }
     }
 }

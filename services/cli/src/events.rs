@@ -241,7 +241,7 @@ pub(crate) async fn stored(id: EventId, api: &Api) -> Result<Stored, Failure> {
 fn show(item: &Item, stored: Option<&Stored>, output: &Output) -> Result<(), Failure> {
     if output.is_json() {
         return match stored {
-            None => output.line(item.text.get()),
+            None => output.json(item.text.get()),
             Some(stored) => {
                 #[derive(Serialize)]
                 struct Whole<'a> {

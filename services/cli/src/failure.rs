@@ -8,7 +8,7 @@ use serde_json::Value;
 use zyven_runtime::config::{ConfigError, EXIT_CONFIG};
 use zyven_runtime::supervisor::Chain;
 
-use crate::output::{BAD, FAINT, Output, paint, shown};
+use crate::output::{BAD, FAINT, Output, escaped, paint, shown};
 
 /// The server refused, or what was asked for turned out badly.
 const EXIT_REFUSED: u8 = 1;
@@ -126,7 +126,10 @@ impl Refusal {
             (409, "endpoint_disabled") => "enable it first: zyven endpoints enable ID",
             (422, _) => "mend what is named; docs/api.md has the rules",
             (500, _) => "tell the operator; the server's log has the reason under the request's id",
-            (503, _) => "wait a moment and run the same command again",
+            (503, _) => {
+                let seconds = self.retry_after_s.unwrap_or(1);
+                return Some(format!("wait {seconds} s and run the same command again"));
+            }
             _ => return None,
         };
         Some(step.to_owned())
@@ -209,7 +212,7 @@ impl Failure {
                         _ => None,
                     },
                 };
-                output.note(&serde_json::json!(report).to_string());
+                output.note(&escaped(&serde_json::json!(report).to_string()));
             } else {
                 output.note(&format!("{} {}", paint(BAD, "error:"), shown(&error)));
                 if let Some(step) = next_step {

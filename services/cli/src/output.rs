@@ -1,5 +1,6 @@
 //! What people and programs get to see.
 
+use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
 
@@ -50,7 +51,13 @@ impl Output {
     /// A document on a line of its own.
     pub(crate) fn document(&self, document: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string(document);
-        self.line(text.expect("documents have text keys and finite numbers only"))
+        self.json(&text.expect("documents have text keys and finite numbers only"))
+    }
+
+    /// A document that is text already, the same for every reader, but for what a terminal would obey: DEL and the controls behind
+    /// it (U+007F to U+009F) may stand in JSON as they are, so they can only be part of strings, where they are escaped.
+    pub(crate) fn json(&self, text: &str) -> Result<(), Failure> {
+        self.line(escaped(text))
     }
 
     /// A line on standard error, which nobody's pipe waits for.
@@ -113,6 +120,24 @@ pub(crate) fn shown(text: &str) -> String {
             }
             safe
         })
+}
+
+/// JSON as [`Output::json`] writes it.
+pub(crate) fn escaped(json: &str) -> Cow<'_, str> {
+    let is_obeyed = |character: char| matches!(character, '\u{7f}'..='\u{9f}');
+    if !json.contains(is_obeyed) {
+        return Cow::Borrowed(json);
+    }
+    let mut safe = String::with_capacity(json.len() + 16);
+    for character in json.chars() {
+        if is_obeyed(character) {
+            // Writing to a string cannot fail.
+            let _ = write!(safe, "\\u{:04x}", u32::from(character));
+        } else {
+            safe.push(character);
+        }
+    }
+    Cow::Owned(safe)
 }
 
 /// A value as a cell of a table, on one line.
@@ -189,6 +214,16 @@ mod tests {
     fn what_a_terminal_would_obey_is_written_out() {
         assert_eq!(shown("a\u{1b}[31mb\u{9b}c\r"), "a\\u{1b}[31mb\\u{9b}c\\r");
         assert_eq!(shown("é\n\t日"), "é\n\t日");
+    }
+
+    #[test]
+    fn json_is_the_same_document_without_what_a_terminal_would_obey() {
+        let plain = "{\"é\": \"日 \\u001b\"}";
+        assert_eq!(escaped(plain), plain);
+        let hostile = "[\"\u{7f}\u{9b}31m\u{9f}\u{a0}\"]";
+        assert_eq!(escaped(hostile), "[\"\\u007f\\u009b31m\\u009f\u{a0}\"]");
+        let value = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
+        assert_eq!(value(&escaped(hostile)), value(hostile));
     }
 
     #[test]

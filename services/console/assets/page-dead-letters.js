@@ -8,6 +8,11 @@ import { number, words } from "./format.js";
 const PAGE = 100;
 /** Replays that are asked for at the same time. */
 const AT_A_TIME = 4;
+/** Most that one replay of all sends back: the API's own limit. */
+const ALL_MAX = 10000;
+/** Between two questions how far a replay has come: less often the longer it takes. */
+const REST_MS = 500;
+const REST_MS_MAX = 10000;
 
 /** Counts by a name, the largest first. */
 function counted(items, name) {
@@ -37,7 +42,7 @@ async function fewAtATime(items, act, isStopped = () => false) {
 }
 
 /** Replays one after the other; tells how far it is. Whoever closes the dialog stops it. */
-async function replayAll(deliveries, reason, place, dialog) {
+async function replayEach(deliveries, reason, place, dialog) {
   const refused = [];
   let done = 0;
   const bar = h("progress", { max: deliveries.length, value: 0, "aria-label": "Replaying" });
@@ -53,6 +58,52 @@ async function replayAll(deliveries, reason, place, dialog) {
   }, () => isStopped);
   if (isStopped) announce(`Stopped: ${done - refused.length} of ${deliveries.length} replayed`);
   return { replayed: done - refused.length, refused };
+}
+
+/** Shows how far a replay has come, until it is through or the dialog is closed: it goes on without anybody who looks. So that it
+ * cannot be told for a while is no failure of it. */
+async function watch(begun, place, dialog) {
+  const bar = h("progress", { max: begun.deliveries, value: 0, "aria-label": "Replaying" });
+  const told = h("p", { class: "muted", role: "status" });
+  put(place, bar, told, notice(`Replay ${begun.id} goes on if this is closed.`));
+  for (let rest = REST_MS; dialog.open; rest = Math.min(rest * 1.5, REST_MS_MAX)) {
+    try {
+      const now = await get(`replays/${begun.id}`);
+      bar.value = now.deliveries - now.waiting;
+      told.textContent = `${number(now.delivered)} delivered, ${number(now.waiting)} wait, ${number(now.dead_lettered)} given up again`;
+      if (now.waiting === 0) return;
+    } catch (error) {
+      told.textContent = `How far it has come is not known at the moment: ${error.message}`;
+    }
+    await new Promise((resolve) => { setTimeout(resolve, rest); });
+  }
+}
+
+/** Asks what a replay of all that fit would do, and does it if that is wanted. */
+async function replayAllOf(wanted, where, load) {
+  const tried = await post("replays", { ...wanted, dry_run: true });
+  if (tried.deliveries === 0) {
+    announce("There is nothing to replay");
+    return;
+  }
+  confirm({
+    title: `Replay ${number(tried.deliveries)} dead letter${tried.deliveries === 1 ? "" : "s"}?`,
+    body: [
+      h("p", {}, `Nothing has been sent yet. All of them, ${where}, go back to the start: given up from `,
+        when(tried.oldest_at), " to ", when(tried.newest_at), "."),
+      h("p", { class: "muted" }, "Those that were cancelled or have expired are left out. Choose them one by one."),
+      tried.deliveries === ALL_MAX && notice(`There may be more: ${number(ALL_MAX)} at a time, the oldest first.`),
+    ],
+    fields: [reasonField(), field("Deliveries per second", h("input", { name: "rate", type: "number", min: 1, max: 10000, value: 50, required: true }),
+      "So many become due each second, so that a receiver that has just come back is not knocked over.")],
+    button: "Replay now",
+    act: async ({ reason, rate }, told, dialog) => {
+      const begun = await post("replays", { ...wanted, reason, rate_per_s: Number(rate), deliveries_max: tried.deliveries });
+      if (begun.id !== null) await watch(begun, told, dialog);
+      announce(`${number(begun.deliveries)} replayed`);
+      await load();
+    },
+  });
 }
 
 export async function deadLetters(place, { parameters, signal }) {
@@ -75,7 +126,12 @@ export async function deadLetters(place, { parameters, signal }) {
   const choosing = h("div", { class: "row choosing", hidden: true });
   const list = h("div");
   const more = h("div", { class: "row" });
-  put(place, head("Dead letters", "Deliveries that were given up, of the newest event first"), form,
+  const wanted = Object.fromEntries(["endpoint", "event_type"].map((name) => [name, parameters.get(name)]).filter(([, value]) => value));
+  const replayAll = may("replay") && h("button", { type: "button", onclick: async () => {
+    try { await replayAllOf(wanted, Object.keys(wanted).length ? "that fit the search" : "whatever endpoint they are for", () => load()); }
+    catch (error) { if (!signal.aborted) put(more, failure(error)); }
+  } }, Object.keys(wanted).length ? "Replay all that fit…" : "Replay all…");
+  put(place, head("Dead letters", "Deliveries that were given up, of the newest event first", replayAll), form,
     h("section", { class: "card", "aria-label": "Dead letters" }, choosing, list, more));
 
   let items = [];
@@ -143,7 +199,7 @@ export async function deadLetters(place, { parameters, signal }) {
       ],
       fields: [reasonField()], button: "Replay now",
       act: async ({ reason }, told, dialog) => {
-        const { replayed, refused } = await replayAll(open, reason, told, dialog);
+        const { replayed, refused } = await replayEach(open, reason, told, dialog);
         if (dialog.open) announce(`${number(replayed)} replayed`);
         chosen.clear();
         await load();

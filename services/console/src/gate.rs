@@ -35,7 +35,7 @@ const TARGET_BYTES_MAX: usize = 2_048;
 /// Everything the page asks for. `*` stands for an id. What is not here is not passed on: publishing, signing
 /// secrets, and whatever changes how an endpoint is reached or signed.
 #[rustfmt::skip] // One route per line.
-const PASSED_ON: [(Method, &str); 22] = [
+const PASSED_ON: [(Method, &str); 24] = [
     (Method::GET,    "/v1/api-keys/current"),
     (Method::GET,    "/v1/statistics"),
     (Method::GET,    "/v1/events/*"),
@@ -47,6 +47,8 @@ const PASSED_ON: [(Method, &str); 22] = [
     (Method::GET,    "/v1/deliveries/*/attempts"),
     (Method::POST,   "/v1/deliveries/*/replay"),
     (Method::POST,   "/v1/deliveries/*/cancel"),
+    (Method::POST,   "/v1/replays"),
+    (Method::GET,    "/v1/replays/*"),
     (Method::GET,    "/v1/endpoints"),
     (Method::GET,    "/v1/endpoints/*"),
     (Method::POST,   "/v1/endpoints/*/enable"),

@@ -11,7 +11,7 @@ use zyven_store::{Actor, Store};
 use crate::aside::Aside;
 use crate::auth::{Caller, Keys};
 use crate::batcher::Batcher;
-use crate::body::{Allowed, Room};
+use crate::body::{Allowed, Room, Takes};
 use crate::config::Config;
 use crate::problem::{Code, Problem};
 use crate::schemas::Schemas;
@@ -32,6 +32,8 @@ pub(crate) struct App {
     pub(crate) statistics: Arc<Statistics>,
     /// A place for each request whose answer is counted from many rows.
     pub(crate) overviews: Arc<Semaphore>,
+    /// A place for each request about many dead letters.
+    pub(crate) replays: Arc<Semaphore>,
 }
 
 impl App {
@@ -42,8 +44,13 @@ impl App {
 
     /// What the body of most requests may be.
     pub(crate) fn body_allowed(&self) -> Allowed {
+        self.event_allowed(Takes::Json)
+    }
+
+    /// What the body of a request with one event may be.
+    pub(crate) fn event_allowed(&self, takes: Takes) -> Allowed {
         Allowed {
-            lines: false,
+            takes,
             bytes_max: self.config.limits.body_bytes_max,
             deadline: self.config.deadlines.body,
         }
@@ -52,7 +59,7 @@ impl App {
     /// What a batch may be.
     pub(crate) fn batch_allowed(&self) -> Allowed {
         Allowed {
-            lines: true,
+            takes: Takes::Batch,
             bytes_max: self.config.limits.batch_bytes_max,
             deadline: self.config.deadlines.body,
         }

@@ -33,12 +33,30 @@ pub(crate) enum Format {
     Json,
     /// `application/x-ndjson`: one JSON value per line.
     Lines,
+    /// `application/cloudevents+json`: one CloudEvent.
+    CloudEvent,
+    /// `application/cloudevents-batch+json`: an array of them.
+    CloudEvents,
+    /// Bytes of any type: what the headers of the request are about.
+    Data,
+}
+
+/// Which formats somebody understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Takes {
+    Json,
+    /// One event, or one CloudEvent.
+    Event,
+    /// Several.
+    Batch,
+    /// Whatever it says it is.
+    Data,
 }
 
 /// What a body may be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Allowed {
-    pub(crate) lines: bool,
+    pub(crate) takes: Takes,
     pub(crate) bytes_max: usize,
     pub(crate) deadline: Duration,
 }
@@ -74,7 +92,8 @@ impl Room {
         self.share(0).expect("there is always room for nothing")
     }
 
-    fn share(&self, bytes: usize) -> Option<Share> {
+    /// `None` where there is no room for so many.
+    pub(crate) fn share(&self, bytes: usize) -> Option<Share> {
         // Taken first and given back if it was too much: two at the limit may both be refused, but
         // never both be let in.
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
@@ -141,7 +160,7 @@ fn admit<B: Body>(
     allowed: Allowed,
     room: &Room,
 ) -> Result<(Format, Share), Problem> {
-    let format = format_of(only(headers, &CONTENT_TYPE), allowed.lines)?;
+    let format = format_of(only(headers, &CONTENT_TYPE), allowed.takes)?;
     let is_identity = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
     if !headers.get_all(CONTENT_ENCODING).iter().all(is_identity) {
         return Err(Problem::new(
@@ -158,9 +177,7 @@ fn admit<B: Body>(
         .upper()
         .and_then(|bytes| usize::try_from(bytes).ok())
         .map_or(allowed.bytes_max, |bytes| bytes.min(allowed.bytes_max));
-    let share = room.share(bytes).ok_or_else(|| {
-        Problem::overloaded("Too many bytes are being received; come again in a moment.")
-    })?;
+    let share = room.share(bytes).ok_or_else(no_room)?;
     Ok((format, share))
 }
 
@@ -171,7 +188,7 @@ pub(crate) fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a 
     values.next().filter(|_| values.next().is_none())
 }
 
-fn format_of(content_type: Option<&HeaderValue>, lines: bool) -> Result<Format, Problem> {
+fn format_of(content_type: Option<&HeaderValue>, takes: Takes) -> Result<Format, Problem> {
     let given = content_type
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
@@ -183,21 +200,33 @@ fn format_of(content_type: Option<&HeaderValue>, lines: bool) -> Result<Format, 
                 && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
         }
     };
+    let formats: &[(&str, Format)] = match takes {
+        Takes::Data => return Ok(Format::Data),
+        Takes::Json => &[("application/json", Format::Json)],
+        Takes::Event => &[
+            ("application/json", Format::Json),
+            ("application/cloudevents+json", Format::CloudEvent),
+        ],
+        Takes::Batch => &[
+            ("application/json", Format::Json),
+            ("application/x-ndjson", Format::Lines),
+            ("application/cloudevents-batch+json", Format::CloudEvents),
+        ],
+    };
     let essence = essence.trim();
-    if utf8 && essence.eq_ignore_ascii_case("application/json") {
-        return Ok(Format::Json);
-    }
-    if utf8 && lines && essence.eq_ignore_ascii_case("application/x-ndjson") {
-        return Ok(Format::Lines);
-    }
-    Err(Problem::new(
-        Code::ContentTypeUnsupported,
-        if lines {
-            "Send \"Content-Type: application/json\" or \"application/x-ndjson\", in UTF-8."
-        } else {
-            "Send \"Content-Type: application/json\", in UTF-8."
-        },
-    ))
+    let found = formats
+        .iter()
+        .find(|(name, _)| utf8 && essence.eq_ignore_ascii_case(name));
+    found.map(|(_, format)| *format).ok_or_else(|| {
+        let names: Vec<&str> = formats.iter().map(|(name, _)| *name).collect();
+        Problem::new(
+            Code::ContentTypeUnsupported,
+            format!(
+                "Send \"Content-Type: {}\", in UTF-8.",
+                names.join("\" or \"")
+            ),
+        )
+    })
 }
 
 /// A small body mostly is one piece, which then is used as it is.
@@ -322,6 +351,10 @@ impl Body for OnLoan {
     }
 }
 
+pub(crate) fn no_room() -> Problem {
+    Problem::overloaded("Too many bytes are being received; come again in a moment.")
+}
+
 fn too_large(bytes_max: usize) -> Problem {
     Problem::new(
         Code::BodyTooLarge,
@@ -344,28 +377,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_taken_in_utf8_and_lines_where_they_make_sense() {
-        let format = |text: &str, lines| {
+    fn json_is_taken_in_utf8_and_other_formats_where_they_make_sense() {
+        let format = |text: &str, takes| {
             let value = HeaderValue::from_str(text).expect("a header value");
-            format_of(Some(&value), lines).ok()
+            format_of(Some(&value), takes).ok()
         };
-        assert_eq!(format("application/json", false), Some(Format::Json));
-        assert_eq!(
-            format("Application/JSON; charset=\"UTF-8\"", false),
-            Some(Format::Json)
-        );
-        assert_eq!(format("application/x-ndjson", true), Some(Format::Lines));
-        for bad in [
-            "application/x-ndjson",
-            "application/json; charset=latin1",
-            "application/json; x",
-            "application/jsonx",
-            "text/plain",
-            "",
-        ] {
-            assert_eq!(format(bad, false), None, "{bad}");
+        for takes in [Takes::Json, Takes::Event, Takes::Batch] {
+            for json in ["application/json", "Application/JSON; charset=\"UTF-8\""] {
+                assert_eq!(format(json, takes), Some(Format::Json));
+            }
+            for bad in [
+                "application/json; charset=latin1",
+                "application/json; x",
+                "application/jsonx",
+                "application/cloudevents",
+                "text/plain",
+                "",
+            ] {
+                assert_eq!(format(bad, takes), None, "{bad}");
+            }
+            assert!(format_of(None, takes).is_err());
         }
-        assert!(format_of(None, true).is_err());
+        for (text, only, meant) in [
+            ("application/x-ndjson", Takes::Batch, Format::Lines),
+            (
+                "application/cloudevents+json",
+                Takes::Event,
+                Format::CloudEvent,
+            ),
+            (
+                "application/cloudevents-batch+json",
+                Takes::Batch,
+                Format::CloudEvents,
+            ),
+        ] {
+            for takes in [Takes::Json, Takes::Event, Takes::Batch] {
+                let expected = (takes == only).then_some(meant);
+                assert_eq!(format(text, takes), expected, "{text}, {takes:?}");
+            }
+        }
+        assert_eq!(format("image/png", Takes::Data), Some(Format::Data));
+        assert_eq!(format_of(None, Takes::Data).ok(), Some(Format::Data));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Accepting events: one, or a batch.
 
+mod binary_mode;
 mod check;
 mod draft;
 mod items;
@@ -23,7 +24,7 @@ use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::batcher::Refusal;
-use crate::body::{self, Share};
+use crate::body::{self, Format, Share, Takes};
 use crate::exchange::Trail;
 use crate::fields::Members;
 use crate::problem::{Code, FieldError, Problem};
@@ -50,16 +51,28 @@ where
 {
     let caller = app.keys.authenticate(headers, Scope::Publish).await?;
     trail.tenant = Some(caller.tenant);
-    let received = body::receive(headers, body, app.body_allowed(), &app.room).await?;
-    let mut members = Members::parse(received.text()?)?;
-    let draft = Draft::read(&mut members, app.config.limits.body_bytes_max);
+    let takes = if binary_mode::is_meant(headers) {
+        Takes::Data
+    } else {
+        Takes::Event
+    };
+    let received = body::receive(headers, body, app.event_allowed(takes), &app.room).await?;
+    let bytes_max = app.config.limits.body_bytes_max;
+    let received = match takes {
+        Takes::Data => binary_mode::unfold(headers, received, bytes_max, &app.room)?,
+        Takes::Json | Takes::Event | Takes::Batch => received,
+    };
+    let text = received.text()?;
+    let mut members = Members::parse(text)?;
+    let draft = Draft::read(received.format, text, &mut members, bytes_max);
     let key = header_key(headers, &mut members);
     let draft = draft.filter(|_| members.is_right());
     let Some(mut draft) = draft else {
         return Err(Problem::invalid(members.into_errors()));
     };
     match (&draft.key, key) {
-        (Some(member), Some(header)) if *member != header => {
+        // A CloudEvent has no such member: its key is made of what identifies it.
+        (Some(member), Some(header)) if received.format == Format::Json && *member != header => {
             return Err(Problem::one_invalid(
                 "idempotency_key",
                 "must be the same as the header Idempotency-Key if both are sent",
@@ -137,10 +150,15 @@ pub(crate) async fn publish_batch(
     let items = Items::split(received.text()?, received.format, limits.batch_events_max)?;
     let drafts = items.drafts(limits.body_bytes_max)?;
     if head.headers.contains_key(IDEMPOTENCY_KEY) {
-        return Err(Problem::one_invalid(
-            "Idempotency-Key",
-            "is for single events; in a batch each event may have an \"idempotency_key\"",
-        ));
+        let rule = match received.format {
+            Format::CloudEvents => {
+                "is for single events; in a batch source and id of each CloudEvent are its key"
+            }
+            Format::Json | Format::Lines | Format::CloudEvent | Format::Data => {
+                "is for single events; in a batch each event may have an \"idempotency_key\""
+            }
+        };
+        return Err(Problem::one_invalid("Idempotency-Key", rule));
     }
     let trace = header_trace(&head.headers);
     let events: Vec<NewEvent> = drafts

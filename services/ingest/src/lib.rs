@@ -45,6 +45,7 @@ mod fields;
 mod overview;
 mod pages;
 mod problem;
+mod replays;
 mod router;
 mod schemas;
 mod server;
@@ -182,6 +183,7 @@ fn assemble(config: Config, deps: Deps) -> io::Result<App> {
     let room = Room::new(config.limits.bodies_bytes_max);
     Ok(App {
         overviews: Arc::new(Semaphore::new(overview::ASKING_MAX)),
+        replays: Arc::new(Semaphore::new(replays::AT_ONCE_MAX)),
         keys: Arc::new(Keys::new(deps.store.clone(), config.deadlines.request)),
         schemas: Schemas::new(deps.store.clone()),
         statistics: Statistics::new(&deps.metrics, &batcher, &aside, &room),

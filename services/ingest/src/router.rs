@@ -15,7 +15,7 @@ use crate::app::App;
 use crate::exchange::Trail;
 use crate::problem::{Code, Problem};
 use crate::{
-    api_keys, audit, cancel, deliveries, endpoints, event_types, events, explain, overview,
+    api_keys, audit, cancel, deliveries, endpoints, event_types, events, explain, overview, replays,
 };
 
 /// The path of the one route that the exchange answers itself, when the method is POST.
@@ -65,6 +65,8 @@ fn fill<T: Table>(table: T) -> T {
         .add(M::GET,    "/v1/deliveries/{id}/explain",      Read,    explain::delivery)
         .add(M::POST,   "/v1/deliveries/{id}/replay",       Replay,  deliveries::replay)
         .add(M::POST,   "/v1/deliveries/{id}/cancel",       Replay,  cancel::delivery)
+        .add(M::POST,   "/v1/replays",                      Replay,  replays::begin)
+        .add(M::GET,    "/v1/replays/{id}",                 Read,    replays::progress)
         .add(M::GET,    "/v1/endpoints",                    Read,    endpoints::list)
         .add(M::POST,   "/v1/endpoints",                    Manage,  endpoints::create)
         .add(M::GET,    "/v1/endpoints/{id}",               Read,    endpoints::endpoint)

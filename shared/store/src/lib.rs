@@ -85,7 +85,10 @@ pub use reads::{
     ATTEMPTS_SHOWN_MAX, Attempt, DeliveryFilter, DeliveryRecord, EventRecord, EventSummary,
 };
 pub use relay::{Leadership, OutboxRow};
-pub use replays::{REPLAY_REASON_CHARS_MAX, Replayed};
+pub use replays::{
+    REPLAY_DELIVERIES_MAX, REPLAY_REASON_CHARS_MAX, Replay, ReplayBegun, ReplayFilter,
+    ReplayProgress, Replayed,
+};
 pub use settle::{AttemptRecord, SettleItem, Settled, Settlement};
 pub use statistics::{
     Backlog, DEAD_LETTERS_COUNTED_MAX, ENDPOINTS_TOLD_MAX, FINISHED_COUNTED_MAX, Finished,

@@ -1,5 +1,7 @@
 //! One event as it was sent, checked but not yet anybody's.
 
+mod cloud_event;
+
 use bytes::Bytes;
 use chrono::Utc;
 use serde_json::value::RawValue;
@@ -11,13 +13,14 @@ use zyven_domain::id::{EventId, TenantId};
 use zyven_domain::payload;
 use zyven_store::{Idempotency, NewEvent};
 
+use crate::body::Format;
 use crate::fields::{self, Members};
 
 /// The members of an event. The payload is still the publisher's text.
 #[derive(Debug)]
 pub(super) struct Draft<'a> {
     event_type: EventType,
-    payload: &'a RawValue,
+    payload: &'a str,
     channels: Vec<Channel>,
     source: Option<Source>,
     traceparent: Option<TraceParent>,
@@ -26,29 +29,47 @@ pub(super) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// Reads every member an event can have. Whether all was right, `members` knows.
-    pub(super) fn read(members: &mut Members<'a>, payload_bytes_max: usize) -> Option<Self> {
+    /// Reads an event that is all of `text`, which has these `members`. Whether all was right, they know.
+    pub(super) fn read(
+        format: Format,
+        text: &'a str,
+        members: &mut Members<'a>,
+        payload_bytes_max: usize,
+    ) -> Option<Self> {
+        match format {
+            Format::Json | Format::Lines => Self::of_members(members, payload_bytes_max),
+            Format::CloudEvent | Format::CloudEvents | Format::Data => {
+                Self::of_cloud_event(text, members, payload_bytes_max)
+            }
+        }
+    }
+
+    fn of_members(members: &mut Members<'a>, payload_bytes_max: usize) -> Option<Self> {
         let event_type = members.text("type", EventType::parse);
         if event_type.is_none() {
             members.missing("type");
         }
-        let payload = members.raw("payload");
+        let payload = members.raw("payload").map(RawValue::get);
         match payload {
-            Some(payload) => check(members, payload, payload_bytes_max),
+            Some(payload) => check(members, "payload", payload, payload_bytes_max),
             None => members.missing("payload"),
         }
         let channels = members.texts("channels", 0..=CHANNELS_MAX, Channel::parse);
         let source = members.text("source", Source::parse);
         let traceparent = members.text("traceparent", TraceParent::parse);
-        let options = options(members);
+        let options = DeliveryOptions {
+            deliver_at: members.text("deliver_at", fields::moment),
+            expires_at: members.text("expires_at", fields::moment),
+            ordering_key: members.text("ordering_key", OrderingKey::parse),
+        };
+        if let Err((option, rule)) = options.check(Utc::now()) {
+            members.mistake(option, rule.0);
+        }
         let key = members.text("idempotency_key", IdempotencyKey::parse);
-        let mut channels = channels.unwrap_or_default();
-        channels.sort_unstable();
-        channels.dedup();
         Some(Self {
             event_type: event_type?,
             payload: payload?,
-            channels,
+            channels: sorted(channels.unwrap_or_default()),
             source,
             traceparent,
             options,
@@ -64,7 +85,7 @@ impl<'a> Draft<'a> {
         body: &Bytes,
         request_trace: Option<&TraceParent>,
     ) -> NewEvent {
-        let payload = body.slice_ref(self.payload.get().as_bytes());
+        let payload = body.slice_ref(self.payload.as_bytes());
         let idempotency = self.key.map(|key| Idempotency {
             key: key_fingerprint(tenant, &key),
             body: body_fingerprint(
@@ -89,26 +110,17 @@ impl<'a> Draft<'a> {
     }
 }
 
-fn options(members: &mut Members<'_>) -> DeliveryOptions {
-    let options = DeliveryOptions {
-        deliver_at: members.text("deliver_at", fields::moment),
-        expires_at: members.text("expires_at", fields::moment),
-        ordering_key: members.text("ordering_key", OrderingKey::parse),
-    };
-    if let Err((option, rule)) = options.check(Utc::now()) {
-        members.mistake(option, rule.0);
-    }
-    options
+fn sorted(mut channels: Vec<Channel>) -> Vec<Channel> {
+    channels.sort_unstable();
+    channels.dedup();
+    channels
 }
 
-fn check(members: &mut Members<'_>, payload: &RawValue, bytes_max: usize) {
-    let text = payload.get();
-    if text.len() > bytes_max {
-        members.mistake(
-            "payload",
-            format!("must not be larger than {bytes_max} bytes"),
-        );
-    } else if let Err(error) = payload::validate(text.as_bytes()) {
-        members.mistake("payload", error.to_string());
+/// Records what is wrong with a payload as a mistake of the member `name`.
+fn check(members: &mut Members<'_>, name: &str, payload: &str, bytes_max: usize) {
+    if payload.len() > bytes_max {
+        members.mistake(name, format!("must not be larger than {bytes_max} bytes"));
+    } else if let Err(error) = payload::validate(payload.as_bytes()) {
+        members.mistake(name, error.to_string());
     }
 }

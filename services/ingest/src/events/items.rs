@@ -1,4 +1,4 @@
-//! The events of a batch: a JSON array, or one JSON object per line.
+//! The events of a batch: a JSON array of events or CloudEvents, or one JSON object per line.
 
 use std::fmt;
 
@@ -14,7 +14,10 @@ use crate::problem::{Code, FieldError, Problem};
 const MISTAKES_MAX: usize = 100;
 
 /// Each event's text, and the line it stands on if there are lines.
-pub(super) struct Items<'a>(Vec<Item<'a>>);
+pub(super) struct Items<'a> {
+    format: Format,
+    items: Vec<Item<'a>>,
+}
 
 struct Item<'a> {
     text: &'a str,
@@ -23,14 +26,13 @@ struct Item<'a> {
 
 impl<'a> Items<'a> {
     pub(super) fn split(text: &'a str, format: Format, events_max: usize) -> Result<Self, Problem> {
-        match format {
-            Format::Json => {
+        let items = match format {
+            Format::Json | Format::CloudEvent | Format::CloudEvents | Format::Data => {
                 let mut deserializer = serde_json::Deserializer::from_str(text);
-                let items = Array { events_max }
+                Array { events_max }
                     .deserialize(&mut deserializer)
                     .and_then(|items| deserializer.end().map(|()| items))
-                    .map_err(|error| fields::problem_of(&error))?;
-                Ok(Self(items))
+                    .map_err(|error| fields::problem_of(&error))?
             }
             Format::Lines => {
                 let lines = text.lines().enumerate();
@@ -45,19 +47,22 @@ impl<'a> Items<'a> {
                 if items.len() > events_max {
                     return Err(Problem::one_invalid("body", too_many(events_max)));
                 }
-                Ok(Self(items))
+                items
             }
-        }
+        };
+        Ok(Self { format, items })
     }
 
     /// The events, or every mistake in any of them: `[3].payload`.
     pub(super) fn drafts(self, payload_bytes_max: usize) -> Result<Vec<Draft<'a>>, Problem> {
-        let mut drafts = Vec::with_capacity(self.0.len());
+        let mut drafts = Vec::with_capacity(self.items.len());
         let mut errors: Vec<FieldError> = Vec::new();
-        for (index, item) in self.0.into_iter().enumerate() {
+        for (index, item) in self.items.into_iter().enumerate() {
             match Members::parse_item(item.text, format!("[{index}].")) {
                 Ok(mut members) => {
-                    drafts.extend(Draft::read(&mut members, payload_bytes_max));
+                    let draft =
+                        Draft::read(self.format, item.text, &mut members, payload_bytes_max);
+                    drafts.extend(draft);
                     errors.extend(members.into_errors());
                 }
                 Err(error) if error.is_data() => errors.push(FieldError {

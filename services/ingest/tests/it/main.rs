@@ -2,6 +2,7 @@
 
 mod access;
 mod batches;
+mod cloud_events;
 mod credentials;
 mod deliveries;
 mod endpoints;
@@ -20,6 +21,7 @@ mod overview;
 mod postgres;
 mod protocol;
 mod publishing;
+mod replays;
 mod response_rules;
 mod routes;
 mod routing;

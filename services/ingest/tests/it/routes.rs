@@ -27,12 +27,17 @@ impl Things {
         tenant.post("/v1/event-types", &named).await.expect(201);
         let keys = tenant.get("/v1/api-keys").await.json();
         let key = keys["data"][0]["id"].as_str().expect("an id").to_owned();
+        let another = tenant.publish("replayed").await;
+        bury(tenant.api, &another).await;
+        let all_of_it = json!({ "event_type": "replayed", "reason": "r" });
+        let replay = tenant.post("/v1/replays", &all_of_it).await.expect(202);
         Self(BTreeMap::from([
             ("endpoints", endpoint),
             ("events", event),
             ("deliveries", delivery),
             ("api-keys", key),
             ("event-types", "its_own".to_owned()),
+            ("replays", replay.json()["id"].to_string()),
         ]))
     }
 
@@ -45,11 +50,14 @@ impl Things {
             ("deliveries", id("dlv")),
             ("api-keys", id("key")),
             ("event-types", "never_was".to_owned()),
+            ("replays", "0".to_owned()),
         ]))
     }
 
+    /// Whatever no other tenant may see. The number of a replay says nothing, and may stand in any text.
     pub(crate) fn ids(&self) -> impl Iterator<Item = &str> {
-        self.0.values().map(String::as_str)
+        let typed = self.0.iter().filter(|(kind, _)| **kind != "replays");
+        typed.map(|(_, id)| id.as_str())
     }
 
     pub(crate) fn get(&self, collection: &str) -> &str {
@@ -82,6 +90,7 @@ pub(crate) fn body_of(route: &Route) -> Option<Value> {
             "POST",
             "/v1/events/{id}/cancel" | "/v1/deliveries/{id}/cancel" | "/v1/deliveries/{id}/replay",
         ) => reason(),
+        ("POST", "/v1/replays") => reason(),
         ("POST", "/v1/endpoints") => Some(json!({ "url": "https://example.com" })),
         ("PATCH", "/v1/endpoints/{id}") => Some(json!({ "description": "another" })),
         ("POST", "/v1/endpoints/{id}/rotate-secret") => Some(json!({ "overlap_s": 60 })),

@@ -381,7 +381,7 @@ async fn dead_letters_are_replayed_after_a_dry_run() {
     ];
     let dry = shell.run(&replay).await;
     assert!(
-        dry.stderr.contains("--yes replays 3") && dry.stdout.contains("rejected"),
+        dry.stderr.contains("--yes replays 3") && dry.stdout.contains("DEAD LETTERS"),
         "{dry:?}"
     );
     let dry = shell.json(&replay).await;
@@ -399,12 +399,24 @@ async fn dead_letters_are_replayed_after_a_dry_run() {
     assert!(shell.ok(&one).await.contains("goes back to the start"));
     let go = [&replay[..], &["--yes", "--max", "1", "--rate", "1000"]].concat();
     let first = shell.json(&go).await;
-    assert_eq!(
-        (&first["replayed"], &first["skipped"]),
-        (&json!(1), &json!([]))
+    for (member, expected) in [("deliveries", 1), ("delivered", 1), ("waiting", 0)] {
+        assert_eq!(first[member], expected, "{member} of {first}");
+    }
+    let rest = [&replay[..], &["--yes", "--detach"]].concat();
+    let begun = shell.ok(&rest).await;
+    let begun = begun.strip_prefix("replay ").expect("its number");
+    let (number, rest) = begun.split_once(':').expect("its number, and more");
+    assert_eq!(rest, " 1 go back to the start\n");
+    let progress = ["dead-letters", "progress", number, "--wait"];
+    let told = shell.ok(&progress).await;
+    assert!(
+        told.contains("mended") && told.contains("delivered"),
+        "{told}"
     );
-    let rest = [&replay[..], &["--yes"]].concat();
-    assert_eq!(shell.ok(&rest).await, "replayed 1 of 1\n");
+    assert_eq!(shell.json(&progress).await["delivered"], 1);
+    let none = shell.ok(&[&replay[..], &["--yes"]].concat()).await;
+    assert_eq!(none, "there is no dead letter like this\n");
+    shell.fails(1, &["dead-letters", "progress", "0"]).await;
     for event in &events {
         stack.wait_for_state(event, "DELIVERED").await;
     }

@@ -238,8 +238,19 @@ async fn every_service_works_with_its_own_role() {
         if status < 300 { Ok(()) } else { Err(answer) }
     })
     .await;
+    stack.receiver.answer_at("/hook", Answer::status(400));
+    let refused = stack.publish("a.c", json!({ "a": 3 })).await;
+    stack.wait_for_state(&refused, "DEAD_LETTERED").await;
+    stack.receiver.answer_at("/hook", Answer::status(200));
+    let all = json!({ "event_type": "a.c", "reason": "the receiver was mended" });
+    let (status, replay) = stack.call("POST", "/v1/replays", Some(all)).await;
+    assert_eq!(status, 202, "{replay}");
+    let path = format!("/v1/replays/{}", replay["id"]);
+    let (status, progress) = stack.call("GET", &path, None).await;
+    assert_eq!((status, &progress["deliveries"]), (200, &json!(1)));
+    stack.wait_for_state(&refused, "DELIVERED").await;
     stack.receiver.answer_at("/hook", Answer::status(410));
-    let last = stack.publish("a.b", json!({ "a": 3 })).await;
+    let last = stack.publish("a.b", json!({ "a": 4 })).await;
     stack.wait_for_state(&last, "DEAD_LETTERED").await;
 
     stack.assert_settled().await;
@@ -349,6 +360,9 @@ async fn a_role_can_do_nothing_but_its_own_work() {
     ));
     assert_eq!(replayed, "1");
     stack.wait_for_state(&event, "DELIVERED").await;
+    let progress =
+        operator("SELECT delivered FROM zyven.replay_progress((SELECT max(id) FROM zyven.replays))");
+    assert_eq!(progress, "1");
     // It shows as what the person was connected as, although the function runs as its owner.
     let who = operator(
         "SELECT DISTINCT role FROM zyven.audit WHERE action IN ('endpoint.pause', 'delivery.replay')",
