@@ -2,8 +2,9 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help up down restart status ps logs demo bench bench-held run dead-letters stuck storage delivery health pause resume \
-	cancel replay replay-dead-letters replay-missing cancel-deliveries purge-dead-letters clean-data test model chaos faults real-input \
-	real-clients examples browser fuzz fmt fmt-check lint doc scripts-check compose-check monitoring-check ci
+	test-postgres-18 test-postgres-17 test-redis-6.2 test-valkey-9 cancel replay replay-dead-letters replay-missing \
+	cancel-deliveries purge-dead-letters clean-data test model chaos faults real-input real-clients examples browser fuzz fmt \
+	fmt-check lint doc scripts-check compose-check deploy-check deploy-lint release-check release monitoring-check ci
 
 ##@ Two commands
 
@@ -12,6 +13,15 @@ up: ## Start the whole stack here and print a curl that delivers
 
 test: ## Run all tests on a private PostgreSQL and Redis (T='-p zyven-queue' narrows)
 	@scripts/test.sh $(T)
+
+test-postgres-18: ## Run the tests on PostgreSQL 18, which is fetched (T='…' narrows; ZYVEN_TEST_REDIS=valkey-9 for that)
+	@ZYVEN_TEST_POSTGRES=18 scripts/test.sh $(or $(T),--workspace)
+
+test-postgres-17: ## Likewise on PostgreSQL 17
+	@ZYVEN_TEST_POSTGRES=17 scripts/test.sh $(or $(T),--workspace)
+
+test-redis-6.2 test-valkey-9: test-%: ## Run the tests on Redis 6.2 or Valkey 9, which are fetched
+	@ZYVEN_TEST_REDIS=$* scripts/test.sh $(or $(T),--workspace)
 
 ##@ Local stack
 
@@ -138,9 +148,21 @@ monitoring-check: ## Check alert rules and try them out with promtool
 compose-check: ## Validate compose.yaml
 	@scripts/check-compose.sh
 
-ci: fmt-check scripts-check compose-check monitoring-check lint doc test ## Everything CI does, in its order
+deploy-check: ## Check Dockerfile, Kubernetes manifests and systemd units
+	@scripts/check-deploy.sh
+
+deploy-lint: ## The same, and under checkov, which is a hundred packages
+	@scripts/check-deploy.sh checkov
+
+release-check: ## Try scripts/release.sh out on a copy of the checkout
+	@scripts/check-release.sh
+
+release: ## Check, build and pack a release: make release VERSION=0.1.0 (TAG=yes also tags it)
+	@scripts/release.sh $(if $(filter yes,$(TAG)),--tag) "$(VERSION)"
+
+ci: fmt-check scripts-check compose-check deploy-check release-check monitoring-check lint doc test ## Everything CI does, in its order
 
 help: ## Show this
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z0-9. -]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

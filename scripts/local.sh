@@ -52,9 +52,14 @@ start_postgres() {
         postgres_init "$folder/data" "$POSTGRES_PASSWORD"
         rm -f "$HOME_FOLDER/demo.json"
     fi
-    postgres_start "$folder/data" "$PORT_POSTGRES" "$folder/log" max_connections=200 shared_buffers=256MB \
-        max_wal_size=4GB wal_compression=lz4 || die "PostgreSQL does not start; see $folder/log"
+    # One that was built without lz4 takes "on", its own compression.
+    start_postgres_with wal_compression=lz4 || start_postgres_with wal_compression=on || die "PostgreSQL does not start; see $folder/log"
     make_database
+}
+
+# Of the caller's folder.
+start_postgres_with() {
+    postgres_start "$folder/data" "$PORT_POSTGRES" "$folder/log" max_connections=200 shared_buffers=256MB max_wal_size=4GB "$@"
 }
 
 make_database() {

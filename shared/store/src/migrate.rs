@@ -1,8 +1,10 @@
 //! Bringing a database to this version's schema. Forward only; each file once, in one transaction.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use tokio_postgres::Client;
 
 use crate::error::Doing;
 use crate::{Store, StoreError};
@@ -23,6 +25,22 @@ impl Migration {
     /// What is written down beside the name, so that a file changed afterwards is noticed.
     pub fn checksum(&self) -> Vec<u8> {
         Sha256::digest(self.sql.as_bytes()).to_vec()
+    }
+
+    /// Its statements as this server takes them. One that was built without lz4 keeps payloads with its own compression
+    /// ([ADR 0036](../../../docs/adr/0036-lz4-where-the-server-has-it.md)); the checksum is the file's all the same.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn sql_for(&self, client: &Client) -> Result<Cow<'static, str>, StoreError> {
+        if self.sql.contains(LZ4) {
+            let row = client.query_one(HAS_LZ4, &[]).await;
+            let has_lz4: bool = row.doing("asking for lz4")?.get(0);
+            if !has_lz4 {
+                return Ok(self.sql.replace(LZ4, "").into());
+            }
+        }
+        Ok(self.sql.into())
     }
 }
 
@@ -52,6 +70,10 @@ pub fn migrations() -> impl Iterator<Item = Migration> {
     FILES.iter().map(|&(name, sql)| Migration { name, sql })
 }
 
+/// How columns ask for it.
+const LZ4: &str = " COMPRESSION lz4";
+const HAS_LZ4: &str = "
+    SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'";
 const PREPARE: &str = "
     CREATE SCHEMA IF NOT EXISTS zyven;
     CREATE TABLE IF NOT EXISTS zyven.migrations (
@@ -185,11 +207,9 @@ async fn apply(
     migration: Migration,
 ) -> Result<(), StoreError> {
     const DOING: &str = "applying a migration";
+    let sql = migration.sql_for(client).await?;
     let transaction = client.transaction().await.doing(DOING)?;
-    transaction
-        .batch_execute(migration.sql)
-        .await
-        .doing(DOING)?;
+    transaction.batch_execute(&sql).await.doing(DOING)?;
     transaction
         .execute(RECORD, &[&migration.name, &migration.checksum()])
         .await

@@ -412,12 +412,23 @@ const RECORDS: &str = "
         applied_at timestamptz NOT NULL DEFAULT now()
     )";
 const RECORD: &str = "INSERT INTO zyven.migrations (name, checksum) VALUES ($1, sha256($2))";
+/// Not in every server; likewise a twin.
+const LZ4: &str = " COMPRESSION lz4";
+const HAS_LZ4: &str = "
+    SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'";
 
 async fn apply(url: &str, migrations: &[(String, String)]) {
     let client = connect_or_panic(url).await;
     execute(&client, RECORDS).await;
+    let answer = client.query_one(HAS_LZ4, &[]).await;
+    let has_lz4: bool = answer
+        .unwrap_or_else(|error| panic!("cannot ask for lz4: {}", text_of(&error)))
+        .get(0);
     for (name, text) in migrations {
-        let applied = client.batch_execute(text).await;
+        let applied = match has_lz4 {
+            true => client.batch_execute(text).await,
+            false => client.batch_execute(&text.replace(LZ4, "")).await,
+        };
         let recorded = match applied {
             Ok(()) => client.execute(RECORD, &[name, &text.as_bytes()]).await,
             Err(error) => Err(error),

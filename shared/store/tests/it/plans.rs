@@ -80,6 +80,9 @@ async fn relay_reads(store: &Store, seqs: &[i64]) {
 
 /// Sequential scans so far, by table; partitions by name.
 async fn sequential_scans(fixture: &Fixture) -> Vec<(String, i64)> {
+    // What this connection has read itself is reported at most once a second, unless that is asked for.
+    let report = "SELECT pg_stat_force_next_flush()";
+    fixture.sql.execute(report, &[]).await.expect("reported");
     fixture
         .sql
         .query(

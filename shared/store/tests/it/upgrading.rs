@@ -24,9 +24,8 @@ async fn apply(sql: &Client, first: &[Migration]) {
     .await
     .expect("a schema");
     for migration in first {
-        sql.batch_execute(migration.sql)
-            .await
-            .expect(migration.name);
+        let statements = migration.sql_for(sql).await.expect(migration.name);
+        sql.batch_execute(&statements).await.expect(migration.name);
         sql.execute(
             "INSERT INTO zyven.migrations (name, checksum) VALUES ($1, $2)",
             &[&migration.name, &migration.checksum()],
@@ -236,6 +235,25 @@ async fn migrations_run_while_traffic_flows_and_a_long_query_stops_neither_for_l
     // A lock is waited for one second; without that limit the reader would have stopped everybody.
     println!("{published} published meanwhile; the longest statement took {longest:?}");
     assert!(longest < Duration::from_secs(15), "{longest:?}");
+}
+
+/// Also a test between the twins: the kit's databases are as the store makes them.
+#[tokio::test]
+async fn payloads_are_kept_with_lz4_where_the_server_has_it_and_are_kept_where_it_has_not() {
+    const COMPRESSED: &str = "
+        SELECT count(*) FILTER (WHERE attcompression = 'l')
+          FROM pg_attribute
+         WHERE attrelid IN ('zyven.events'::regclass, 'zyven.dead_letter_records'::regclass)
+           AND attname = 'payload'";
+    let migrated = TestDatabase::empty().await;
+    open(&migrated).migrate().await.expect("migrated");
+    for database in [migrated, TestDatabase::new().await] {
+        let sql = database.client().await;
+        let has_lz4 = "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'";
+        let has_lz4: bool = sql.query_one(has_lz4, &[]).await.expect("asked").get(0);
+        let columns = if has_lz4 { 2 } else { 0 };
+        assert_eq!(number(&sql, COMPRESSED).await, columns);
+    }
 }
 
 #[tokio::test]
