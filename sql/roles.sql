@@ -72,7 +72,7 @@ GRANT EXECUTE ON FUNCTION
     zyven.expire_audit_log
 TO zyven_relay;
 
--- Dispatcher: says that it lives, claims, settles, and disables an endpoint that says it is gone.
+-- Dispatcher: says that it lives, claims, settles, disables an endpoint that says it is gone, and tells of its breaker.
 GRANT SELECT ON
     zyven.outbox, zyven.events, zyven.endpoints, zyven.endpoint_secrets, zyven.endpoint_credentials,
     zyven.finished_deliveries, zyven.dead_letter_records
@@ -82,6 +82,7 @@ GRANT UPDATE, DELETE ON zyven.outbox TO zyven_dispatcher;
 GRANT INSERT ON zyven.finished_deliveries, zyven.attempts, zyven.dead_letter_records TO zyven_dispatcher;
 GRANT UPDATE (resolved_at) ON zyven.dead_letter_records TO zyven_dispatcher;
 GRANT UPDATE (status, disabled_reason) ON zyven.endpoints TO zyven_dispatcher;
+GRANT EXECUTE ON FUNCTION zyven.tell_breaker_opened TO zyven_dispatcher;
 
 -- Operators: see everything but secrets and hashes of keys; change things by functions, which leave an entry.
 GRANT SELECT ON

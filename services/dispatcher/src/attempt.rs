@@ -11,6 +11,7 @@ use zyven_crash_points::CrashPoint;
 use zyven_domain::retry::{Decision, FailureKind, Outcome, Verdict, decide};
 use zyven_queue::{ClaimedTicket, Lane};
 use zyven_runtime::pace;
+use zyven_runtime::traces::OpenSpan;
 use zyven_store::{AttemptRecord, ClaimedDelivery, SettleItem, Settlement};
 
 use crate::client::{Failure, Observed, Reachability, Stage, error_class};
@@ -19,6 +20,8 @@ use crate::intake::Workshop;
 use crate::oauth::Token;
 use crate::retry_after::retry_after;
 use crate::settle::Finished;
+use crate::statistics::Statistics;
+use crate::trace;
 
 /// How much of an answer's headers is kept.
 const HEADERS_BYTES_KEPT: usize = 4 * 1024;
@@ -64,12 +67,15 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    /// Makes it. Dropping the future closes the connection.
-    pub(crate) async fn make(self, workshop: &Workshop) -> Finished {
+    /// Makes it. Dropping the future closes the connection; what was under way is told by [`Attempt::log_cut_off`].
+    pub(crate) async fn make(&self, workshop: &Workshop) -> Finished {
         let Workshop {
             client, statistics, ..
         } = workshop;
         let timeout = self.destination.policy.timeout;
+        let span = trace::begin(&workshop.tracer, &self.delivery);
+        let own = span.as_ref().map(OpenSpan::traceparent);
+        let traceparent = own.as_deref().or(self.delivery.traceparent.as_deref());
         let mut observed = Observed::default();
         let mut token = None;
         let mut started_at = Utc::now();
@@ -79,7 +85,8 @@ impl Attempt {
         while self.lease.covers(timeout) && workshop.presence.covers(self.lease.token) {
             (started_at, began) = (Utc::now(), Instant::now());
             let deadline = began + timeout;
-            let exchange = self.exchange(workshop, deadline, &mut token, &mut observed);
+            let exchange =
+                self.exchange(workshop, deadline, traceparent, &mut token, &mut observed);
             ended = timeout_at(deadline, exchange).await;
             // Time that a broken proxy cost is not the endpoint's: it gets its whole timeout, as long as
             // the lease has it and another proxy is believed to work.
@@ -99,10 +106,10 @@ impl Attempt {
         let decision = self.decide(&outcome);
         self.log(&outcome, &decision.verdict, &observed, total);
         statistics.attempted(&outcome, total, &observed);
-        if decision.verdict == Verdict::Delivered {
-            let age = Utc::now() - self.delivery.accepted_at;
-            statistics.delivered(age.to_std().unwrap_or_default());
+        if let Some(span) = span {
+            trace::end(span, self, observed.status, &outcome, &decision.verdict);
         }
+        self.count_latency(statistics, &outcome, &decision.verdict, started_at);
         let record = || record(started_at, total, &outcome, detail, observed);
         let settlement = match decision.verdict {
             Verdict::Delivered => Settlement::Delivered(record()),
@@ -134,11 +141,14 @@ impl Attempt {
         &self,
         workshop: &Workshop,
         deadline: Instant,
+        traceparent: Option<&str>,
         token: &mut Option<Token>,
         observed: &mut Observed,
     ) -> Result<(), Failure> {
         let Some(tokens) = self.destination.authentication.tokens() else {
-            return self.send(workshop, deadline, None, observed).await;
+            return self
+                .send(workshop, deadline, traceparent, None, observed)
+                .await;
         };
         let began = Instant::now();
         let mut spent = None;
@@ -151,7 +161,7 @@ impl Attempt {
             let fetched = token.insert(fetched.await?);
             let waited = began.elapsed();
             observed.stage = Stage::default();
-            self.send(workshop, deadline, Some(fetched), observed)
+            self.send(workshop, deadline, traceparent, Some(fetched), observed)
                 .await?;
             observed.delay(waited);
             if is_last || observed.status != Some(401) {
@@ -169,6 +179,7 @@ impl Attempt {
             client, presence, ..
         }: &Workshop,
         deadline: Instant,
+        traceparent: Option<&str>,
         token: Option<&Token>,
         observed: &mut Observed,
     ) -> Result<(), Failure> {
@@ -180,7 +191,7 @@ impl Attempt {
             }
             let (delivery, payload) = (&self.delivery, &self.payload);
             let destination = &self.destination;
-            Ok(destination.request(delivery, payload, Utc::now(), authorization))
+            Ok(destination.request(delivery, payload, Utc::now(), authorization, traceparent))
         };
         let origin = &self.destination.origin;
         client.exchange(origin, request, deadline, observed).await
@@ -208,7 +219,42 @@ impl Attempt {
         }
     }
 
-    /// The one line an operator looks for.
+    fn count_latency(
+        &self,
+        statistics: &Statistics,
+        outcome: &Outcome,
+        verdict: &Verdict,
+        started_at: DateTime<Utc>,
+    ) {
+        let age_at = |moment: DateTime<Utc>| {
+            let age = moment - self.delivery.accepted_at;
+            age.to_std().unwrap_or_default()
+        };
+        // What did not leave Zyven is not counted as an attempt, and the next one is the first again.
+        if self.delivery.attempt == 1 && !matches!(outcome, Outcome::Unsent) {
+            statistics.attempted_first(age_at(started_at));
+        }
+        if *verdict == Verdict::Delivered {
+            statistics.delivered(age_at(Utc::now()));
+        }
+    }
+
+    /// The one line about an attempt that was not waited for: the grace time was over.
+    pub(crate) fn log_cut_off(&self) {
+        tracing::info!(
+            tenant.id = %self.delivery.tenant_id,
+            event.id = %self.delivery.event_id,
+            delivery.id = %self.delivery.delivery_id,
+            attempt.number = self.delivery.attempt,
+            endpoint.id = %self.delivery.endpoint_id,
+            endpoint.host = self.destination.host,
+            error = "cut_off",
+            verdict = "release",
+            "attempted"
+        );
+    }
+
+    /// The one line about an attempt that came to its end, whatever end.
     fn log(&self, outcome: &Outcome, verdict: &Verdict, observed: &Observed, total: Duration) {
         let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
         let (verdict, retry_in) = match verdict {

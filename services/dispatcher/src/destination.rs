@@ -67,13 +67,15 @@ impl Destination {
         })
     }
 
-    /// The signed request for one attempt: Standard Webhooks, exactly the accepted bytes.
+    /// The signed request for one attempt: Standard Webhooks, exactly the accepted bytes. `traceparent` is what the receiver
+    /// is told: the attempt's span, or what came with the event.
     pub(crate) fn request(
         &self,
         delivery: &ClaimedDelivery,
         payload: &Bytes,
         now: DateTime<Utc>,
         token: Option<&HeaderValue>,
+        traceparent: Option<&str>,
     ) -> Request<Full<Bytes>> {
         let timestamp_s = now.timestamp();
         let webhook_id = delivery.event_id.to_string();
@@ -94,8 +96,7 @@ impl Destination {
         if let Ok(event_type) = HeaderValue::from_str(&delivery.event_type) {
             headers.insert(EVENT_TYPE, event_type);
         }
-        let traceparent = delivery.traceparent.as_deref().map(HeaderValue::from_str);
-        if let Some(Ok(traceparent)) = traceparent {
+        if let Some(Ok(traceparent)) = traceparent.map(HeaderValue::from_str) {
             headers.insert(TRACEPARENT, traceparent);
         }
 

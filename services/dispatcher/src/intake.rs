@@ -13,15 +13,15 @@ use tokio::time::{Instant, sleep, timeout_at};
 use zyven_crash_points::CrashPoint;
 use zyven_domain::lease;
 use zyven_domain::retry::{DeadLetterReason, LaneSignal};
-use zyven_queue::{
-    ClaimedTicket, Completion, Doorbell, LaneEvent, Learned, Next, Queue, QueueError,
-};
+use zyven_queue::{ClaimedTicket, Completion, Doorbell, Learned, Next, Queue, QueueError};
 use zyven_runtime::pace::{Backoff, Rest};
 use zyven_runtime::shutdown::Shutdown;
 use zyven_runtime::supervisor::Chain;
+use zyven_runtime::traces::Tracer;
 use zyven_store::{ClaimedDelivery, RefusedTicket, Settlement, Store, StoreError};
 
 use crate::attempt::{Attempt, Lease, settle_item, ticket_of};
+use crate::breakers::{self, Herald};
 use crate::client::{Client, Reachability};
 use crate::config::LAST_FLUSH_TIME_MAX;
 use crate::endpoints::{Endpoint, Endpoints};
@@ -68,6 +68,7 @@ pub(crate) struct Workshop {
     pub(crate) client: Arc<Client>,
     pub(crate) statistics: Arc<Statistics>,
     pub(crate) presence: Presence,
+    pub(crate) tracer: Tracer,
     /// Told when the grace time is over: attempts let go of what they hold.
     pub(crate) give_up: watch::Receiver<bool>,
 }
@@ -79,6 +80,7 @@ pub(crate) struct Intake {
     pub(crate) endpoints: Endpoints,
     pub(crate) workshop: Arc<Workshop>,
     pub(crate) health: Health,
+    pub(crate) herald: Herald,
     pub(crate) in_flight_max: usize,
     pub(crate) shutdown: Shutdown,
     /// Where results go.
@@ -145,8 +147,7 @@ impl Intake {
         let pause = claimed.next_due_in.unwrap_or(SLEEP_MAX).min(SLEEP_MAX);
         progress.look_at = Some(Instant::now() + pause);
         for event in &claimed.events {
-            self.workshop.statistics.breaker(event);
-            note(event);
+            breakers::note(event, &self.workshop.statistics, &self.herald);
         }
         if claimed.tickets.is_empty() {
             return Ok(());
@@ -358,6 +359,7 @@ impl Intake {
                 outcome = attempt.make(&workshop) => outcome,
                 _ = give_up.wait_for(|given_up| *given_up) => {
                     CrashPoint::DispatcherBeforeRelease.reached();
+                    attempt.log_cut_off();
                     Finished {
                         item: released,
                         disable_endpoint: None,
@@ -477,22 +479,6 @@ impl Intake {
             }
             sleep(FAREWELL_WAIT).await;
         }
-    }
-}
-
-fn note(event: &LaneEvent) {
-    match event {
-        LaneEvent::Opened(lane, wait) => tracing::warn!(
-            tenant.id = %lane.tenant_id,
-            endpoint.id = %lane.endpoint_id,
-            probe_in_ms = wait.as_millis(),
-            "breaker opened: deliveries to this endpoint wait, without spending attempts"
-        ),
-        LaneEvent::Closed(lane) => tracing::info!(
-            tenant.id = %lane.tenant_id,
-            endpoint.id = %lane.endpoint_id,
-            "breaker closed: deliveries to this endpoint begin again, few at first"
-        ),
     }
 }
 

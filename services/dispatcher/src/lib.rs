@@ -35,6 +35,7 @@
 
 mod attempt;
 mod authentication;
+mod breakers;
 mod client;
 mod config;
 mod destination;
@@ -46,6 +47,7 @@ mod presence;
 mod retry_after;
 mod settle;
 mod statistics;
+mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,11 +61,13 @@ use zyven_runtime::metrics::Metrics;
 use zyven_runtime::pace::{self, Backoff, Rest};
 use zyven_runtime::probes::Readiness;
 use zyven_runtime::shutdown::Shutdown;
+use zyven_runtime::traces::Tracer;
 use zyven_store::Store;
 
 pub use client::{ParseProxyAddressError, ProxyAddress, TlsError};
 pub use config::{Config, ParseProxyCredentialError, ProxyCredential};
 
+use breakers::Herald;
 use client::{Client, ClientConfig};
 use endpoints::Endpoints;
 use health::Health;
@@ -86,6 +90,8 @@ pub struct Deps {
     pub readiness: Readiness,
     /// Where it counts.
     pub metrics: Metrics,
+    /// Where it tells of attempts, if anybody wants to know.
+    pub tracer: Tracer,
 }
 
 /// Why the dispatcher could not start, or ended unasked.
@@ -128,6 +134,9 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
     let (leave, leaving) = Shutdown::new();
     // Beats until everything held is settled: ends by `leave`, or with the runtime.
     let beating = tokio::spawn(presence.clone().keep(store.clone(), leaving));
+    let (herald, telling) = Herald::new(store.clone());
+    // Ends when the intake has dropped the herald, or is aborted below: what it has not told then is not waited for.
+    let telling = tokio::spawn(telling);
     let intake = Intake {
         endpoints: Endpoints::new(
             deps.store.clone(),
@@ -143,9 +152,11 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
             client: Arc::clone(&client),
             statistics,
             presence: presence.clone(),
+            tracer: deps.tracer,
             give_up: given_up,
         }),
         health: Health::new(&deps.readiness),
+        herald,
         in_flight_max: config.in_flight_max,
         shutdown: shutdown.clone(),
         finished,
@@ -166,6 +177,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
     if timeout(last_moment, &mut settling).await.is_err() {
         settling.abort();
     }
+    telling.abort();
     leave.request();
     beating.abort();
     // Aborted or not, it beats no more.

@@ -36,6 +36,7 @@ pub(crate) struct Statistics {
     connections_reused: Counter,
     resent: Counter,
     attempt_time: Histogram,
+    first_attempt_time: Histogram,
     delivery_time: Histogram,
     pub(crate) in_flight: Gauge,
     pub(crate) claim_batch: Histogram,
@@ -106,6 +107,10 @@ impl Statistics {
                 "zyven_dispatcher_attempt_seconds",
                 "From the beginning of an attempt to its end.",
             ),
+            first_attempt_time: latency(
+                "zyven_dispatcher_accepted_to_first_attempt_seconds",
+                "From the acceptance of an event to the beginning of its first attempt.",
+            ),
             delivery_time: latency(
                 "zyven_dispatcher_accepted_to_delivered_seconds",
                 "From the acceptance of an event to a successful answer.",
@@ -164,7 +169,9 @@ impl Statistics {
 
     pub(crate) fn breaker(&self, event: &LaneEvent) {
         match event {
-            LaneEvent::Opened(..) => self.breakers_opened.increment(),
+            LaneEvent::Opened(..) | LaneEvent::ProbeFailed(..) => {
+                self.breakers_opened.increment();
+            }
             LaneEvent::Closed(_) => self.breakers_closed.increment(),
         }
     }
@@ -180,6 +187,10 @@ impl Statistics {
         if observed.was_resent {
             self.resent.increment();
         }
+    }
+
+    pub(crate) fn attempted_first(&self, age: Duration) {
+        self.first_attempt_time.observe_duration(age);
     }
 
     pub(crate) fn delivered(&self, age: Duration) {

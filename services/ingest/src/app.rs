@@ -6,6 +6,7 @@ use tokio::sync::Semaphore;
 use zyven_domain::secret_box::KeyRing;
 use zyven_queue::Queue;
 use zyven_runtime::doorbell::Bell;
+use zyven_runtime::traces::Tracer;
 use zyven_store::{Actor, Store};
 
 use crate::aside::Aside;
@@ -30,6 +31,7 @@ pub(crate) struct App {
     pub(crate) room: Room,
     pub(crate) bell: Bell,
     pub(crate) statistics: Arc<Statistics>,
+    pub(crate) tracer: Tracer,
     /// A place for each request whose answer is counted from many rows.
     pub(crate) overviews: Arc<Semaphore>,
     /// A place for each request about many dead letters.

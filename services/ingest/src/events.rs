@@ -8,6 +8,7 @@ mod read;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -18,6 +19,7 @@ use serde_json::json;
 use zyven_domain::api_key::Scope;
 use zyven_domain::event::{IdempotencyKey, TraceParent};
 use zyven_domain::id::EventId;
+use zyven_runtime::traces::OpenSpan;
 use zyven_store::{Accepted, NewEvent};
 
 use crate::answer::{self, Answer};
@@ -28,6 +30,8 @@ use crate::body::{self, Format, Share, Takes};
 use crate::exchange::Trail;
 use crate::fields::Members;
 use crate::problem::{Code, FieldError, Problem};
+use crate::router::PUBLISH_BATCH;
+use crate::trace;
 
 pub(crate) use read::{event, event_deliveries, event_id, recent};
 
@@ -45,10 +49,12 @@ pub(crate) async fn publish<B>(
     headers: &HeaderMap,
     body: B,
     trail: &mut Trail,
+    span: &mut Option<OpenSpan>,
 ) -> Result<Answer, Problem>
 where
     B: Body<Data = Bytes> + Unpin,
 {
+    let began = SystemTime::now();
     let caller = app.keys.authenticate(headers, Scope::Publish).await?;
     trail.tenant = Some(caller.tenant);
     let takes = if binary_mode::is_meant(headers) {
@@ -81,11 +87,12 @@ where
         (_, Some(header)) => draft.key = Some(header),
         (_, None) => {}
     }
-    let event = draft.into_event(
+    let mut event = draft.into_event(
         caller.tenant,
         &received.bytes,
         header_trace(headers).as_ref(),
     );
+    *span = trace::begin(app, &mut event.traceparent, began);
     let (id, event_type) = (event.id, event.event_type.clone());
     let events = vec![event];
     let warnings = check::schemas(app, &caller, &events, |_| String::new()).await?;
@@ -144,6 +151,7 @@ pub(crate) async fn publish_batch(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Answer, Problem> {
+    let began = SystemTime::now();
     let (head, body) = request.into_parts();
     let received = body::receive(&head.headers, body, app.batch_allowed(), &app.room).await?;
     let limits = &app.config.limits;
@@ -160,7 +168,9 @@ pub(crate) async fn publish_batch(
         };
         return Err(Problem::one_invalid("Idempotency-Key", rule));
     }
-    let trace = header_trace(&head.headers);
+    let mut trace = header_trace(&head.headers);
+    // Events with a trace of their own are not below the request.
+    let span = trace::begin(&app, &mut trace, began);
     let events: Vec<NewEvent> = drafts
         .into_iter()
         .map(|draft| draft.into_event(caller.tenant, &received.bytes, trace.as_ref()))
@@ -174,7 +184,17 @@ pub(crate) async fn publish_batch(
     if results.len() != ids.len() {
         return Err(internal(results.len()));
     }
-    Ok(batch_answer(&ids, &results, &warnings))
+    let answer = batch_answer(&ids, &results, &warnings);
+    if let Some(span) = span {
+        trace::end(
+            span,
+            PUBLISH_BATCH,
+            answer.status(),
+            Some(caller.tenant),
+            None,
+        );
+    }
+    Ok(answer)
 }
 
 /// 202 if every event is accepted, now or before; 207 if a key was used for another one.

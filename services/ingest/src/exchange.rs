@@ -24,12 +24,24 @@ use crate::events;
 use crate::problem::{Code, Problem};
 use crate::router::{self, PUBLISH};
 use crate::statistics::Requests;
+use crate::trace;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is taken over from a client.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 /// What requests are counted under that no route was found for.
 const NO_ROUTE: &str = "none";
+
+/// Methods as the log names them. Another one is a client's own text, and not told.
+const METHODS: [Method; 7] = [
+    Method::POST,
+    Method::GET,
+    Method::PATCH,
+    Method::PUT,
+    Method::DELETE,
+    Method::HEAD,
+    Method::OPTIONS,
+];
 
 /// What is known of a request when its answer is sent, for the log.
 #[derive(Debug, Clone, Copy)]
@@ -82,6 +94,7 @@ impl Exchange {
         // Whoever waits to be asked for a body that is not wanted is not asked.
         let waits_to_be_asked = request.headers().contains_key(EXPECT);
         let (head, body) = request.into_parts();
+        let method = head.method.clone();
         let returned = Returned::default();
         let (mut response, trail) = if let Some(problem) = malformed(&head) {
             drop(returned.lend(body));
@@ -109,16 +122,20 @@ impl Exchange {
         } else if let Some(requests) = self.others.get(trail.route) {
             requests.count(status.as_u16());
         }
-        log(&response, &trail, &id, duration);
+        log(&response, &method, &trail, &id, duration);
         response.headers_mut().insert(REQUEST_ID, id);
         Ok(response)
     }
 
     async fn publish(&self, headers: &HeaderMap, body: OnLoan) -> (Sent, Trail) {
         let mut trail = Trail::on(PUBLISH);
-        let answer = events::publish(&self.app, headers, body, &mut trail)
+        let mut span = None;
+        let answer = events::publish(&self.app, headers, body, &mut trail, &mut span)
             .await
             .unwrap_or_else(Problem::into_answer);
+        if let Some(span) = span {
+            trace::end(span, PUBLISH, answer.status(), trail.tenant, trail.event);
+        }
         (answer.map(Either::Left), trail)
     }
 
@@ -199,15 +216,23 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     }
 }
 
-/// The one line about a request. What went well is told at debug: at thousands of requests a second
-/// a log line costs more than the request.
-fn log(response: &Sent, trail: &Trail, id: &HeaderValue, duration: Duration) {
+/// The one line about a request, written when its answer is. The path is told as its pattern: what a client
+/// made of it may be a secret, or a line of its own.
+///
+/// Of events that were accepted it is told at debug: they come by the thousand a second, each of their attempts has a line
+/// of its own, and writing this one costs about as much as the request.
+fn log(response: &Sent, method: &Method, trail: &Trail, id: &HeaderValue, duration: Duration) {
     macro_rules! line {
         ($level:ident) => {
             tracing::$level!(
                 request.id = id.to_str().unwrap_or_default(),
-                route = trail.route,
-                status = response.status().as_u16(),
+                http.method = METHODS
+                    .into_iter()
+                    .find(|known| known == method)
+                    .as_ref()
+                    .map(Method::as_str),
+                http.route = trail.route,
+                http.status = response.status().as_u16(),
                 code = response
                     .extensions()
                     .get::<Code>()
@@ -219,7 +244,7 @@ fn log(response: &Sent, trail: &Trail, id: &HeaderValue, duration: Duration) {
             )
         };
     }
-    if response.status().is_success() {
+    if method == Method::POST && trail.route == PUBLISH && response.status().is_success() {
         line!(debug);
     } else {
         line!(info);

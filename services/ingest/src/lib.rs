@@ -52,6 +52,7 @@ mod server;
 mod socket;
 mod statistics;
 mod sync;
+mod trace;
 
 use std::io;
 use std::sync::Arc;
@@ -69,6 +70,7 @@ use zyven_runtime::metrics::Metrics;
 use zyven_runtime::pace::{self, Backoff, Rest};
 use zyven_runtime::probes::{Condition, Readiness};
 use zyven_runtime::shutdown::Shutdown;
+use zyven_runtime::traces::Tracer;
 use zyven_store::{Store, StoreError};
 
 pub use api_keys::new_api_key;
@@ -107,6 +109,8 @@ pub struct Deps {
     pub ring: KeyRing,
     /// What it counts.
     pub metrics: Metrics,
+    /// Where it tells of requests that publish, if anybody wants to know.
+    pub tracer: Tracer,
     /// Where it tells whether it can work: the condition `ingest`.
     pub readiness: Readiness,
     /// Whose the listening socket is. An inherited one is left to the next process at once when this one is
@@ -191,6 +195,7 @@ fn assemble(config: Config, deps: Deps) -> io::Result<App> {
         store: deps.store,
         queue: deps.queue,
         ring: deps.ring,
+        tracer: deps.tracer,
         batcher,
         aside,
         room,

@@ -20,6 +20,8 @@ use crate::{
 
 /// The path of the one route that the exchange answers itself, when the method is POST.
 pub(crate) const PUBLISH: &str = "/v1/events";
+/// Likewise, for batches.
+pub(crate) const PUBLISH_BATCH: &str = "/v1/events/batch";
 
 /// A route of the API: what there is, and who may.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +56,7 @@ fn fill<T: Table>(table: T) -> T {
     use Scope::{Manage, Publish, Read, Replay};
     table
         .add(M::GET,    PUBLISH,                            Read,    events::recent)
-        .add(M::POST,   "/v1/events/batch",                 Publish, events::publish_batch)
+        .add(M::POST,   PUBLISH_BATCH,                      Publish, events::publish_batch)
         .add(M::GET,    "/v1/events/{id}",                  Read,    events::event)
         .add(M::GET,    "/v1/events/{id}/deliveries",       Read,    events::event_deliveries)
         .add(M::GET,    "/v1/events/{id}/explain",          Read,    explain::event)

@@ -87,6 +87,7 @@ impl HandOver {
         // The order matters: xmin, then the rows of the gaps; the page, then an own transaction id.
         let late = self.look_up_gaps().await?;
         let page = self.store().outbox_page(cursor).await?;
+        let read_at = Instant::now();
         let (missing, left_out) = gaps::missing(cursor, page.iter().map(|row| row.seq));
         let xact_id = if missing.is_empty() {
             0
@@ -114,7 +115,7 @@ impl HandOver {
         let left_out = left_out + self.gaps.remember(&missing, xact_id);
         let cursor = next_cursor;
         self.cursor = Some(cursor);
-        self.count(&late, &page, left_out);
+        self.count(&late, &page, read_at, left_out);
 
         let is_full = page.len() == Store::OUTBOX_PAGE_ROWS_MAX;
         self.record_watermark(cursor, page.is_empty()).await?;
@@ -178,8 +179,14 @@ impl HandOver {
         }
     }
 
-    fn count(&self, late: &LookUp, page: &[OutboxRow], left_out: u64) {
+    fn count(&self, late: &LookUp, page: &[OutboxRow], read_at: Instant, left_out: u64) {
         let statistics = self.statistics();
+        let since = read_at.elapsed();
+        // What waits for its turn is not late, and what was attempted has been handed over before.
+        let fresh = [late.rows.as_slice(), page].into_iter().flatten();
+        for row in fresh.filter(|row| row.due_in.is_zero() && !row.is_retry) {
+            (statistics.hand_over_lag).observe_duration(row.overdue + since);
+        }
         let rows = late.rows.len() + page.len();
         if rows > 0 {
             statistics.handed_over.add(rows as u64);

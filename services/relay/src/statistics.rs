@@ -1,7 +1,7 @@
 //! What the relay counts.
 
-use zyven_queue::{Depth, Failure, Memory, Queue};
-use zyven_runtime::metrics::{BATCH_BOUNDS, Counter, Gauge, Histogram, Metrics};
+use zyven_queue::{Depth, Failure, LaneStanding, Memory, Queue};
+use zyven_runtime::metrics::{BATCH_BOUNDS, Counter, Gauge, Histogram, LATENCY_BOUNDS_S, Metrics};
 
 /// Upper bounds for walks over the whole outbox, in seconds.
 const WALK_BOUNDS_S: &[f64] = &[
@@ -14,6 +14,7 @@ pub struct Statistics {
     pub(crate) is_leading: Gauge,
     pub(crate) handed_over: Counter,
     pub(crate) hand_over_rows: Histogram,
+    pub(crate) hand_over_lag: Histogram,
     pub(crate) watermark: Gauge,
     pub(crate) gaps_open: Gauge,
     pub(crate) gaps_filled: Counter,
@@ -24,6 +25,8 @@ pub struct Statistics {
     pub(crate) dispatchers_lost: Counter,
     pub(crate) leases_ended: Counter,
     pub(crate) outbox_rows: Gauge,
+    pub(crate) dispatching: Gauge,
+    pub(crate) retry_scheduled: Gauge,
     pub(crate) oldest_due: Gauge,
     pub(crate) oldest_transaction: Gauge,
     pub(crate) dead_outbox_rows: Gauge,
@@ -38,6 +41,8 @@ pub struct Statistics {
     queue_waiting: Gauge,
     queue_leased: Gauge,
     queue_lanes: Gauge,
+    /// Lanes, and the tickets in them, by how the lanes stand.
+    standings: [(Gauge, Gauge); LaneStanding::ALL.len()],
     memory_used: Gauge,
     memory_max: Gauge,
     evicts: Gauge,
@@ -48,6 +53,13 @@ impl Statistics {
     pub fn new(metrics: &Metrics) -> Self {
         let counter = |name, help| metrics.counter(name, help, &[]);
         let gauge = |name, help| metrics.gauge(name, help, &[]);
+        let unfinished = |state| {
+            metrics.gauge(
+                "zyven_relay_unfinished_deliveries",
+                "Unfinished deliveries seen by the last walk, by state",
+                &[("state", state)],
+            )
+        };
         Self {
             is_leading: gauge(
                 "zyven_relay_leading",
@@ -62,6 +74,12 @@ impl Statistics {
                 "Rows per hand-over that found any",
                 &[],
                 BATCH_BOUNDS,
+            ),
+            hand_over_lag: metrics.histogram(
+                "zyven_relay_lag_seconds",
+                "Time from a delivery's turn, usually its acceptance, until it was handed to the queue",
+                &[],
+                LATENCY_BOUNDS_S,
             ),
             watermark: gauge(
                 "zyven_relay_watermark",
@@ -105,6 +123,8 @@ impl Statistics {
                 "zyven_relay_outbox_rows",
                 "Unfinished deliveries seen by the last walk",
             ),
+            dispatching: unfinished("DISPATCHING"),
+            retry_scheduled: unfinished("RETRY_SCHEDULED"),
             oldest_due: gauge(
                 "zyven_relay_oldest_due_seconds",
                 "For how long the oldest delivery that nobody holds had been due at the last walk",
@@ -151,6 +171,20 @@ impl Statistics {
             queue_waiting: gauge("zyven_queue_tickets_waiting", "Tickets in lanes"),
             queue_leased: gauge("zyven_queue_tickets_leased", "Tickets dispatchers hold"),
             queue_lanes: gauge("zyven_queue_lanes", "Lanes with a ticket in them"),
+            standings: LaneStanding::ALL.map(|standing| {
+                let labels = [("state", standing.as_str())];
+                let lanes = metrics.gauge(
+                    "zyven_queue_lanes_by_state",
+                    "Lanes with a ticket in them or out, by what holds them back",
+                    &labels,
+                );
+                let tickets = metrics.gauge(
+                    "zyven_queue_tickets_by_lane_state",
+                    "Tickets in lanes, by what holds the lane back",
+                    &labels,
+                );
+                (lanes, tickets)
+            }),
             memory_used: gauge(
                 "zyven_queue_memory_used_bytes",
                 "Memory that Redis uses; of several nodes the fullest one's",
@@ -197,6 +231,8 @@ impl Statistics {
             &self.is_leading,
             &self.gaps_open,
             &self.outbox_rows,
+            &self.dispatching,
+            &self.retry_scheduled,
             &self.oldest_due,
             &self.oldest_transaction,
             &self.dead_outbox_rows,
@@ -209,6 +245,10 @@ impl Statistics {
         ] {
             gauge.set(0);
         }
+        for (lanes, tickets) in &self.standings {
+            lanes.set(0);
+            tickets.set(0);
+        }
     }
 
     pub(crate) fn show(&self, depth: Depth) {
@@ -218,6 +258,11 @@ impl Statistics {
             (&self.queue_lanes, depth.lanes),
         ] {
             gauge.set(value as i64);
+        }
+        for (standing, (lanes, tickets)) in LaneStanding::ALL.into_iter().zip(&self.standings) {
+            let alike = depth.standings.of(standing);
+            lanes.set(alike.lanes as i64);
+            tickets.set(alike.tickets as i64);
         }
     }
 }

@@ -52,6 +52,7 @@ struct Walk {
     /// The page at `position`, if it was read ahead.
     ahead: Option<Vec<OutboxRow>>,
     rows: u64,
+    waiting_for_retry: u64,
     added: u64,
     /// The longest that a delivery nobody holds has been due.
     overdue: Duration,
@@ -245,6 +246,8 @@ impl Sweep {
         };
         walk.position = last_seq;
         walk.rows += page.len() as u64;
+        let retries = page.iter().filter(|row| row.waits_for_retry);
+        walk.waiting_for_retry += retries.count() as u64;
         walk.added += added as u64;
         let waiting = page.iter().filter(|row| !row.leased);
         walk.overdue = waiting
@@ -286,6 +289,10 @@ impl Sweep {
             }
         }
         statistics.outbox_rows.set(walk.rows as i64);
+        // What was not handed over yet was left out, so there is no third state.
+        let dispatching = walk.rows - walk.waiting_for_retry;
+        statistics.dispatching.set(dispatching as i64);
+        (statistics.retry_scheduled).set(walk.waiting_for_retry as i64);
         statistics.oldest_due.set(walk.overdue.as_secs() as i64);
         self.next_walk_at = walk.started + self.interval;
         statistics.show(self.term.queue.depth().await?);
@@ -315,6 +322,7 @@ impl Walk {
             position: i64::MIN,
             ahead: None,
             rows: 0,
+            waiting_for_retry: 0,
             added: 0,
             overdue: Duration::ZERO,
         }

@@ -10,6 +10,7 @@ mod bench;
 mod demo;
 mod echo;
 mod master_keys;
+mod pools;
 mod probe;
 mod serve;
 mod settings;

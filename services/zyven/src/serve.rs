@@ -15,10 +15,11 @@ use zyven_runtime::pace::{self, Backoff, Rest};
 use zyven_runtime::probes::{self, Readiness};
 use zyven_runtime::shutdown::Shutdown;
 use zyven_runtime::supervisor::{Ended, Supervisor, Threads};
+use zyven_runtime::traces::{self, Exporter, Tracer};
 use zyven_runtime::{shutdown, telemetry};
 use zyven_store::{Schema, Store, StoreConfig, StoreError};
 
-use crate::{Failure, settings};
+use crate::{Failure, pools, settings};
 
 /// What can run in a process, in the order in which it stops: nothing is accepted that nobody could
 /// take further, and the way out closes last.
@@ -52,6 +53,7 @@ const MARGIN: Duration = Duration::from_secs(2);
 /// Everything that was configured, before anything is started.
 struct Plan {
     telemetry: telemetry::Config,
+    traces: traces::Config,
     probe_listen: SocketAddr,
     threads: Threads,
     store: Option<StoreConfig>,
@@ -70,6 +72,7 @@ impl Plan {
         use Service::{Console, Dispatcher, Egress, Ingest, Relay};
         let any = |wanted: &[Service]| services.iter().any(|service| wanted.contains(service));
         let telemetry = telemetry::Config::read(source);
+        let traces = traces::Config::read(source);
         let probe_listen = settings::probe_listen(source);
         let threads = settings::threads(source);
         // For each: `Some(None)` where it is not needed, `None` where it is wrong.
@@ -89,6 +92,7 @@ impl Plan {
         });
         Some(Self {
             telemetry: telemetry?,
+            traces: traces?,
             probe_listen: probe_listen?,
             threads: threads?,
             store: right(store)?,
@@ -126,12 +130,15 @@ pub(crate) async fn run(
     telemetry::init(plan.telemetry);
     #[cfg(feature = "crash-points")]
     orders.unwrap_or_default().arm();
+    let metrics = Metrics::default();
+    let (tracer, exporter) = traces::start(plan.traces, &metrics);
     let parts = Parts {
         store: plan.store,
         queue: plan.queue,
         keys: plan.keys,
         threads: plan.threads,
-        metrics: Metrics::default(),
+        metrics,
+        tracer,
         readiness: Readiness::default(),
     };
     metrics::observe_process(&parts.metrics);
@@ -163,6 +170,9 @@ pub(crate) async fn run(
         start_console(&mut supervisor, &mut sockets, config, &parts)?;
     }
     sockets.finish().map_err(Failure::other)?;
+    if let Some(exporter) = exporter {
+        start_exporter(&mut supervisor, exporter);
+    }
     start_probes(&mut supervisor, probes_listener, &parts);
     running.ready();
     let asked_to_stop = async {
@@ -183,29 +193,37 @@ struct Parts {
     keys: Option<KeyRing>,
     threads: Threads,
     metrics: Metrics,
+    tracer: Tracer,
     readiness: Readiness,
 }
 
 impl Parts {
-    fn store(&self) -> Result<Store, Failure> {
+    /// The database for `service`, as the metrics name it.
+    fn store(&self, service: &'static str) -> Result<Store, Failure> {
         let config = self.store.as_ref();
         let config = config.expect("the plan reads the database for whoever needs it");
-        Store::connect(config).map_err(Failure::other)
+        let store = Store::connect(config).map_err(Failure::other)?;
+        pools::observe_store(&store, service, &self.metrics);
+        Ok(store)
     }
 
-    fn queue(&self) -> Result<Queue, Failure> {
+    fn queue(&self, service: &'static str) -> Result<Queue, Failure> {
         let config = self.queue.as_ref();
         let config = config.expect("the plan reads the queue for whoever needs it");
-        Queue::connect(config).map_err(Failure::other)
+        let queue = Queue::connect(config).map_err(Failure::other)?;
+        pools::observe_queue(&queue, service, &self.metrics);
+        Ok(queue)
     }
 
-    fn queue_for_explanations(&self) -> Result<Option<Queue>, Failure> {
+    fn queue_for_explanations(&self, service: &'static str) -> Result<Option<Queue>, Failure> {
         let connect = |config: &QueueConfig| {
             let config = QueueConfig {
                 pool_size: zyven_ingest::QUEUE_POOL_SIZE.min(config.pool_size),
                 ..config.clone()
             };
-            Queue::connect(&config).map_err(Failure::other)
+            let queue = Queue::connect(&config).map_err(Failure::other)?;
+            pools::observe_queue(&queue, service, &self.metrics);
+            Ok(queue)
         };
         self.queue.as_ref().map(connect).transpose()
     }
@@ -224,10 +242,11 @@ fn start_ingest(
 ) -> Result<(), Failure> {
     let Listening { listener, origin } = bind(sockets, "the API", config.listen)?;
     let deps = zyven_ingest::Deps {
-        store: parts.store()?,
-        queue: parts.queue_for_explanations()?,
+        store: parts.store("ingest")?,
+        queue: parts.queue_for_explanations("ingest")?,
         ring: parts.keys(),
         metrics: parts.metrics.clone(),
+        tracer: parts.tracer.clone(),
         readiness: parts.readiness.clone(),
         origin,
     };
@@ -245,7 +264,7 @@ fn start_relay(
     config: zyven_relay::Config,
     parts: &Parts,
 ) -> Result<(), Failure> {
-    let (store, queue) = (parts.store()?, parts.queue()?);
+    let (store, queue) = (parts.store("relay")?, parts.queue("relay")?);
     let (metrics, readiness) = (parts.metrics.clone(), parts.readiness.clone());
     let run = |shutdown| async move {
         let doorbell = Doorbell::bind(config.doorbell_listen).await?;
@@ -270,10 +289,11 @@ fn start_dispatcher(
     parts: &Parts,
 ) -> Result<(), Failure> {
     let deps = zyven_dispatcher::Deps {
-        store: parts.store()?,
-        queue: parts.queue()?,
+        store: parts.store("dispatcher")?,
+        queue: parts.queue("dispatcher")?,
         key_ring: parts.keys(),
         metrics: parts.metrics.clone(),
+        tracer: parts.tracer.clone(),
         readiness: parts.readiness.clone(),
     };
     let grace = config.stop_time_max() + MARGIN;
@@ -324,7 +344,7 @@ fn start_console(
 /// The process is ready only on the schema it was built for, and waits for it. A newer one is well, as migrations add
 /// before they take away; where they have taken away what this version uses, the process ends.
 fn start_schema_watch(supervisor: &mut Supervisor, parts: &Parts) -> Result<(), Failure> {
-    let store = parts.store()?;
+    let store = parts.store("schema_watch")?;
     let condition = parts.readiness.condition("schema");
     let run = |shutdown: Shutdown| async move {
         let (found, mut too_new) = watch::channel(None);
@@ -371,6 +391,16 @@ fn raise_open_files_limit() {
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }
+}
+
+/// Started behind all that makes spans, so it stops when no more come.
+fn start_exporter(supervisor: &mut Supervisor, exporter: Exporter) {
+    let run = |shutdown| async move {
+        exporter.run(shutdown).await;
+        Ok(())
+    };
+    let grace = traces::FLUSH_TIME_MAX + MARGIN;
+    supervisor.start("traces", Threads::One, grace, run);
 }
 
 fn start_probes(supervisor: &mut Supervisor, socket: Listening, parts: &Parts) {

@@ -11,7 +11,7 @@ use zyven_domain::secret_box::{KeyRing, KeyRingError};
 use zyven_queue::{QueueConfig, Tls};
 use zyven_runtime::config::{Setting, Source};
 use zyven_runtime::supervisor::Threads;
-use zyven_runtime::telemetry;
+use zyven_runtime::{telemetry, traces};
 use zyven_store::StoreConfig;
 
 /// The database.
@@ -254,6 +254,7 @@ fn declared() -> Source {
     );
     let _ = zyven_cli::read_settings(&mut source);
     let _ = telemetry::Config::read(&mut source);
+    let _ = traces::Config::read(&mut source);
     let _ = zyven_ingest::Config::read(&mut source);
     let _ = zyven_relay::Config::read(&mut source);
     let _ = zyven_dispatcher::Config::read(&mut source);

@@ -8,6 +8,8 @@ use sha2::{Digest, Sha256};
 pub const EVENT_TYPE_BYTES_MAX: usize = 128;
 /// Longest channel, in bytes.
 pub const CHANNEL_BYTES_MAX: usize = 128;
+/// What the types of Zyven's own events begin with: see [`EventType::is_operational`].
+pub const OPERATIONAL_PREFIX: &str = "zyven.";
 /// Most channels of one event or endpoint.
 pub const CHANNELS_MAX: usize = 10;
 /// Most patterns of one endpoint.
@@ -108,8 +110,29 @@ mod options;
 pub use options::{DELIVER_AHEAD_MAX, DeliveryOptions, ORDERING_KEY_BYTES_MAX, OrderingKey};
 
 impl EventType {
+    /// Takes `text` if a publisher may give it to an event.
+    ///
+    /// # Errors
+    /// The rule, as a sentence to show to whoever sent the text.
+    pub fn parse_published(text: &str) -> Result<Self, RuleBroken> {
+        let event_type = Self::parse(text)?;
+        if event_type.is_operational() {
+            return Err(RuleBroken(
+                "must not begin with \"zyven.\": such types are Zyven's own",
+            ));
+        }
+        Ok(event_type)
+    }
+
+    /// Whether only Zyven makes events of this type: what befalls deliveries and endpoints, and test events.
+    /// `zyven.is_operational(text)` in SQL computes the same.
+    pub fn is_operational(&self) -> bool {
+        self.0.starts_with(OPERATIONAL_PREFIX)
+    }
+
     /// Every pattern that matches this type: the type itself, each of its prefixes with `.*`, and
-    /// `*`. `zyven.patterns_of(text)` in SQL computes the same.
+    /// `*`, which does not stand for [operational](Self::is_operational) types: whoever takes everything has not
+    /// asked for those. `zyven.patterns_of(text)` in SQL computes the same.
     pub fn patterns(&self) -> Vec<String> {
         let mut patterns = vec![self.0.clone()];
         let stops = self.0.bytes().enumerate().filter(|(_, b)| *b == b'.');
@@ -119,7 +142,9 @@ impl EventType {
                 patterns.push(format!("{}.*", &self.0[..stop]));
             }
         }
-        patterns.push("*".to_owned());
+        if !self.is_operational() {
+            patterns.push("*".to_owned());
+        }
         patterns
     }
 }
@@ -214,6 +239,17 @@ mod tests {
     }
 
     #[test]
+    fn types_of_zyvens_own_are_not_for_publishers() {
+        for own in ["zyven.", "zyven.test", "zyven.endpoint.disabled"] {
+            assert!(EventType::parse(own).is_ok_and(|own| own.is_operational()));
+            assert!(EventType::parse_published(own).is_err(), "{own}");
+        }
+        for theirs in ["zyven", "zyvenish.a", "Zyven.a", "a.zyven.b"] {
+            assert!(EventType::parse_published(theirs).is_ok(), "{theirs}");
+        }
+    }
+
+    #[test]
     fn a_type_names_every_pattern_that_matches_it() {
         let patterns = |text: &str| EventType::parse(text).map(|t| t.patterns());
         let expect = |text: &str, expected: &[&str]| {
@@ -221,6 +257,7 @@ mod tests {
             assert_eq!(patterns(text), Ok(expected), "{text}");
         };
         expect("a", &["a", "*"]);
+        expect("zyven.a.b", &["zyven.a.b", "zyven.*", "zyven.a.*"]);
         expect("a.b.c", &["a.b.c", "a.*", "a.b.*", "*"]);
         expect(".a.", &[".a.", "*"]);
     }

@@ -10,7 +10,8 @@
 //! one *attempt*, and the attempt's [`retry::Outcome`] becomes a [`retry::Verdict`]: delivered, retry
 //! later, or *dead letter*. A *replay* sends a dead letter back to the start as a new *generation* of
 //! the same delivery. Requests are signed with an endpoint's *secrets*, and carry its [`credential`]s
-//! besides.
+//! besides. What befalls deliveries and endpoints becomes *operational events* for those endpoints that
+//! ask for them ([`event::EventType::is_operational`]).
 //!
 //! # Promises
 //!

@@ -14,7 +14,7 @@
 --                  b another ticket of its chain comes first: ask again in ms, p it goes back to where it was
 --
 -- Returns { µs until something may be served (0 now, -1 nobody knows), the number e of events,
--- e times (lane, o the breaker has opened | c has closed, its ms), then for each lane served: its name,
+-- e times (lane, o the breaker has opened | p stays open as its probe has failed | c has closed, its ms), then for each lane served: its name,
 -- the number n of tickets, n tickets }; an empty table if the epoch is gone.
 --
 -- Redis checks its memory limit only before a script's first write. Every path here begins by removing
@@ -51,11 +51,12 @@ local function start_gently(lane)
 end
 
 local function open_breaker(lane)
+  local was_open = lane.opens_at_ms > 0
   lane.openings = lane.openings + 1
   local wait_ms = math.min(open_min_ms * 2 ^ math.min(lane.openings - 1, 20), open_max_ms)
   lane.opens_at_ms, lane.probe, lane.ramp = now_ms + wait_ms, '-', 0
   lane.failures, lane.good, lane.bad = 0, 0, 0
-  tell(lane, 'o', wait_ms)
+  tell(lane, was_open and 'p' or 'o', wait_ms)
 end
 
 local function close_breaker(lane)

@@ -290,6 +290,7 @@ fn read(answer: &Value, claimed: &mut Claimed) -> Result<Option<Duration>, Queue
         let wait_ms = number(items.next())?.unsigned_abs();
         claimed.events.push(match event {
             Some(b"o") => LaneEvent::Opened(lane, Duration::from_millis(wait_ms)),
+            Some(b"p") => LaneEvent::ProbeFailed(lane, Duration::from_millis(wait_ms)),
             Some(b"c") => LaneEvent::Closed(lane),
             _ => return Err(QueueError::Nonsense),
         });

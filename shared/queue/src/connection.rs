@@ -11,7 +11,7 @@
 //! or about to give the slot away, is left out too; only claims still go to it, as they make room.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use bb8_redis::RedisConnectionManager;
@@ -116,7 +116,11 @@ pub(crate) struct Connections {
 struct Shared {
     failures: Failures,
     revivals: AtomicU64,
+    waits: Arc<Waits>,
 }
+
+/// Who is told of each wait for a connection.
+type Waits = OnceLock<Box<dyn Fn(Duration) + Send + Sync>>;
 
 impl Connections {
     pub(crate) fn new(
@@ -131,16 +135,14 @@ impl Connections {
         } else {
             1
         };
+        let shared = Arc::<Shared>::default();
         let homes = (shards[..homes_count].iter())
             .map(|shard| {
                 let site = Site::new(Arc::clone(&locator), slot_of(&shard.hash_tag()));
-                Home::new(Arc::new(site), pool_size)
+                Home::new(Arc::new(site), Arc::clone(&shared.waits), pool_size)
             })
             .collect();
-        Ok(Self {
-            homes,
-            shared: Arc::default(),
-        })
+        Ok(Self { homes, shared })
     }
 
     /// For each server to be listened to: which it is, and the shards it has.
@@ -279,6 +281,10 @@ impl Connections {
         self.shared.revivals.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn note_waits(&self, note: impl Fn(Duration) + Send + Sync + 'static) {
+        drop(self.shared.waits.set(Box::new(note)));
+    }
+
     pub(crate) fn failures(&self, failure: Failure) -> u64 {
         self.shared.failures.count(failure)
     }
@@ -312,10 +318,11 @@ async fn revive(home: Home, shard: usize, shared: Weak<Shared>) {
 struct Home {
     pool: Pool<Manager>,
     site: Arc<Site>,
+    waits: Arc<Waits>,
 }
 
 impl Home {
-    fn new(site: Arc<Site>, pool_size: u32) -> Self {
+    fn new(site: Arc<Site>, waits: Arc<Waits>, pool_size: u32) -> Self {
         let pool = Pool::builder()
             .max_size(pool_size)
             .min_idle(0)
@@ -323,11 +330,16 @@ impl Home {
             .max_lifetime(None)
             .connection_timeout(CONNECTION_TIME_MAX)
             .build_unchecked(Manager(Arc::clone(&site)));
-        Self { pool, site }
+        Self { pool, site, waits }
     }
 
     async fn ask(&self, questions: &[&Question]) -> Result<Vec<Value>, QueueError> {
-        let mut connection = self.pool.get().await.map_err(|error| match error {
+        let began = Instant::now();
+        let taken = self.pool.get().await;
+        if let Some(note) = self.waits.get() {
+            note(began.elapsed());
+        }
+        let mut connection = taken.map_err(|error| match error {
             RunError::User(error) => QueueError::NoConnection(Some(error)),
             RunError::TimedOut => QueueError::NoConnection(self.site.last_failure()),
         })?;

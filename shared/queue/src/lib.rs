@@ -57,6 +57,7 @@
 
 mod claim;
 mod connection;
+mod depth;
 mod doorbell;
 mod failure;
 mod keys;
@@ -80,11 +81,12 @@ use crate::keys::Shard;
 use crate::place::Place;
 
 pub use crate::connection::OPERATION_TIME_MAX;
+pub use crate::depth::{Alike, Depth, LaneStanding, Standings};
 pub use crate::doorbell::{Doorbell, Wake};
 pub use crate::failure::{Failure, QueueError};
 pub use crate::lane::{BreakerState, Lane, LaneSettings, LaneStatus, Rate};
 pub use crate::place::Tls;
-pub use crate::upkeep::{Depth, Memory};
+pub use crate::upkeep::Memory;
 pub use crate::whereabouts::{TicketPlace, Whereabouts};
 
 /// How near a ticket must be due to lie in Redis at all.
@@ -225,11 +227,13 @@ pub struct Claimed {
 }
 
 /// A breaker's move. It opens after 10 failures in a row, or when 7 in 10 of at least 10 attempts within a
-/// minute have failed, and again when a probe fails; it closes when a probe succeeds.
+/// minute have failed; it stays open when a probe fails, and closes when one succeeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaneEvent {
     /// The lane is left alone for this long.
     Opened(Lane, Duration),
+    /// It is left alone for this long again.
+    ProbeFailed(Lane, Duration),
     /// The lane is served again, gently at first.
     Closed(Lane),
 }
@@ -404,6 +408,12 @@ impl Queue {
     /// How often Redis has failed in this way.
     pub fn failures(&self, failure: Failure) -> u64 {
         self.connections.failures(failure)
+    }
+
+    /// Has `note` told from now on how long each exchange waits for a connection: until one is free, or a new one is open,
+    /// or the wait is given up. To be called once, for metrics; a second call changes nothing.
+    pub fn note_connection_waits(&self, note: impl Fn(Duration) + Send + Sync + 'static) {
+        self.connections.note_waits(note);
     }
 
     /// Whether Redis answers; of a cluster at least one node.

@@ -1,14 +1,13 @@
-//! Epochs, repair and counting: what is asked for now and then.
+//! Epochs, repair and memory: what is asked for now and then.
 
-use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use redis::{FromRedisValue, Script, Value};
 use uuid::Uuid;
 
 use crate::connection::Question;
-use crate::keys::{ID_LENGTH, LaneName, Shard, TicketName};
-use crate::{ClaimedTicket, Epoch, Queue, QueueError, SCRIPT_TICKETS_MAX};
+use crate::keys::{LaneName, Shard, TicketName};
+use crate::{ClaimedTicket, Epoch, Queue, QueueError};
 
 static MEND: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
@@ -16,17 +15,6 @@ static MEND: LazyLock<Script> = LazyLock::new(|| {
         include_str!("../lua/mend.lua")
     ))
 });
-
-/// How much lies in Redis.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Depth {
-    /// Tickets in lanes, due or not.
-    pub waiting: u64,
-    /// Tickets dispatchers hold.
-    pub leased: u64,
-    /// Lanes with a ticket in them.
-    pub lanes: u64,
-}
 
 /// How full a Redis server is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -131,80 +119,6 @@ impl Queue {
             .collect())
     }
 
-    /// Counts tickets and lanes, for gauges and operators. Not one moment's picture: other work goes on
-    /// between its steps. Asks some questions per lane, so not more often than every few seconds. Tickets
-    /// that wait for others of their chain are not among them.
-    ///
-    /// # Errors
-    ///
-    /// See [`QueueError`].
-    pub async fn depth(&self) -> Result<Depth, QueueError> {
-        let mut depth = Depth::default();
-        for shard in self.shards.iter() {
-            let mut leased = Question::command(shard, "ZCARD");
-            leased.arg(&shard.leased);
-            // Who has a ticket stands in line, or has all slots taken, hence something in flight.
-            let mut busy = Question::command(shard, "HKEYS");
-            busy.arg(&shard.in_flight);
-            let mut questions = vec![leased, busy];
-            questions.extend(shard.tenants.iter().map(|ring| whole(shard, ring)));
-            let Some(answers) = self.connections.ask_one(&questions).await? else {
-                continue;
-            };
-            let [leased, busy, fresh, retries] =
-                <[Value; 4]>::try_from(answers).map_err(|_| QueueError::Nonsense)?;
-            depth.leased += read::<u64>(leased)?;
-            let (mut tenants, mut lanes) = (BTreeSet::new(), BTreeSet::new());
-            for name in read::<Vec<String>>(busy)? {
-                if name.len() == ID_LENGTH {
-                    tenants.insert(name);
-                } else {
-                    lanes.insert(name);
-                }
-            }
-            tenants.extend(read::<Vec<String>>(fresh)?);
-            tenants.extend(read::<Vec<String>>(retries)?);
-            let tenants: Vec<String> = tenants.into_iter().collect();
-            for part in tenants.chunks(SCRIPT_TICKETS_MAX) {
-                let rings = part.iter().flat_map(|tenant| shard.lanes(tenant));
-                let questions: Vec<Question> = rings.map(|ring| whole(shard, &ring)).collect();
-                let answers = self.connections.ask_one(&questions).await?;
-                for answer in answers.into_iter().flatten() {
-                    lanes.extend(read::<Vec<String>>(answer)?);
-                }
-            }
-            self.add_lanes(shard, &lanes, &mut depth).await?;
-        }
-        Ok(depth)
-    }
-
-    async fn add_lanes(
-        &self,
-        shard: &Shard,
-        lanes: &BTreeSet<String>,
-        depth: &mut Depth,
-    ) -> Result<(), QueueError> {
-        let lanes: Vec<&String> = lanes.iter().collect();
-        for part in lanes.chunks(SCRIPT_TICKETS_MAX) {
-            let questions: Vec<Question> = (part.iter().flat_map(|lane| shard.tickets(lane)))
-                .map(|key| {
-                    let mut count = Question::command(shard, "ZCARD");
-                    count.arg(key);
-                    count
-                })
-                .collect();
-            let answers = self.connections.ask_one(&questions).await?;
-            let counts: Vec<u64> =
-                (answers.into_iter().flatten().map(read)).collect::<Result<_, _>>()?;
-            for of_a_lane in counts.chunks(2) {
-                let tickets: u64 = of_a_lane.iter().sum();
-                depth.waiting += tickets;
-                depth.lanes += u64::from(tickets > 0);
-            }
-        }
-        Ok(())
-    }
-
     /// How full Redis is, and what it does then; of several nodes the fullest one.
     ///
     /// # Errors
@@ -250,7 +164,7 @@ fn ticket(member: &str) -> Option<ClaimedTicket> {
     })
 }
 
-fn whole(shard: &Shard, sorted_set: &str) -> Question {
+pub(crate) fn whole(shard: &Shard, sorted_set: &str) -> Question {
     let mut range = Question::command(shard, "ZRANGE");
     range.arg(sorted_set).arg(0).arg(-1);
     range

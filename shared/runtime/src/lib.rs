@@ -7,7 +7,7 @@
 //! - [`inherited`]: listening sockets that outlive the process.
 //! - [`pace`]: the one background loop, so that back-off, rest and stopping are written once.
 //! - [`doorbell`]: "there is new work", between processes, losable.
-//! - [`telemetry`], [`metrics`], [`probes`]: what an operator sees.
+//! - [`telemetry`], [`metrics`], [`traces`], [`probes`]: what an operator sees.
 //!
 //! # Architecture invariants
 //!
@@ -24,3 +24,4 @@ pub mod probes;
 pub mod shutdown;
 pub mod supervisor;
 pub mod telemetry;
+pub mod traces;

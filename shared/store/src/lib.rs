@@ -40,6 +40,7 @@ mod horizon;
 mod lanes;
 mod maintenance;
 mod migrate;
+mod operational;
 pub mod pool;
 mod presence;
 mod reads;
@@ -79,7 +80,7 @@ pub use horizon::Horizon;
 pub use lanes::{Flow, LaneLimits, LaneLimitsOf};
 pub use maintenance::InvariantBreach;
 pub use migrate::{AppliedMigration, Migration, Schema, migrations};
-pub use pool::StoreConfig;
+pub use pool::{ConnectionKind, StoreConfig};
 pub use presence::{DispatcherBeat, EndedLease, LeasesPage};
 pub use reads::{
     ATTEMPTS_SHOWN_MAX, Attempt, DeliveryFilter, DeliveryRecord, EventRecord, EventSummary,

@@ -10,8 +10,9 @@
 //! options, so there is no session state to lose behind a transaction-pooling PgBouncer.
 
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::{
     Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts, Transaction,
@@ -59,11 +60,40 @@ const DURABLE_OPTIONS: &str = " -c lock_timeout=1s";
 const RELAXED_OPTIONS: &str = " -c lock_timeout=200ms -c synchronous_commit=off";
 const READ_OPTIONS: &str = "-c jit=off -c statement_timeout=10s";
 
+/// The kinds of connections; see the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionKind {
+    /// For what must have happened when the call returns.
+    Durable,
+    /// For what may be forgotten in a crash.
+    Relaxed,
+    /// For questions.
+    Reads,
+}
+
+impl ConnectionKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Durable, Self::Relaxed, Self::Reads];
+
+    /// As metrics name it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Durable => "durable",
+            Self::Relaxed => "relaxed",
+            Self::Reads => "reads",
+        }
+    }
+}
+
 pub(crate) struct Pools {
     durable: Pool,
     relaxed: Pool,
     reads: Pool,
+    /// Told of each wait for a connection.
+    waits: OnceLock<Box<NoteWait>>,
 }
+
+type NoteWait = dyn Fn(ConnectionKind, Duration) + Send + Sync;
 
 impl Pools {
     pub(crate) fn new(config: &StoreConfig) -> Result<Self, StoreError> {
@@ -95,13 +125,32 @@ impl Pools {
             durable: pool(&format!("{HOT_OPTIONS}{DURABLE_OPTIONS}"))?,
             relaxed: pool(&format!("{HOT_OPTIONS}{RELAXED_OPTIONS}"))?,
             reads: pool(READ_OPTIONS)?,
+            waits: OnceLock::new(),
         })
+    }
+
+    const fn of(&self, kind: ConnectionKind) -> &Pool {
+        match kind {
+            ConnectionKind::Durable => &self.durable,
+            ConnectionKind::Relaxed => &self.relaxed,
+            ConnectionKind::Reads => &self.reads,
+        }
+    }
+
+    /// A connection that nobody else uses, an open one if there is one.
+    async fn take(&self, kind: ConnectionKind, doing: &'static str) -> Result<Object, StoreError> {
+        let began = Instant::now();
+        let taken = self.of(kind).get().await;
+        if let Some(note) = self.waits.get() {
+            note(kind, began.elapsed());
+        }
+        taken.map_err(|source| StoreError::Unreachable { doing, source })
     }
 
     /// Lets go of every connection nobody uses: where they lead, nothing can be written any more.
     fn forget_idle(&self) {
-        for pool in [&self.durable, &self.relaxed, &self.reads] {
-            pool.retain(|_, _| false);
+        for kind in ConnectionKind::ALL {
+            self.of(kind).retain(|_, _| false);
         }
     }
 }
@@ -129,18 +178,34 @@ const TAKES_WRITES: &str = "SELECT current_setting('transaction_read_only') = 'o
 
 impl Store {
     pub(crate) async fn durable(&self, doing: &'static str) -> Result<Connection, StoreError> {
-        let mut connection =
-            Connection::from(&self.pools.durable, doing, DURABLE_ANSWER_WAIT).await?;
+        let client = self.pools.take(ConnectionKind::Durable, doing).await?;
+        let mut connection = Connection::new(client, doing, DURABLE_ANSWER_WAIT);
         connection.actor = self.actor;
         Ok(connection)
     }
 
     pub(crate) async fn relaxed(&self, doing: &'static str) -> Result<Connection, StoreError> {
-        Connection::from(&self.pools.relaxed, doing, ANSWER_WAIT).await
+        let client = self.pools.take(ConnectionKind::Relaxed, doing).await?;
+        Ok(Connection::new(client, doing, ANSWER_WAIT))
     }
 
     pub(crate) async fn reads(&self, doing: &'static str) -> Result<Connection, StoreError> {
-        Connection::from(&self.pools.reads, doing, ANSWER_WAIT).await
+        let client = self.pools.take(ConnectionKind::Reads, doing).await?;
+        Ok(Connection::new(client, doing, ANSWER_WAIT))
+    }
+
+    /// Has `note` told from now on how long each statement waits for a connection: until one is free, or a new one is
+    /// open, or the wait is given up. To be called once, for metrics; a second call changes nothing.
+    pub fn note_connection_waits(
+        &self,
+        note: impl Fn(ConnectionKind, Duration) + Send + Sync + 'static,
+    ) {
+        drop(self.pools.waits.set(Box::new(note)));
+    }
+
+    /// How many connections of this kind are open.
+    pub fn connections(&self, kind: ConnectionKind) -> usize {
+        self.pools.of(kind).status().size
     }
 
     /// Asks PostgreSQL whether it takes statements that write. If it does not, connections that wait for
@@ -177,23 +242,15 @@ macro_rules! run {
 }
 
 impl Connection {
-    async fn from(
-        pool: &Pool,
-        doing: &'static str,
-        patience: Duration,
-    ) -> Result<Self, StoreError> {
-        let client = pool
-            .get()
-            .await
-            .map_err(|source| StoreError::Unreachable { doing, source })?;
-        Ok(Self {
+    const fn new(client: Object, doing: &'static str, patience: Duration) -> Self {
+        Self {
             client: Some(client),
             doing,
             patience,
             actor: None,
             spoilt: AtomicBool::new(false),
             owes: AtomicBool::new(false),
-        })
+        }
     }
 
     fn client(&self) -> &Object {

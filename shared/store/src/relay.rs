@@ -32,6 +32,8 @@ pub struct OutboxRow {
     pub overdue: Duration,
     /// True while a dispatcher holds it: it has no need of a ticket then.
     pub leased: bool,
+    /// Whether it is `RETRY_SCHEDULED`.
+    pub waits_for_retry: bool,
 }
 
 /// Whether this relay is the one that works.
@@ -50,6 +52,7 @@ macro_rules! rows_where {
             "SELECT o.seq, o.endpoint_id,
                     (extract(epoch FROM o.due_at - clock_timestamp()) * 1000)::bigint,
                     o.leased_until > clock_timestamp(), o.tenant_id, o.ordering_key, o.attempts > 0,
+                    o.state = 'RETRY_SCHEDULED',
                     o.ordering_key <> 0
                     AND NOT EXISTS (SELECT FROM zyven.outbox earlier
                                      WHERE earlier.endpoint_id = o.endpoint_id
@@ -192,6 +195,7 @@ fn outbox_row(row: &Row) -> OutboxRow {
         tenant_id: TenantId::from_uuid(row.get(4)),
         ordering_key: row.get(5),
         is_retry: row.get(6),
-        is_first: row.get(7),
+        waits_for_retry: row.get(7),
+        is_first: row.get(8),
     }
 }

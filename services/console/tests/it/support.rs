@@ -17,6 +17,7 @@ use zyven_runtime::inherited::Origin;
 use zyven_runtime::metrics::Metrics;
 use zyven_runtime::probes::Readiness;
 use zyven_runtime::shutdown::{Shutdown, Trigger};
+use zyven_runtime::traces::Tracer;
 use zyven_store::{Store, StoreConfig};
 use zyven_testkit::TestDatabase;
 
@@ -173,6 +174,7 @@ async fn start_api(store: &Store) -> (SocketAddr, Trigger) {
         store: store.clone(),
         ring: KeyRing::parse(MASTER_KEYS).expect("a key ring"),
         metrics: Metrics::default(),
+        tracer: Tracer::default(),
         readiness: Readiness::default(),
         origin: Origin::Own,
     };

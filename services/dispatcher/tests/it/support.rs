@@ -18,6 +18,7 @@ use zyven_runtime::config::Source;
 use zyven_runtime::metrics::Metrics;
 use zyven_runtime::probes::Readiness;
 use zyven_runtime::shutdown::{Shutdown, Trigger};
+use zyven_runtime::traces::Tracer;
 use zyven_store::{CredentialKind, SealedCredential, SealedSecret, Store, StoreConfig};
 use zyven_testkit::{Receiver, TestDatabase, TestRedis, wait_until};
 
@@ -533,6 +534,7 @@ impl Dispatcher {
             key_ring: KeyRing::parse(MASTER_KEYS).unwrap(),
             readiness: readiness.clone(),
             metrics: metrics.clone(),
+            tracer: Tracer::default(),
         };
         let running = tokio::spawn(zyven_dispatcher::run(config, deps, shutdown));
         Dispatcher {

@@ -45,7 +45,7 @@ impl<'a> Draft<'a> {
     }
 
     fn of_members(members: &mut Members<'a>, payload_bytes_max: usize) -> Option<Self> {
-        let event_type = members.text("type", EventType::parse);
+        let event_type = members.text("type", EventType::parse_published);
         if event_type.is_none() {
             members.missing("type");
         }

@@ -19,6 +19,7 @@ use zyven_runtime::inherited::Origin;
 use zyven_runtime::metrics::Metrics;
 use zyven_runtime::probes::Readiness;
 use zyven_runtime::shutdown::Shutdown;
+use zyven_runtime::traces::Tracer;
 use zyven_store::{Store, StoreConfig};
 use zyven_testkit::{Postgres, TestDatabase, child};
 
@@ -59,6 +60,7 @@ async fn the_measured_process() {
         store: store(&url),
         ring: KeyRing::parse(MASTER_KEYS).expect("a key ring"),
         metrics: metrics.clone(),
+        tracer: Tracer::default(),
         readiness: Readiness::default(),
         origin: Origin::Own,
     };

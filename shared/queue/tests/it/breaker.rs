@@ -125,7 +125,7 @@ async fn a_probe_decides_and_the_lane_starts_gently() {
     assert_eq!(stage.claim(20).await, [], "one probe at a time");
 
     let reopened = stage.exchange(20, &failed(&probe)).await;
-    assert_eq!(reopened.events, [LaneEvent::Opened(lane, 2 * SHORT)]);
+    assert_eq!(reopened.events, [LaneEvent::ProbeFailed(lane, 2 * SHORT)]);
     let probe = claim_in_time(&stage, 20).await;
     assert_eq!(probe.len(), 1);
 
@@ -150,7 +150,7 @@ async fn a_breaker_stays_open_no_longer_than_the_most() {
     for _ in 0..4 {
         let probe = claim_in_time(&stage, 20).await;
         match stage.exchange(0, &failed(&probe)).await.events[..] {
-            [LaneEvent::Opened(_, wait)] => waits.push(wait),
+            [LaneEvent::ProbeFailed(_, wait)] => waits.push(wait),
             ref other => panic!("{other:?}"),
         }
     }

@@ -8,6 +8,7 @@
 mod breaker;
 mod chains;
 mod clusters;
+mod depth;
 mod doorbell;
 mod fairness;
 mod lanes;

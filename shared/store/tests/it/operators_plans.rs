@@ -6,7 +6,7 @@ use zyven_testkit::TestDatabase;
 
 use crate::fixture::Fixture;
 
-/// So many rows of thirty days, of a thousand endpoints of twenty tenants; every hundredth one died.
+/// So many rows of thirty days, of a thousand endpoints of twenty tenants; every 101st one died, so that each tenant has some.
 const FILL: &str = "
     SELECT count(zyven.ensure_partition(now() - make_interval(days => day))) FROM generate_series(0, 30) AS day;
     INSERT INTO zyven.tenants (id, name)
@@ -22,8 +22,8 @@ const FILL: &str = "
            (time || '7' || substr(md5('e' || i), 1, 3) || '8' || substr(md5('e' || i), 4, 15))::uuid,
            ('00000000-0000-7000-9000-' || lpad(to_hex(i % 1000), 12, '0'))::uuid,
            ('00000000-0000-7000-8000-' || lpad(to_hex(i % 20), 12, '0'))::uuid,
-           CASE WHEN i % 100 = 0 THEN 'DEAD_LETTERED' ELSE 'DELIVERED' END::zyven.delivery_state,
-           CASE WHEN i % 100 = 0 THEN 'rejected' END, t, t + interval '5 ms', t, 200, 3000 + i % 1000, 2000
+           CASE WHEN i % 101 = 0 THEN 'DEAD_LETTERED' ELSE 'DELIVERED' END::zyven.delivery_state,
+           CASE WHEN i % 101 = 0 THEN 'rejected' END, t, t + interval '5 ms', t, 200, 3000 + i % 1000, 2000
       FROM (SELECT i, t, lpad(to_hex((extract(epoch FROM t) * 1000)::bigint), 12, '0') AS time
               FROM (SELECT i, now() - interval '30 days' * (1 - i / $rows::float8) AS t
                       FROM generate_series(1, $rows) AS i) AS drawn) AS dated;
@@ -37,7 +37,7 @@ const FILL: &str = "
     INSERT INTO zyven.replays (reason, filter, deliveries) VALUES ('of old', '{}', 1000);
     UPDATE zyven.dead_letter_records
        SET replay_id = 1, replayed_at = now()
-     WHERE delivery_id IN (SELECT delivery_id FROM zyven.dead_letter_records ORDER BY dead_at LIMIT $rows / 100);
+     WHERE delivery_id IN (SELECT delivery_id FROM zyven.dead_letter_records ORDER BY dead_at LIMIT $rows / 200);
     INSERT INTO zyven.attempts (delivery_id, generation, number, event_id, endpoint_id, tenant_id, state_after, started_at, total_us)
     SELECT delivery_id, 1, 1, event_id, endpoint_id, tenant_id, 'DEAD_LETTERED', started_at, 1000
       FROM zyven.finished_deliveries

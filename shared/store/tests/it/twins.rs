@@ -127,6 +127,10 @@ async fn patterns_of_a_type_are_listed_alike() {
         "a..b",
         "-._",
         "invoice.payment.failed",
+        "zyven",
+        "zyvenish.a",
+        "zyven.",
+        "zyven.endpoint.disabled",
     ] {
         let listed: Vec<String> = fixture
             .sql
@@ -134,8 +138,15 @@ async fn patterns_of_a_type_are_listed_alike() {
             .await
             .expect("listed")
             .get(0);
-        let expected = EventType::parse(text).expect("a good type").patterns();
-        assert_eq!(listed, expected, "{text}");
+        let event_type = EventType::parse(text).expect("a good type");
+        assert_eq!(listed, event_type.patterns(), "{text}");
+        let is_operational: bool = fixture
+            .sql
+            .query_one("SELECT zyven.is_operational($1)", &[&text])
+            .await
+            .expect("told")
+            .get(0);
+        assert_eq!(is_operational, event_type.is_operational(), "{text}");
     }
 }
 

@@ -26,6 +26,24 @@ async fn metrics_are_what_prometheus_wants_and_all_are_documented() {
     stack.endpoint("/hook", json!({})).await;
     let event = stack.publish("a.b", json!({ "a": 1 })).await;
     stack.wait_for_state(&event, "DELIVERED").await;
+    for (service, moved) in [
+        (
+            "ingest",
+            "zyven_postgres_pool_wait_seconds_count{service=\"ingest\",kind=\"durable\"}",
+        ),
+        ("relay", "zyven_relay_lag_seconds_count"),
+        (
+            "relay",
+            "zyven_redis_pool_wait_seconds_count{service=\"relay\"}",
+        ),
+        (
+            "dispatcher",
+            "zyven_dispatcher_accepted_to_first_attempt_seconds_count",
+        ),
+    ] {
+        let count = stack.metric(service, moved).await;
+        assert!(count >= 1.0, "{moved} is {count}");
+    }
     let documented = include_str!("../../../../docs/operations/metrics.md");
     let promtool = promtool();
     if promtool.is_none() {

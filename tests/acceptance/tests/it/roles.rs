@@ -89,7 +89,7 @@ async fn apply_roles(stack: &Stack) {
 }
 
 /// A stack whose services are connected as themselves, on a server of its own: roles belong to a whole server.
-async fn stack_with_roles() -> (Stack, Postgres) {
+pub(crate) async fn stack_with_roles() -> (Stack, Postgres) {
     let server = Postgres::private().await;
     let mut stack = Stack::start_on(
         server.database().await,
@@ -360,8 +360,9 @@ async fn a_role_can_do_nothing_but_its_own_work() {
     ));
     assert_eq!(replayed, "1");
     stack.wait_for_state(&event, "DELIVERED").await;
-    let progress =
-        operator("SELECT delivered FROM zyven.replay_progress((SELECT max(id) FROM zyven.replays))");
+    let progress = operator(
+        "SELECT delivered FROM zyven.replay_progress((SELECT max(id) FROM zyven.replays))",
+    );
     assert_eq!(progress, "1");
     // It shows as what the person was connected as, although the function runs as its owner.
     let who = operator(

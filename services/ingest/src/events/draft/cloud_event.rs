@@ -44,7 +44,7 @@ impl<'a> Draft<'a> {
             _ => Err("must be 1 to 1024 bytes"),
         });
         let source = required(members, "source", Source::parse);
-        let event_type = required(members, "type", EventType::parse);
+        let event_type = required(members, "type", EventType::parse_published);
         described(members);
         let traceparent = optional(members, "traceparent", TraceParent::parse);
         let options = options(members);
