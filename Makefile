@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help up down restart status ps logs demo bench bench-held run dead-letters stuck storage delivery health pause resume \
 	test-postgres-18 test-postgres-17 test-redis-6.2 test-valkey-9 cancel replay replay-dead-letters replay-missing \
-	cancel-deliveries purge-dead-letters clean-data test model chaos faults real-input real-clients examples browser fuzz fmt \
+	cancel-deliveries purge-dead-letters clean-data test model chaos faults real-input real-clients examples browser api-check api-fuzz fuzz fmt \
 	fmt-check lint doc scripts-check compose-check deploy-check deploy-lint release-check release monitoring-check ci
 
 ##@ Two commands
@@ -20,8 +20,16 @@ test-postgres-18: ## Run the tests on PostgreSQL 18, which is fetched (T='…' n
 test-postgres-17: ## Likewise on PostgreSQL 17
 	@ZYVEN_TEST_POSTGRES=17 scripts/test.sh $(or $(T),--workspace)
 
-test-redis-6.2 test-valkey-9: test-%: ## Run the tests on Redis 6.2 or Valkey 9, which are fetched
-	@ZYVEN_TEST_REDIS=$* scripts/test.sh $(or $(T),--workspace)
+# These tests start servers with options that 6.2 does not have (cluster-port, busy-reply-threshold, enable-debug-command), and the
+# packages' builds have no TLS.
+OF_7 = test(refusals::somebodys_endless_script) or test(refusals::a_redis_that_reads_its_file) or test(clusters::)
+WITH_TLS = test(over_tls)
+
+test-redis-6.2: ## Run the queue's tests on Redis 6.2, which is fetched
+	@ZYVEN_TEST_REDIS=redis-6.2 scripts/test.sh --workspace -E 'package(zyven-queue) and not ($(OF_7) or $(WITH_TLS))'
+
+test-valkey-9: ## Likewise on Valkey 9
+	@ZYVEN_TEST_REDIS=valkey-9 scripts/test.sh --workspace -E 'package(zyven-queue) and not ($(WITH_TLS))'
 
 ##@ Local stack
 
@@ -116,6 +124,12 @@ examples: ## Run the examples of docs/publishing.md and docs/receivers.md agains
 
 browser: ## Use the console in a real Chromium: snapshots, accessibility, pictures
 	@scripts/browser.sh
+
+api-check: ## Lint the API's description of itself (OpenAPI) and look at whether it is what a running server says
+	@scripts/check-api.sh
+
+api-fuzz: ## Send a running server what its description allows and forbids (SEED=11 EXAMPLES=50; schemathesis)
+	@SEED="$(SEED)" EXAMPLES="$(EXAMPLES)" scripts/fuzz-api.sh
 
 chaos: ## Overlapping faults of all kinds under load, with a ledger (SEED=7 DURATION=1h JSON=file)
 	@scripts/chaos.sh run $(if $(SEED),--seed $(SEED)) $(if $(DURATION),--duration $(DURATION)) $(if $(JSON),--json $(JSON))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The console in a real Chromium, in front of real Zyven processes on a real PostgreSQL and Redis: logs in, looks at every page at
+# The console, and the API's reference, in a real Chromium, in front of real Zyven processes on a real PostgreSQL and Redis: logs in, looks at every page at
 # 360 and 1600 pixels in light and dark, and does what there is to do. Ends non-zero when a page differs from its snapshot, breaks a
 # rule of accessibility, overflows, or says an error.
 #

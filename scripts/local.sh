@@ -288,6 +288,7 @@ Or with commands (docs/cli.md):
   $(client) events tail
 
 The console:      http://127.0.0.1:$PORT_CONSOLE/   (log in with the key above)
+The API's pages:  http://127.0.0.1:$PORT_INGEST/docs   (OpenAPI: /openapi.json)
 See it arrive:    make logs SERVICE=echo
 Logs:             $(logs_are_in)
 See all states:   make demo

@@ -3,7 +3,7 @@
 # processes of this checkout still use it). Tests start Redis servers of their own.
 #
 # Arguments go to the test runner and narrow the run, e.g. scripts/test.sh -p zyven-queue; the checks with real input, real
-# clients, the documents' examples and a real browser are part of full runs only. They come first, so that the last lines are the
+# clients, the documents' examples, a real browser, and of the API against its description, are part of full runs only. They come first, so that the last lines are the
 # test runner's.
 #
 # ZYVEN_TEST_POSTGRES=18 (or 17) and ZYVEN_TEST_REDIS=redis-6.2 (or valkey-9) run them on those versions, which are fetched;
@@ -74,8 +74,10 @@ if [ "$#" -eq 0 ]; then
         scripts/real-clients.sh
         scripts/examples.sh
         scripts/browser.sh
+        scripts/check-api.sh
+        scripts/fuzz-api.sh
     else
-        say "SKIPPED, as ZYVEN_TEST_REAL_INPUT=off has it: real input, real clients, the documents' examples, the console in a browser"
+        say "SKIPPED, as ZYVEN_TEST_REAL_INPUT=off has it: real input, real clients, the documents' examples, the console in a browser, the API as it is described"
     fi
 fi
 

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { accessible, check, fits, mistakes, snapshot, watch } from "./checks.mjs";
 import { HOSTILE, fail, fill, startStack, until } from "./stack.mjs";
 
-const { CHROMIUM, CONSOLE, PACKAGES } = process.env;
+const { API, CHROMIUM, CONSOLE, PACKAGES } = process.env;
 const { chromium } = createRequire(join(PACKAGES, "package.json"))("playwright-core");
 const PICTURES = join(PACKAGES, "pictures");
 const SIZES = [["wide", 1600, 1000], ["narrow", 360, 740]];
@@ -71,12 +71,28 @@ const PAGES = [
   ["event-unknown", `event/evt_${"0".repeat(32)}`, (page) => page.getByRole("alert")],
 ];
 
+/** The API's own page, which is no part of the console: everything on it, with what is folded away. */
+async function reference(page, where) {
+  place = "reference";
+  await page.goto(`${API}/docs`);
+  await page.getByRole("heading", { name: "Publish an event" }).waitFor();
+  const style = await page.locator("main").evaluate((main) => getComputedStyle(main).maxWidth);
+  check(where, style !== "none", "its style was refused");
+  await page.evaluate(() => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
+  await accessible(page, where);
+  await fits(page, where);
+  await page.getByRole("link", { name: "Replay a dead letter" }).first().click();
+  check(where, new URL(page.url()).hash === "#replayDelivery", "its contents do not lead to an operation");
+}
+
 // Every page in every size and colour -------------------------------------------------------------------
 
 for (const [size, width, height] of SIZES) {
   for (const scheme of SCHEMES) {
     const page = await open(width, height, scheme);
     const picture = (name) => page.screenshot({ path: join(PICTURES, `${name}-${size}-${scheme}.png`), fullPage: true });
+    await reference(page, `reference ${size} ${scheme}`);
+    await picture("reference");
     place = "login";
     await logIn(page, "hunter2");
     await page.getByRole("alert").waitFor();

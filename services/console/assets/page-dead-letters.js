@@ -81,7 +81,7 @@ async function watch(begun, place, dialog) {
 
 /** Asks what a replay of all that fit would do, and does it if that is wanted. */
 async function replayAllOf(wanted, where, load) {
-  const tried = await post("replays", { ...wanted, dry_run: true });
+  const tried = await post("replays", { ...wanted, reason: "dry run", dry_run: true });
   if (tried.deliveries === 0) {
     announce("There is nothing to replay");
     return;

@@ -1,11 +1,14 @@
 //! API keys as a tenant manages them.
 
+pub(crate) mod operations;
+
 use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{Path, Request, State};
 use chrono::{DateTime, Utc};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 use zyven_domain::api_key::{ApiKey, Scope, Scopes};
 use zyven_domain::id::{ApiKeyId, TenantId};
@@ -16,23 +19,34 @@ use crate::app::{App, random};
 use crate::auth::Caller;
 use crate::body;
 use crate::fields::Members;
+use crate::openapi::values;
 use crate::pages::{self, Query};
 use crate::problem::{Code, Problem};
 
 /// Longest name of a key, in characters.
 const NAME_CHARS_MAX: usize = 200;
 
-#[derive(Serialize)]
+/// An API key as its tenant sees it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ApiKey")]
 struct ApiKeyView<'a> {
+    #[schemars(with = "values::ApiKeyId")]
     id: ApiKeyId,
+    #[schemars(with = "values::PublicKeyPart")]
     public_id: String,
+    /// What its owner calls it.
+    #[schemars(example = &"billing service")]
     name: &'a str,
+    #[schemars(with = "Vec<values::ScopeName>")]
     scopes: Vec<&'static str>,
     created_at: DateTime<Utc>,
+    /// Null: never.
     expires_at: Option<DateTime<Utc>>,
+    /// Null: it was not.
     revoked_at: Option<DateTime<Utc>>,
     /// Only in the answer that made it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<values::WholeApiKey>")]
     key: Option<String>,
 }
 

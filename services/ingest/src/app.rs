@@ -14,6 +14,7 @@ use crate::auth::{Caller, Keys};
 use crate::batcher::Batcher;
 use crate::body::{Allowed, Room, Takes};
 use crate::config::Config;
+use crate::openapi::Description;
 use crate::problem::{Code, Problem};
 use crate::schemas::Schemas;
 use crate::statistics::Statistics;
@@ -31,6 +32,8 @@ pub(crate) struct App {
     pub(crate) room: Room,
     pub(crate) bell: Bell,
     pub(crate) statistics: Arc<Statistics>,
+    /// What the API says of itself.
+    pub(crate) description: Description,
     pub(crate) tracer: Tracer,
     /// A place for each request whose answer is counted from many rows.
     pub(crate) overviews: Arc<Semaphore>,

@@ -1,10 +1,13 @@
 //! The audit log as a tenant reads it.
 
+pub(crate) mod operations;
+
 use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{Request, State};
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use zyven_domain::id::AuditId;
@@ -14,19 +17,30 @@ use crate::answer::Answer;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::fields;
+use crate::openapi::values;
 use crate::pages::{self, Query};
 use crate::problem::Problem;
 
 /// Longest text that is searched for, in bytes: longer than any action, actor or subject.
 const SEARCHED_BYTES_MAX: usize = 200;
 
-#[derive(Serialize)]
+/// An administrative action.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AuditEntry")]
 struct AuditView<'a> {
+    #[schemars(with = "values::AuditId")]
     id: AuditId,
     done_at: DateTime<Utc>,
+    /// An API key's id, `dispatcher`, `zyven admin`, or a database role.
+    #[schemars(example = &"zyven admin")]
     actor: &'a str,
+    /// What was done.
+    #[schemars(example = &"endpoint.disable")]
     action: &'a str,
+    /// The id (or the name of an event type) it was done to.
+    #[schemars(example = &"ep_0199f2c6d1a87b3e9c5f2d4a6b8e0c1d")]
     subject: &'a str,
+    /// What changed, from what to what. Secrets are never shown.
     details: Option<&'a RawValue>,
 }
 

@@ -1,11 +1,14 @@
 //! Calling deliveries off.
 
+pub(crate) mod operations;
+
 use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{Path, Request, State};
 use http::StatusCode;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use zyven_domain::id::{DeliveryId, EventId};
 use zyven_domain::lifecycle::DeliveryState;
 use zyven_domain::retry::DeadLetterReason;
@@ -16,7 +19,30 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::body;
 use crate::fields::{self, Members};
+use crate::openapi::values;
 use crate::problem::{Code, Problem};
+
+/// What has become of an event's deliveries.
+#[derive(Serialize, JsonSchema)]
+struct CancelledEvent {
+    #[schemars(with = "values::EventId")]
+    id: EventId,
+    /// How many are cancelled, now or before.
+    cancelled: u32,
+    /// How many had been delivered or given up before.
+    finished: u32,
+}
+
+/// A delivery that was called off.
+#[derive(Serialize, JsonSchema)]
+struct CancelledDelivery {
+    #[schemars(with = "values::DeliveryId")]
+    id: DeliveryId,
+    #[schemars(with = "values::DeliveryStatus", example = &"DEAD_LETTERED")]
+    status: &'static str,
+    #[schemars(with = "values::DeadReason", example = &"cancelled")]
+    reason: &'static str,
+}
 
 /// `POST /v1/events/{id}/cancel`: every delivery of it that is not finished and not being attempted.
 pub(crate) async fn event(
@@ -46,11 +72,11 @@ pub(crate) async fn event(
             ),
         ));
     }
-    let body = json!({
-        "id": id,
-        "cancelled": cancelled + cancelled_before,
-        "finished": finished,
-    });
+    let body = CancelledEvent {
+        id,
+        cancelled: cancelled + cancelled_before,
+        finished,
+    };
     Ok(answer::value(StatusCode::OK, &body))
 }
 
@@ -82,11 +108,11 @@ pub(crate) async fn delivery(
             format!("Delivery {id} is finished already; its status says how."),
         ));
     }
-    let body = json!({
-        "id": id,
-        "status": DeliveryState::DeadLettered.as_str(),
-        "reason": DeadLetterReason::Cancelled.as_str(),
-    });
+    let body = CancelledDelivery {
+        id,
+        status: DeliveryState::DeadLettered.as_str(),
+        reason: DeadLetterReason::Cancelled.as_str(),
+    };
     Ok(answer::value(StatusCode::OK, &body))
 }
 

@@ -1,11 +1,14 @@
 //! Deliveries and their attempts, and sending dead letters back to the start.
 
+pub(crate) mod operations;
+
 use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{Path, Request, State};
 use chrono::{DateTime, Utc};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 use zyven_domain::event::EventType;
 use zyven_domain::id::{DeliveryId, EndpointId, EventId};
@@ -17,22 +20,39 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::body;
 use crate::fields::{self, Members};
+use crate::openapi::values;
 use crate::pages::{self, Query};
 use crate::problem::{Code, Problem};
 
-#[derive(Serialize)]
+/// One event for one endpoint.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Delivery")]
 pub(crate) struct DeliveryView<'a> {
+    #[schemars(with = "values::DeliveryId")]
     id: DeliveryId,
+    #[schemars(with = "values::EventId")]
     event: EventId,
+    /// Null once the event is no longer stored.
+    #[schemars(with = "Option<values::EventTypeName>")]
     event_type: Option<&'a str>,
+    #[schemars(with = "values::EndpointId")]
     endpoint: EndpointId,
+    #[schemars(with = "values::DeliveryStatus")]
     status: &'static str,
+    /// Why it was given up; null as long as it was not.
+    #[schemars(with = "Option<values::DeadReason>")]
     reason: Option<&'a str>,
+    /// 1, and one more for each replay.
     generation: i32,
+    /// Those of this generation.
     attempts: i32,
+    /// That of the last attempt, once the delivery is finished. Null if there was no answer.
+    #[schemars(example = 200)]
     http_status: Option<i16>,
     created_at: DateTime<Utc>,
+    /// No attempt begins earlier. Null if it may begin at once, or if there will be none.
     next_attempt_at: Option<DateTime<Utc>>,
+    /// When it was delivered or given up.
     finished_at: Option<DateTime<Utc>>,
 }
 
@@ -56,17 +76,29 @@ impl<'a> DeliveryView<'a> {
 }
 
 /// What every view of an attempt shows.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct AttemptFacts<'a> {
+    /// Of which generation of its delivery it was.
     generation: i32,
+    /// Counted anew in each generation, from 1.
     number: i32,
+    /// Where the delivery stood after it.
+    #[schemars(with = "values::DeliveryStatus")]
     status_after: &'static str,
     started_at: Option<DateTime<Utc>>,
+    /// Null if there was no answer.
+    #[schemars(example = 503)]
     http_status: Option<i16>,
+    /// `timeout`, `dns`, `connect`, `tls`, `reset`, `protocol`, `oauth`, `egress_denied` or `invalid_url`; null if there was an answer.
+    #[schemars(example = &"timeout")]
     error: Option<&'a str>,
+    /// A sentence about the error.
     error_detail: Option<&'a str>,
+    /// Microseconds until a connection was usable. Null if one was used again.
     connect_us: Option<i32>,
+    /// Microseconds until the head of the answer.
     first_byte_us: Option<i32>,
+    /// Microseconds in all.
     total_us: Option<i32>,
 }
 
@@ -93,11 +125,16 @@ pub(crate) fn response_body(attempt: &Attempt) -> Option<String> {
     body.map(|body| String::from_utf8_lossy(body).into_owned())
 }
 
-#[derive(Serialize)]
+/// One signed request to an endpoint, and what came of it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Attempt")]
 struct AttemptView<'a> {
     #[serde(flatten)]
     facts: AttemptFacts<'a>,
+    /// At most 4 KiB of them.
+    #[schemars(with = "Vec<values::HeaderLine>")]
     response_headers: Vec<(&'a str, &'a str)>,
+    /// The first KiB, as text.
     response_body: Option<String>,
 }
 
@@ -113,6 +150,22 @@ impl<'a> AttemptView<'a> {
             response_body: response_body(attempt),
         }
     }
+}
+
+/// Every attempt on record of a delivery.
+#[derive(Serialize, JsonSchema)]
+struct Attempts<'a> {
+    /// The earliest first.
+    data: Vec<AttemptView<'a>>,
+}
+
+/// A dead letter that was sent back to the start.
+#[derive(Serialize, JsonSchema)]
+struct ReplayedDelivery {
+    #[schemars(with = "values::DeliveryId")]
+    id: DeliveryId,
+    #[schemars(with = "values::DeliveryStatus")]
+    status: &'static str,
 }
 
 /// `GET /v1/deliveries`
@@ -168,11 +221,8 @@ pub(crate) async fn attempts(
 ) -> Result<Answer, Problem> {
     let delivery = find(&app, &caller, &id).await?;
     let attempts = app.store.attempts_of(caller.tenant, delivery.id).await?;
-    let views: Vec<AttemptView<'_>> = attempts.iter().map(AttemptView::of).collect();
-    Ok(answer::value(
-        StatusCode::OK,
-        &serde_json::json!({ "data": views }),
-    ))
+    let data = attempts.iter().map(AttemptView::of).collect();
+    Ok(answer::value(StatusCode::OK, &Attempts { data }))
 }
 
 /// `POST /v1/deliveries/{id}/replay`
@@ -201,7 +251,10 @@ pub(crate) async fn replay(
     {
         Replayed::Queued => {
             app.bell.ring();
-            let body = serde_json::json!({ "id": id, "status": DeliveryState::Received.as_str() });
+            let body = ReplayedDelivery {
+                id,
+                status: DeliveryState::Received.as_str(),
+            };
             Ok(answer::value(StatusCode::ACCEPTED, &body))
         }
         Replayed::Refused(why) => Err(Problem::new(

@@ -3,6 +3,7 @@
 mod client_certificate;
 mod credentials;
 mod form;
+pub(crate) mod operations;
 mod safeguards;
 mod secrets;
 
@@ -14,10 +15,11 @@ use axum::extract::{Path, Request, State};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 use zyven_domain::event::{DeliveryOptions, EventType};
-use zyven_domain::id::{EndpointId, EventId};
+use zyven_domain::id::{DeliveryId, EndpointId, EventId};
 use zyven_domain::lifecycle::DeliveryState;
 use zyven_store::{
     AcceptedFor, ENDPOINTS_PER_TENANT_MAX, EndpointRecord, EndpointRefusal, Flow, NewEndpoint,
@@ -29,7 +31,9 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::body;
 use crate::fields::Members;
+use crate::openapi::values;
 use crate::pages::{self, Query};
+use crate::preconditions;
 use crate::problem::{Code, Problem};
 
 use credentials::Wanted;
@@ -40,23 +44,50 @@ pub(crate) use secrets::{public_key, rotate_secret, secret};
 /// The type of the event that `test` sends.
 const TEST_EVENT_TYPE: &str = "zyven.test";
 
-#[derive(Serialize)]
+/// A destination of events.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Endpoint")]
 struct EndpointView<'a> {
+    #[schemars(with = "values::EndpointId")]
     id: EndpointId,
+    #[schemars(example = &"https://receiver.example.com/hooks")]
     url: &'a str,
+    /// For people.
+    #[schemars(example = &"billing")]
     description: &'a str,
+    /// Patterns of the types it gets.
+    #[schemars(example = ["invoice.*"])]
     event_types: &'a [String],
+    /// Empty: whatever channels an event has.
+    #[schemars(with = "Vec<values::Channel>")]
     channels: &'a [String],
+    /// Null: every payload.
+    #[schemars(example = &"$.amount > 1000")]
     filter: Option<&'a str>,
+    #[schemars(with = "values::EndpointStatus")]
     status: &'static str,
+    /// Null: it is not disabled.
     disabled_reason: Option<&'a str>,
+    /// The wait after the first failed attempt; it doubles.
+    #[schemars(with = "u64", example = 5_000)]
     retry_base_ms: u128,
+    /// The longest wait.
+    #[schemars(with = "u64", example = 43_200_000)]
     retry_cap_ms: u128,
+    /// The first one included.
+    #[schemars(example = 12)]
     attempts_max: u32,
-    /// Null: no schedule.
+    /// One wait after each failed attempt. Null: no schedule.
+    #[schemars(with = "Option<Vec<u64>>", example = [5_000, 300_000])]
     retry_schedule_ms: Option<Vec<u128>>,
+    /// Statuses that are retried besides those that always are.
+    #[schemars(example = [404, 409])]
     retry_statuses: &'a [u16],
+    /// A delivery older than that is not retried.
+    #[schemars(with = "u64", example = 345_600_000)]
     age_max_ms: u128,
+    /// For connecting and the whole answer.
+    #[schemars(with = "u64", example = 15_000)]
     timeout_ms: u128,
     /// Null: the deployment's limit.
     concurrency_max: Option<u32>,
@@ -113,6 +144,19 @@ impl<'a> EndpointView<'a> {
     }
 }
 
+/// An event for one endpoint alone.
+#[derive(Serialize, JsonSchema)]
+struct TestEvent {
+    #[schemars(with = "values::EventId")]
+    event: EventId,
+    #[schemars(with = "values::DeliveryId")]
+    delivery: DeliveryId,
+    #[schemars(example = TEST_EVENT_TYPE)]
+    r#type: &'static str,
+    #[schemars(with = "values::DeliveryStatus")]
+    status: &'static str,
+}
+
 /// `POST /v1/endpoints`
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
@@ -155,7 +199,8 @@ pub(crate) async fn create(
         secret: Some(signing.shown()),
         ..EndpointView::of(&record, &safeguards)
     };
-    Ok(answer::value(StatusCode::CREATED, &view))
+    let answer = answer::value(StatusCode::CREATED, &view);
+    Ok(preconditions::with_version(answer, record.updated_at))
 }
 
 /// `GET /v1/endpoints`
@@ -212,6 +257,7 @@ pub(crate) async fn change(
     let mut change = form::change(&mut members, &app.config.names);
     let wanted = Wanted::read(&mut members, &app.config.names, Utc::now());
     members.finish()?;
+    change.only_of = preconditions::versions_meant(&head.headers);
     let endpoint = endpoint_id(&id)?;
     wanted
         .check_change(&app, caller.tenant, endpoint, change.url.as_deref())
@@ -320,12 +366,12 @@ pub(crate) async fn test(
     match app.store_of(&caller).accept_for(&event, endpoint).await? {
         AcceptedFor::Accepted(delivery) => {
             app.bell.ring();
-            let body = json!({
-                "event": event.id,
-                "delivery": delivery,
-                "type": TEST_EVENT_TYPE,
-                "status": DeliveryState::Received.as_str(),
-            });
+            let body = TestEvent {
+                event: event.id,
+                delivery,
+                r#type: TEST_EVENT_TYPE,
+                status: DeliveryState::Received.as_str(),
+            };
             Ok(answer::value(StatusCode::ACCEPTED, &body))
         }
         AcceptedFor::Disabled => Err(Problem::new(
@@ -344,12 +390,14 @@ async fn show(
     let record = found.ok_or_else(|| Problem::not_found("endpoint"))?;
     let safeguards = safeguards::of_one(app, caller.tenant, record.id).await?;
     let view = EndpointView::of(&record, &safeguards);
-    Ok(answer::value(StatusCode::OK, &view))
+    let answer = answer::value(StatusCode::OK, &view);
+    Ok(preconditions::with_version(answer, record.updated_at))
 }
 
 fn refused(refusal: EndpointRefusal) -> Problem {
     match refusal {
         EndpointRefusal::NotFound => Problem::not_found("endpoint"),
+        EndpointRefusal::Changed => preconditions::changed_meanwhile("endpoint"),
         EndpointRefusal::TooMany => Problem::new(
             Code::EndpointLimit,
             format!("A tenant may have {ENDPOINTS_PER_TENANT_MAX} endpoints."),

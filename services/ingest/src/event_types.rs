@@ -1,11 +1,14 @@
 //! Event types as their tenants manage them: a name, words for people, and a JSON Schema.
 
+pub(crate) mod operations;
+
 use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{Path, Request, State};
 use chrono::{DateTime, Utc};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use zyven_domain::event::EventType;
@@ -18,22 +21,31 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::body;
 use crate::fields::Members;
+use crate::openapi::values;
 use crate::pages::{self, Query};
+use crate::preconditions;
 use crate::problem::{Code, Problem};
 use crate::schemas::Schema;
 
 /// Longest description, in characters.
 const DESCRIPTION_CHARS_MAX: usize = 500;
 
-#[derive(Serialize)]
+/// What a tenant says its events of a type look like.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EventType")]
 struct EventTypeView<'a> {
+    #[schemars(with = "values::EventTypeName")]
     name: &'a str,
+    /// For people.
     description: &'a str,
+    #[schemars(with = "values::SchemaModeName")]
     schema_mode: &'static str,
     /// The text as it was given.
+    #[schemars(example = shown_schema())]
     schema: Option<&'a RawValue>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+    /// Since when it is not listed, and its schema not applied. Null: it is in use.
     archived_at: Option<DateTime<Utc>>,
 }
 
@@ -50,6 +62,14 @@ impl<'a> EventTypeView<'a> {
             archived_at: record.archived_at,
         }
     }
+}
+
+fn shown_schema() -> serde_json::Value {
+    serde_json::json!({
+        "type": "object",
+        "required": ["invoice"],
+        "properties": { "amount": { "type": "integer", "minimum": 0 } },
+    })
 }
 
 /// `POST /v1/event-types`
@@ -124,9 +144,11 @@ pub(crate) async fn change(
     Path(name): Path<String>,
     request: Request,
 ) -> Result<Answer, Problem> {
+    let only_of = preconditions::versions_meant(request.headers());
     let received = receive(&app, request).await?;
     let mut members = Members::parse(received.text()?)?;
     let change = EventTypeChange {
+        only_of,
         archived: members.flag("archived"),
         ..said(&mut members)
     };
@@ -172,7 +194,7 @@ fn said(members: &mut Members<'_>) -> EventTypeChange {
             SchemaMode::named(text).ok_or("must be off, warn or reject")
         }),
         schema: schema(members),
-        archived: None,
+        ..EventTypeChange::default()
     }
 }
 
@@ -196,12 +218,14 @@ fn show(
     outcome: Result<EventTypeRecord, EventTypeRefusal>,
 ) -> Result<Answer, Problem> {
     let record = outcome.map_err(refused)?;
-    Ok(answer::value(status, &EventTypeView::of(&record)))
+    let answer = answer::value(status, &EventTypeView::of(&record));
+    Ok(preconditions::with_version(answer, record.updated_at))
 }
 
 fn refused(refusal: EventTypeRefusal) -> Problem {
     match refusal {
         EventTypeRefusal::NotFound => Problem::not_found("event type"),
+        EventTypeRefusal::Changed => preconditions::changed_meanwhile("event type"),
         EventTypeRefusal::Exists => Problem::new(
             Code::EventTypeExists,
             "There is an event type of this name, perhaps an archived one. Change it with PATCH.",

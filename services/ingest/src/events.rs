@@ -1,12 +1,13 @@
 //! Accepting events: one, or a batch.
 
+mod answers;
 mod binary_mode;
 mod check;
 mod draft;
 mod items;
+pub(crate) mod operations;
 mod read;
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -15,10 +16,10 @@ use axum::extract::{Request, State};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use hyper::body::Body;
-use serde_json::json;
 use zyven_domain::api_key::Scope;
 use zyven_domain::event::{IdempotencyKey, TraceParent};
 use zyven_domain::id::EventId;
+use zyven_domain::lifecycle::DeliveryState;
 use zyven_runtime::traces::OpenSpan;
 use zyven_store::{Accepted, NewEvent};
 
@@ -35,6 +36,7 @@ use crate::trace;
 
 pub(crate) use read::{event, event_deliveries, event_id, recent};
 
+use answers::{AcceptedEvent, BatchItem, BatchOutcome, RepeatedEvent};
 use draft::Draft;
 use items::Items;
 
@@ -106,33 +108,32 @@ where
     acknowledge(id, event_type.as_str(), result, warnings)
 }
 
-/// Types consist of letters, digits, `_`, `.` and `-`, so nothing here needs escaping.
 fn acknowledge(
     id: EventId,
     event_type: &str,
     result: Accepted,
     warnings: &[FieldError],
 ) -> Result<Answer, Problem> {
-    let mut body = String::with_capacity(160);
+    let status = DeliveryState::Received.as_str();
     match result {
         Accepted::New { deliveries } => {
-            // Writing to a string cannot fail.
-            let _ = write!(
-                body,
-                r#"{{"id":"{id}","status":"RECEIVED","type":"{event_type}","deliveries":{deliveries}"#
-            );
-            if !warnings.is_empty() {
-                let _ = write!(body, r#","schema_warnings":{}"#, json!(warnings));
-            }
-            body.push('}');
-            Ok(answer::json(StatusCode::ACCEPTED, body))
+            let body = AcceptedEvent {
+                id,
+                status,
+                r#type: event_type,
+                deliveries,
+                schema_warnings: warnings,
+            };
+            Ok(answer::value(StatusCode::ACCEPTED, &body))
         }
         Accepted::Repeated { first } => {
-            let _ = write!(
-                body,
-                r#"{{"id":"{first}","status":"RECEIVED","type":"{event_type}","repeated":true}}"#
-            );
-            let mut answer = answer::json(StatusCode::OK, body);
+            let body = RepeatedEvent {
+                id: first,
+                status,
+                r#type: event_type,
+                repeated: true,
+            };
+            let mut answer = answer::value(StatusCode::OK, &body);
             answer
                 .headers_mut()
                 .insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
@@ -199,41 +200,42 @@ pub(crate) async fn publish_batch(
 
 /// 202 if every event is accepted, now or before; 207 if a key was used for another one.
 fn batch_answer(ids: &[EventId], results: &[Accepted], warnings: &[Vec<FieldError>]) -> Answer {
-    let (mut accepted, mut repeated, mut conflicts) = (0, 0, 0);
-    let items: Vec<serde_json::Value> = ids
-        .iter()
-        .zip(results)
-        .enumerate()
-        .map(|(number, (id, result))| match result {
+    let mut body = BatchOutcome {
+        accepted: 0,
+        repeated: 0,
+        conflicts: 0,
+        results: Vec::with_capacity(ids.len()),
+    };
+    for (number, (id, result)) in ids.iter().zip(results).enumerate() {
+        let (id, status, deliveries) = match *result {
             Accepted::New { deliveries } => {
-                accepted += 1;
-                let mut item = json!({"status": 202, "id": id, "deliveries": deliveries});
-                if let Some(some) = warnings.get(number).filter(|some| !some.is_empty()) {
-                    item["schema_warnings"] = json!(some);
-                }
-                item
+                body.accepted += 1;
+                (*id, StatusCode::ACCEPTED, Some(deliveries))
             }
             Accepted::Repeated { first } => {
-                repeated += 1;
-                json!({"status": 200, "id": first})
+                body.repeated += 1;
+                (first, StatusCode::OK, None)
             }
             Accepted::Conflict { first } => {
-                conflicts += 1;
-                json!({"status": 409, "id": first, "code": Code::IdempotencyConflict.as_str()})
+                body.conflicts += 1;
+                (first, Code::IdempotencyConflict.status(), None)
             }
-        })
-        .collect();
-    let status = if conflicts == 0 {
+        };
+        let warnings = warnings.get(number).filter(|_| deliveries.is_some());
+        body.results.push(BatchItem {
+            status: status.as_u16(),
+            id,
+            deliveries,
+            schema_warnings: warnings.map_or(&[], Vec::as_slice),
+            code: matches!(result, Accepted::Conflict { .. })
+                .then_some(Code::IdempotencyConflict.as_str()),
+        });
+    }
+    let status = if body.conflicts == 0 {
         StatusCode::ACCEPTED
     } else {
         StatusCode::MULTI_STATUS
     };
-    let body = json!({
-        "accepted": accepted,
-        "repeated": repeated,
-        "conflicts": conflicts,
-        "results": items,
-    });
     answer::value(status, &body)
 }
 

@@ -90,7 +90,10 @@ impl Exchange {
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Result<Sent, Infallible> {
         let started = Instant::now();
         let id = request_id(request.headers());
-        let is_publish = request.method() == Method::POST && request.uri().path() == PUBLISH;
+        // With parameters it is the router's to refuse.
+        let is_publish = request.method() == Method::POST
+            && request.uri().path() == PUBLISH
+            && request.uri().query().is_none_or(str::is_empty);
         // Whoever waits to be asked for a body that is not wanted is not asked.
         let waits_to_be_asked = request.headers().contains_key(EXPECT);
         let (head, body) = request.into_parts();

@@ -5,6 +5,7 @@
 //! that it is not known.
 
 mod lanes;
+pub(crate) mod operations;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use axum::Extension;
 use axum::extract::{Path, Request, State};
 use chrono::{DateTime, Utc};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 use zyven_domain::id::{DeliveryId, EndpointId, EventId};
 use zyven_store::{Attempt, ExplainedDelivery, ExplainedEvent, ExplainedLease, Explanation};
@@ -21,20 +23,29 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::deliveries::{AttemptFacts, delivery_id, response_body};
 use crate::events::event_id;
+use crate::openapi::values;
 use crate::overview;
 use crate::pages::{self, Query};
 use crate::problem::Problem;
 use lanes::{LaneView, Lanes, Waits};
 
-#[derive(Serialize)]
+/// An event as far as it decides who gets it, and when.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ExplainedEvent")]
 struct EventView<'a> {
+    #[schemars(with = "values::EventId")]
     id: EventId,
     #[serde(rename = "type")]
+    #[schemars(with = "values::EventTypeName")]
     event_type: &'a str,
+    #[schemars(with = "Vec<values::Channel>")]
     channels: &'a [String],
     accepted_at: DateTime<Utc>,
+    /// No attempt begins earlier. Null: at once.
     deliver_at: Option<DateTime<Utc>>,
+    /// No attempt begins later. Null: it does not expire.
     expires_at: Option<DateTime<Utc>>,
+    #[schemars(example = &"INV-1001")]
     ordering_key: Option<&'a str>,
 }
 
@@ -52,15 +63,26 @@ impl<'a> EventView<'a> {
     }
 }
 
-#[derive(Serialize)]
+/// Why an event reached an endpoint or did not.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Explanation")]
 struct ExplanationView<'a> {
+    #[schemars(with = "values::EndpointId")]
     endpoint: EndpointId,
+    #[schemars(example = &"https://receiver.example.com/hooks")]
     url: &'a str,
     matched: bool,
+    /// Why, for programs.
+    #[schemars(example = &"matched")]
     code: &'a str,
+    /// Why, for people.
+    #[schemars(example = &"The event was routed to this endpoint.")]
     sentence: &'a str,
+    /// What it is known from: `record`, `unchanged_configuration` or `present_configuration`.
+    #[schemars(example = &"record")]
     judged_by: &'a str,
     endpoint_updated_at: DateTime<Utc>,
+    /// Null: there is none.
     delivery: Option<DeliveryView<'a>>,
 }
 
@@ -80,21 +102,38 @@ impl<'a> ExplanationView<'a> {
     }
 }
 
-#[derive(Serialize)]
+/// What a delivery waits for.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ExplainedDelivery")]
 struct DeliveryView<'a> {
+    #[schemars(with = "values::DeliveryId")]
     id: DeliveryId,
+    #[schemars(with = "values::DeliveryStatus")]
     status: &'static str,
+    /// What it waits for, for programs. Of one that is finished: `delivered`, or why it was given up.
+    #[schemars(example = &"in_lane")]
     code: &'a str,
+    /// The same for people.
+    #[schemars(example = &"It is due, and a dispatcher will take it.")]
     sentence: &'a str,
+    /// 1, and one more for each replay.
     generation: i32,
+    /// Those of this generation.
     attempts: i32,
     created_at: DateTime<Utc>,
+    /// No attempt begins earlier. Null if nothing but `code` keeps it.
     next_attempt_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
+    /// When a success arrived after it had been given up.
     resolved_at: Option<DateTime<Utc>>,
+    /// The first unfinished delivery with its ordering key.
+    #[schemars(with = "Option<values::DeliveryId>")]
     waits_for: Option<DeliveryId>,
+    /// Null: nobody attempts it.
     lease: Option<LeaseView>,
+    /// What Redis knows. Null: it could not be asked, or need not be.
     lane: Option<LaneView>,
+    /// The latest first.
     last_attempts: Vec<AttemptView<'a>>,
 }
 
@@ -125,11 +164,15 @@ impl<'a> DeliveryView<'a> {
     }
 }
 
-#[derive(Serialize)]
+/// The right to make an attempt.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Lease")]
 struct LeaseView {
+    /// Who has it, as its log names it.
     dispatcher: Option<String>,
     /// It may have begun earlier.
     since_at_latest: DateTime<Utc>,
+    /// When another one may take it.
     until: DateTime<Utc>,
 }
 
@@ -144,10 +187,12 @@ impl LeaseView {
 }
 
 /// As in the list of attempts, without headers and with the start of the body.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ExplainedAttempt")]
 struct AttemptView<'a> {
     #[serde(flatten)]
     facts: AttemptFacts<'a>,
+    /// As text.
     response_body_start: Option<String>,
 }
 
@@ -160,17 +205,27 @@ impl<'a> AttemptView<'a> {
     }
 }
 
-#[derive(Serialize)]
+/// Why an event reached each endpoint or did not: a page of them.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EventExplanation")]
 struct EventAnswer<'a> {
     event: EventView<'a>,
+    /// Whether Redis could be asked: `known`, `not_needed`, `away` or `not_configured`.
+    #[schemars(example = &"known")]
     queue: &'static str,
     data: Vec<ExplanationView<'a>>,
+    /// Send as `cursor` for the next page; null on the last one.
     next_cursor: Option<String>,
 }
 
-#[derive(Serialize)]
+/// Why there is a delivery, and what it waits for.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DeliveryExplanation")]
 struct DeliveryAnswer<'a> {
+    /// Null once it is no longer stored.
     event: Option<EventView<'a>>,
+    /// Whether Redis could be asked: `known`, `not_needed`, `away` or `not_configured`.
+    #[schemars(example = &"known")]
     queue: &'static str,
     #[serde(flatten)]
     explanation: ExplanationView<'a>,

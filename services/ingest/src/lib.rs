@@ -12,7 +12,7 @@
 //!
 //! - `202` is sent after the event and its outbox rows are committed synchronously, never before.
 //! - The payload's bytes are those that were sent: they are checked, never printed anew.
-//! - Checks are made in one order: route, authentication, scope, content type, size, UTF-8, JSON,
+//! - Checks are made in one order: route, authentication, scope, parameters, content type, size, UTF-8, JSON,
 //!   fields, schema, idempotency. A caller without a key learns of nothing but the first.
 //! - Bad input is a [`problem`] of the 4xx kind that names field and rule. Everything that can pile up
 //!   has a limit, and beyond it the answer is 503 with `Retry-After`, at once.
@@ -42,8 +42,10 @@ mod events;
 mod exchange;
 mod explain;
 mod fields;
+mod openapi;
 mod overview;
 mod pages;
+mod preconditions;
 mod problem;
 mod replays;
 mod router;
@@ -78,6 +80,7 @@ pub use auth::REVOCATION_MAX;
 pub use config::{
     Config, Deadlines, FLUSH_BYTES_MAX, FLUSH_EVENTS_MAX, HEAD_BYTES_MAX, HEAD_LINES_MAX, Limits,
 };
+pub use openapi::document as openapi;
 pub use router::{Route, routes};
 
 use app::App;
@@ -186,6 +189,7 @@ fn assemble(config: Config, deps: Deps) -> io::Result<App> {
     let aside = Aside::new(config.limits.queue_events_max);
     let room = Room::new(config.limits.bodies_bytes_max);
     Ok(App {
+        description: openapi::Description::of(&config.limits),
         overviews: Arc::new(Semaphore::new(overview::ASKING_MAX)),
         replays: Arc::new(Semaphore::new(replays::AT_ONCE_MAX)),
         keys: Arc::new(Keys::new(deps.store.clone(), config.deadlines.request)),

@@ -1,5 +1,7 @@
 //! What a console shows first: whose key this is, and what has lately become of the tenant's deliveries.
 
+pub(crate) mod operations;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -7,6 +9,7 @@ use axum::Extension;
 use axum::extract::{Request, State};
 use chrono::{DateTime, TimeDelta, Utc};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::SemaphorePermit;
 use zyven_domain::api_key::Scope;
@@ -16,6 +19,7 @@ use zyven_store::{DEAD_LETTERS_COUNTED_MAX, Tally, Waiting, Window};
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::Caller;
+use crate::openapi::values;
 use crate::pages::Query;
 use crate::problem::Problem;
 
@@ -29,68 +33,101 @@ const MINUTES_DEFAULT: u32 = 60;
 /// Steps of a window, the one that is not over yet included.
 const STEPS: u32 = 60;
 
-#[derive(Serialize)]
+/// The key that asks.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "CurrentKey")]
 struct CurrentKeyView<'a> {
+    #[schemars(with = "values::ApiKeyId")]
     id: ApiKeyId,
+    #[schemars(example = &"billing service")]
     name: &'a str,
+    #[schemars(with = "Vec<values::ScopeName>")]
     scopes: Vec<&'static str>,
+    /// Null: never.
     expires_at: Option<DateTime<Utc>>,
+    #[schemars(with = "values::TenantId")]
     tenant: TenantId,
+    #[schemars(example = &"Acme")]
     tenant_name: &'a str,
 }
 
-#[derive(Serialize)]
+/// How deliveries of events from a period have gone, and what waits.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Statistics")]
 struct StatisticsView {
     since: DateTime<Utc>,
     until: DateTime<Utc>,
+    /// How long a step is, in seconds.
+    #[schemars(example = 60)]
     step_s: u32,
-    /// Null: everything is counted.
+    /// Not all from before this moment are counted. Null: everything is.
     complete_since: Option<DateTime<Utc>>,
     #[serde(flatten)]
     total: TallyView,
+    /// Sixty, the one that is not over yet included.
     steps: Vec<StepView>,
     waiting: WaitingView,
+    /// False: there is more, for only the oldest unfinished deliveries of all tenants are counted.
     waiting_is_complete: bool,
+    /// Those that nobody has replayed.
     dead_letters: i64,
+    /// False: there are more.
     dead_letters_is_complete: bool,
+    /// Those with most dead letters first, then those that something waits for.
     endpoints: Vec<EndpointTallyView>,
 }
 
-#[derive(Serialize, Default)]
+/// How deliveries have ended.
+#[derive(Serialize, Default, JsonSchema)]
+#[schemars(rename = "Tally")]
 struct TallyView {
     delivered: i64,
     dead_lettered: i64,
     attempts: i64,
     /// Of what ended, the part that was delivered. Null if nothing ended.
     success_rate: Option<f64>,
+    /// Null if nothing was delivered.
     latency_ms: Option<LatencyView>,
     last_finished_at: Option<DateTime<Utc>>,
 }
 
-#[derive(Serialize)]
+/// From being due to being delivered, in milliseconds: half, 95 and 99 in 100 were faster.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Latency")]
 struct LatencyView {
     p50: i64,
     p95: i64,
     p99: i64,
 }
 
-#[derive(Serialize)]
+/// How deliveries of events from one step have ended.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Step")]
 struct StepView {
+    /// When it begins.
     at: DateTime<Utc>,
     #[serde(flatten)]
     tally: TallyView,
 }
 
-#[derive(Serialize, Default)]
+/// What is not finished.
+#[derive(Serialize, Default, JsonSchema)]
+#[schemars(rename = "Waiting")]
 struct WaitingView {
     deliveries: i64,
+    /// How many of them have failed at least once.
     retrying: i64,
+    /// How many of them are being attempted.
     in_hand: i64,
+    /// Since when the oldest one could have been sent that nobody works on.
     oldest_due_at: Option<DateTime<Utc>>,
 }
 
-#[derive(Serialize)]
+/// The same for one endpoint.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EndpointTally")]
 struct EndpointTallyView {
+    #[schemars(with = "values::EndpointId")]
     endpoint: EndpointId,
     #[serde(flatten)]
     tally: TallyView,
@@ -128,9 +165,7 @@ impl WaitingView {
 pub(crate) async fn current_key(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
-    request: Request,
 ) -> Result<Answer, Problem> {
-    Query::of(&request).finish()?;
     let names = app
         .store
         .key_names(caller.tenant, caller.key)

@@ -9,15 +9,16 @@ use std::str::FromStr;
 
 use axum::extract::Request;
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::answer::{self, Answer};
 use crate::problem::{FieldError, Problem};
 
 /// Items of a page when nobody says.
-const LIMIT_DEFAULT: u32 = 50;
+pub(crate) const LIMIT_DEFAULT: u32 = 50;
 /// Most items of a page.
-const LIMIT_MAX: u32 = 200;
+pub(crate) const LIMIT_MAX: u32 = 200;
 
 /// Query parameters, and the mistakes found in them so far.
 pub(crate) struct Query {
@@ -111,8 +112,11 @@ pub(crate) fn cut<I>(
     (items, next_cursor)
 }
 
-#[derive(Serialize)]
-struct Page<'a, T> {
+/// A page of a list.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "PageOf{T}")]
+pub(crate) struct Page<'a, T> {
+    /// In the order of the list.
     data: &'a [T],
     /// Send as `cursor` for the next page; null on the last one.
     next_cursor: Option<String>,

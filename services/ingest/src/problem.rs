@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
 use zyven_domain::api_key::Scope;
 use zyven_store::StoreError;
 
 use crate::answer::{self, Answer};
+use crate::openapi::values;
 
 /// Seconds after which a client that was turned away may come again.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
@@ -34,6 +35,7 @@ pub(crate) enum Code {
     NotReplayable,
     BeingAttempted,
     NotCancellable,
+    PreconditionFailed,
     BodyTooLarge,
     ContentTypeUnsupported,
     ContentEncodingUnsupported,
@@ -46,6 +48,37 @@ pub(crate) enum Code {
 }
 
 impl Code {
+    /// Every code, in order.
+    pub(crate) const ALL: [Self; 27] = [
+        Self::RequestMalformed,
+        Self::BodyNotJson,
+        Self::BodyNotUtf8,
+        Self::Unauthenticated,
+        Self::ScopeMissing,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::BodyTimeout,
+        Self::IdempotencyConflict,
+        Self::EndpointDisabled,
+        Self::EndpointLimit,
+        Self::ApiKeyLimit,
+        Self::EventTypeExists,
+        Self::EventTypeLimit,
+        Self::NotReplayable,
+        Self::BeingAttempted,
+        Self::NotCancellable,
+        Self::PreconditionFailed,
+        Self::BodyTooLarge,
+        Self::ContentTypeUnsupported,
+        Self::ContentEncodingUnsupported,
+        Self::Invalid,
+        Self::SchemaMismatch,
+        Self::FiltersTooCostly,
+        Self::Internal,
+        Self::Overloaded,
+        Self::Unavailable,
+    ];
+
     /// Status, stable code, title.
     const fn facts(self) -> (StatusCode, &'static str, &'static str) {
         use StatusCode as S;
@@ -113,6 +146,11 @@ impl Code {
                 "not_cancellable",
                 "The delivery cannot be cancelled",
             ),
+            Self::PreconditionFailed => (
+                S::PRECONDITION_FAILED,
+                "precondition_failed",
+                "It has changed meanwhile",
+            ),
             Self::BodyTooLarge => (
                 S::PAYLOAD_TOO_LARGE,
                 "body_too_large",
@@ -157,18 +195,56 @@ impl Code {
         }
     }
 
+    pub(crate) const fn status(self) -> StatusCode {
+        self.facts().0
+    }
+
     pub(crate) const fn as_str(self) -> &'static str {
         self.facts().1
+    }
+
+    pub(crate) const fn title(self) -> &'static str {
+        self.facts().2
+    }
+
+    /// What such an answer says in its head besides its status.
+    pub(crate) fn header(self) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            Self::Overloaded | Self::Unavailable => Some((RETRY_AFTER, RETRY_AFTER_S)),
+            Self::Unauthenticated => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            _ => None,
+        }
     }
 }
 
 /// A field that breaks a rule.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct FieldError {
     /// Where: a member's path such as `channels[2]`, a header's name, or a query parameter's.
     pub(crate) field: String,
     /// The rule, as a sentence about the field.
     pub(crate) rule: Cow<'static, str>,
+}
+
+/// A problem document (RFC 9457).
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(crate) struct ProblemView<'a> {
+    /// A name for `code` that is unique in the world.
+    #[schemars(example = &"urn:zyven:problem:invalid")]
+    r#type: String,
+    /// What is wrong, in a few words for people.
+    title: &'static str,
+    /// The status of the answer.
+    #[schemars(example = 422)]
+    status: u16,
+    /// What is wrong in this case, for people.
+    detail: &'a str,
+    #[schemars(with = "values::ProblemCode")]
+    code: &'static str,
+    /// Each field that breaks a rule.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [FieldError],
 }
 
 /// A request's unhappy end.
@@ -251,33 +327,25 @@ impl Problem {
         )
     }
 
-    pub(crate) fn into_answer(self) -> Answer {
-        let (status, code, title) = self.code.facts();
-        let mut body = json!({
-            "type": format!("urn:zyven:problem:{code}"),
-            "title": title,
-            "status": status.as_u16(),
-            "detail": self.detail,
-            "code": code,
-        });
-        if !self.errors.is_empty() {
-            body["errors"] = json!(self.errors);
+    pub(crate) fn view(&self) -> ProblemView<'_> {
+        ProblemView {
+            r#type: format!("urn:zyven:problem:{}", self.code.as_str()),
+            title: self.code.title(),
+            status: self.code.status().as_u16(),
+            detail: &self.detail,
+            code: self.code.as_str(),
+            errors: &self.errors,
         }
-        let mut answer = answer::json(status, body.to_string());
+    }
+
+    pub(crate) fn into_answer(self) -> Answer {
+        let mut answer = answer::value(self.code.status(), &self.view());
         let headers = answer.headers_mut();
         headers.insert(
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        match self.code {
-            Code::Overloaded | Code::Unavailable => {
-                headers.insert(RETRY_AFTER, RETRY_AFTER_S);
-            }
-            Code::Unauthenticated => {
-                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            _ => {}
-        }
+        headers.extend(self.code.header());
         answer.extensions_mut().insert(self.code);
         answer
     }

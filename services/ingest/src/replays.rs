@@ -1,11 +1,14 @@
 //! Replays of many dead letters: which, how fast, and how far they have come.
 
+pub(crate) mod operations;
+
 use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{Path, Request, State};
 use chrono::{DateTime, Utc};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
@@ -30,28 +33,41 @@ pub(crate) const AT_ONCE_MAX: usize = 2;
 const RATE_PER_S: std::ops::RangeInclusive<u64> = 1..=10_000;
 
 /// What was found, and what is done about it.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "BegunReplay")]
 struct BegunView {
     /// Null if nothing was sent back.
     id: Option<i64>,
     dry_run: bool,
+    /// How many were found, and sent back unless it was a dry run.
     deliveries: u32,
+    /// When the first of them was given up.
     oldest_at: Option<DateTime<Utc>>,
+    /// When the last of them was given up.
     newest_at: Option<DateTime<Utc>>,
 }
 
-#[derive(Serialize)]
+/// How far a replay has come: the tenant's own part of it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Replay")]
 struct ProgressView {
     id: i64,
     decided_at: DateTime<Utc>,
+    /// The id of a key, or a role of the database.
     decided_by: String,
     reason: String,
+    /// How many it has sent back.
     deliveries: u32,
+    /// Those that are not finished.
     waiting: u32,
     delivered: u32,
+    /// Those that were given up again.
     dead_lettered: u32,
+    /// Those whose result is older than retention keeps.
     forgotten: u32,
+    /// When the next of those that wait is due.
     next_due_at: Option<DateTime<Utc>>,
+    /// When the last of those that wait is due.
     last_due_at: Option<DateTime<Utc>>,
 }
 
@@ -90,16 +106,12 @@ pub(crate) async fn begin(
     let (head, body) = request.into_parts();
     let received = body::receive(&head.headers, body, app.body_allowed(), &app.room).await?;
     let mut members = Members::parse(received.text()?)?;
-    let reason = members.text("reason", |text| {
+    let reason = members.required("reason", |text| {
         fields::reason(text, REPLAY_REASON_CHARS_MAX)
     });
     let filter = filter(&mut members);
     let rate_per_s = members.number("rate_per_s", RATE_PER_S);
     let is_dry = members.flag("dry_run").unwrap_or(false);
-    // Nothing of a dry run is on record.
-    if reason.is_none() && !is_dry {
-        members.missing("reason");
-    }
     members.finish()?;
     let replay = if is_dry {
         Replay::DryRun

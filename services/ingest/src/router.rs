@@ -1,4 +1,4 @@
-//! Every route with its method and the scope it needs.
+//! Every route with its method, the scope it needs, and the operation that says what it does.
 
 use std::sync::Arc;
 
@@ -13,6 +13,8 @@ use zyven_domain::api_key::Scope;
 
 use crate::app::App;
 use crate::exchange::Trail;
+use crate::openapi::{self, Operation};
+use crate::pages::Query;
 use crate::problem::{Code, Problem};
 use crate::{
     api_keys, audit, cancel, deliveries, endpoints, event_types, events, explain, overview, replays,
@@ -36,17 +38,26 @@ pub struct Route {
 
 /// Every route there is, from the table that requests are routed by.
 pub fn routes() -> Vec<Route> {
+    let routes = described().into_iter();
+    routes.map(|(route, _)| route).collect()
+}
+
+/// Every route with what it does.
+pub(crate) fn described() -> Vec<(Route, Operation)> {
     let publish = Route {
         method: Method::POST,
         path: PUBLISH,
         scope: Scope::Publish,
     };
-    fill(vec![publish])
+    fill(vec![(publish, events::operations::publish())])
 }
 
 /// Every other route, and the paths that requests are counted under.
 pub(crate) fn router(app: &Arc<App>) -> (Router, Vec<&'static str>) {
-    fill(Routes::new(app)).finish()
+    fill(Routes::new(app))
+        .open(openapi::DOCUMENT, openapi::send_document)
+        .open(openapi::REFERENCE, openapi::send_reference)
+        .finish()
 }
 
 /// The table of routes. Limits on bodies stand in [`crate::config::Limits`].
@@ -55,57 +66,71 @@ fn fill<T: Table>(table: T) -> T {
     use MethodFilter as M;
     use Scope::{Manage, Publish, Read, Replay};
     table
-        .add(M::GET,    PUBLISH,                            Read,    events::recent)
-        .add(M::POST,   PUBLISH_BATCH,                      Publish, events::publish_batch)
-        .add(M::GET,    "/v1/events/{id}",                  Read,    events::event)
-        .add(M::GET,    "/v1/events/{id}/deliveries",       Read,    events::event_deliveries)
-        .add(M::GET,    "/v1/events/{id}/explain",          Read,    explain::event)
-        .add(M::POST,   "/v1/events/{id}/cancel",           Publish, cancel::event)
-        .add(M::GET,    "/v1/deliveries",                   Read,    deliveries::list)
-        .add(M::GET,    "/v1/deliveries/{id}",              Read,    deliveries::delivery)
-        .add(M::GET,    "/v1/deliveries/{id}/attempts",     Read,    deliveries::attempts)
-        .add(M::GET,    "/v1/deliveries/{id}/explain",      Read,    explain::delivery)
-        .add(M::POST,   "/v1/deliveries/{id}/replay",       Replay,  deliveries::replay)
-        .add(M::POST,   "/v1/deliveries/{id}/cancel",       Replay,  cancel::delivery)
-        .add(M::POST,   "/v1/replays",                      Replay,  replays::begin)
-        .add(M::GET,    "/v1/replays/{id}",                 Read,    replays::progress)
-        .add(M::GET,    "/v1/endpoints",                    Read,    endpoints::list)
-        .add(M::POST,   "/v1/endpoints",                    Manage,  endpoints::create)
-        .add(M::GET,    "/v1/endpoints/{id}",               Read,    endpoints::endpoint)
-        .add(M::PATCH,  "/v1/endpoints/{id}",               Manage,  endpoints::change)
-        .add(M::DELETE, "/v1/endpoints/{id}",               Manage,  endpoints::delete)
-        .add(M::POST,   "/v1/endpoints/{id}/enable",        Manage,  endpoints::enable)
-        .add(M::POST,   "/v1/endpoints/{id}/disable",       Manage,  endpoints::disable)
-        .add(M::POST,   "/v1/endpoints/{id}/pause",         Manage,  endpoints::pause)
-        .add(M::POST,   "/v1/endpoints/{id}/resume",        Manage,  endpoints::resume)
-        .add(M::POST,   "/v1/endpoints/{id}/test",          Manage,  endpoints::test)
-        .add(M::GET,    "/v1/endpoints/{id}/secret",        Manage,  endpoints::secret)
-        .add(M::GET,    "/v1/endpoints/{id}/public-key",    Read,    endpoints::public_key)
-        .add(M::POST,   "/v1/endpoints/{id}/rotate-secret", Manage,  endpoints::rotate_secret)
-        .add(M::GET,    "/v1/event-types",                  Read,    event_types::list)
-        .add(M::POST,   "/v1/event-types",                  Manage,  event_types::create)
-        .add(M::GET,    "/v1/event-types/{name}",           Read,    event_types::event_type)
-        .add(M::PATCH,  "/v1/event-types/{name}",           Manage,  event_types::change)
-        .add(M::DELETE, "/v1/event-types/{name}",           Manage,  event_types::archive)
-        .add(M::GET,    "/v1/api-keys",                     Manage,  api_keys::list)
-        .add(M::POST,   "/v1/api-keys",                     Manage,  api_keys::create)
-        .add(M::GET,    "/v1/api-keys/current",             Read,    overview::current_key)
-        .add(M::DELETE, "/v1/api-keys/{id}",                Manage,  api_keys::revoke)
-        .add(M::GET,    "/v1/audit-log",                    Manage,  audit::list)
-        .add(M::GET,    "/v1/statistics",                   Read,    overview::statistics)
+        .add(M::GET,    PUBLISH,                            Read,    events::recent,           events::operations::recent)
+        .add(M::POST,   PUBLISH_BATCH,                      Publish, events::publish_batch,    events::operations::publish_batch)
+        .add(M::GET,    "/v1/events/{id}",                  Read,    events::event,            events::operations::event)
+        .add(M::GET,    "/v1/events/{id}/deliveries",       Read,    events::event_deliveries, events::operations::event_deliveries)
+        .add(M::GET,    "/v1/events/{id}/explain",          Read,    explain::event,           explain::operations::event)
+        .add(M::POST,   "/v1/events/{id}/cancel",           Publish, cancel::event,            cancel::operations::event)
+        .add(M::GET,    "/v1/deliveries",                   Read,    deliveries::list,         deliveries::operations::list)
+        .add(M::GET,    "/v1/deliveries/{id}",              Read,    deliveries::delivery,     deliveries::operations::delivery)
+        .add(M::GET,    "/v1/deliveries/{id}/attempts",     Read,    deliveries::attempts,     deliveries::operations::attempts)
+        .add(M::GET,    "/v1/deliveries/{id}/explain",      Read,    explain::delivery,        explain::operations::delivery)
+        .add(M::POST,   "/v1/deliveries/{id}/replay",       Replay,  deliveries::replay,       deliveries::operations::replay)
+        .add(M::POST,   "/v1/deliveries/{id}/cancel",       Replay,  cancel::delivery,         cancel::operations::delivery)
+        .add(M::POST,   "/v1/replays",                      Replay,  replays::begin,           replays::operations::begin)
+        .add(M::GET,    "/v1/replays/{id}",                 Read,    replays::progress,        replays::operations::progress)
+        .add(M::GET,    "/v1/endpoints",                    Read,    endpoints::list,          endpoints::operations::list)
+        .add(M::POST,   "/v1/endpoints",                    Manage,  endpoints::create,        endpoints::operations::create)
+        .add(M::GET,    "/v1/endpoints/{id}",               Read,    endpoints::endpoint,      endpoints::operations::endpoint)
+        .add(M::PATCH,  "/v1/endpoints/{id}",               Manage,  endpoints::change,        endpoints::operations::change)
+        .add(M::DELETE, "/v1/endpoints/{id}",               Manage,  endpoints::delete,        endpoints::operations::delete)
+        .add(M::POST,   "/v1/endpoints/{id}/enable",        Manage,  endpoints::enable,        endpoints::operations::enable)
+        .add(M::POST,   "/v1/endpoints/{id}/disable",       Manage,  endpoints::disable,       endpoints::operations::disable)
+        .add(M::POST,   "/v1/endpoints/{id}/pause",         Manage,  endpoints::pause,         endpoints::operations::pause)
+        .add(M::POST,   "/v1/endpoints/{id}/resume",        Manage,  endpoints::resume,        endpoints::operations::resume)
+        .add(M::POST,   "/v1/endpoints/{id}/test",          Manage,  endpoints::test,          endpoints::operations::test)
+        .add(M::GET,    "/v1/endpoints/{id}/secret",        Manage,  endpoints::secret,        endpoints::operations::secret)
+        .add(M::GET,    "/v1/endpoints/{id}/public-key",    Read,    endpoints::public_key,    endpoints::operations::public_key)
+        .add(M::POST,   "/v1/endpoints/{id}/rotate-secret", Manage,  endpoints::rotate_secret, endpoints::operations::rotate_secret)
+        .add(M::GET,    "/v1/event-types",                  Read,    event_types::list,        event_types::operations::list)
+        .add(M::POST,   "/v1/event-types",                  Manage,  event_types::create,      event_types::operations::create)
+        .add(M::GET,    "/v1/event-types/{name}",           Read,    event_types::event_type,  event_types::operations::event_type)
+        .add(M::PATCH,  "/v1/event-types/{name}",           Manage,  event_types::change,      event_types::operations::change)
+        .add(M::DELETE, "/v1/event-types/{name}",           Manage,  event_types::archive,     event_types::operations::archive)
+        .add(M::GET,    "/v1/api-keys",                     Manage,  api_keys::list,           api_keys::operations::list)
+        .add(M::POST,   "/v1/api-keys",                     Manage,  api_keys::create,         api_keys::operations::create)
+        .add(M::GET,    "/v1/api-keys/current",             Read,    overview::current_key,    overview::operations::current_key)
+        .add(M::DELETE, "/v1/api-keys/{id}",                Manage,  api_keys::revoke,         api_keys::operations::revoke)
+        .add(M::GET,    "/v1/audit-log",                    Manage,  audit::list,              audit::operations::list)
+        .add(M::GET,    "/v1/statistics",                   Read,    overview::statistics,     overview::operations::statistics)
 }
 
 /// What the table of routes is written into.
 trait Table: Sized {
-    /// A route whose handler finds the [`crate::auth::Caller`] in the request's extensions.
-    fn add<H, T>(self, method: MethodFilter, path: &'static str, scope: Scope, handler: H) -> Self
+    /// A route whose handler finds the [`crate::auth::Caller`] in the request's extensions, and does what the operation says.
+    fn add<H, T>(
+        self,
+        method: MethodFilter,
+        path: &'static str,
+        scope: Scope,
+        handler: H,
+        operation: fn() -> Operation,
+    ) -> Self
     where
         H: Handler<T, Arc<App>>,
         T: 'static;
 }
 
-impl Table for Vec<Route> {
-    fn add<H, T>(mut self, method: MethodFilter, path: &'static str, scope: Scope, _: H) -> Self
+impl Table for Vec<(Route, Operation)> {
+    fn add<H, T>(
+        mut self,
+        method: MethodFilter,
+        path: &'static str,
+        scope: Scope,
+        _: H,
+        operation: fn() -> Operation,
+    ) -> Self
     where
         H: Handler<T, Arc<App>>,
         T: 'static,
@@ -119,11 +144,12 @@ impl Table for Vec<Route> {
         ];
         let known = METHODS.into_iter().find(|(filter, _)| *filter == method);
         let (_, method) = known.expect("the table has no other methods");
-        self.push(Route {
+        let route = Route {
             method,
             path,
             scope,
-        });
+        };
+        self.push((route, operation()));
         self
     }
 }
@@ -136,10 +162,36 @@ struct Routes {
 
 impl Routes {
     fn new(app: &Arc<App>) -> Self {
-        Self {
+        let empty = Self {
             app: Arc::clone(app),
             router: Router::new(),
             paths: Vec::new(),
+        };
+        // POST comes here with parameters only, of which it has none; and other methods learn that there is one.
+        empty.add(
+            MethodFilter::POST,
+            PUBLISH,
+            Scope::Publish,
+            no_such_route,
+            events::operations::publish,
+        )
+    }
+
+    /// What anybody may read.
+    fn open<H, T>(mut self, path: &'static str, handler: H) -> Self
+    where
+        H: Handler<T, Arc<App>>,
+        T: 'static,
+    {
+        let counted = middleware::map_response(move |mut response: Response| async move {
+            response.extensions_mut().insert(Trail::on(path));
+            response
+        });
+        let route = on(MethodFilter::GET, handler).route_layer(counted);
+        self.paths.push(path);
+        Self {
+            router: self.router.route(path, route),
+            ..self
         }
     }
 
@@ -147,8 +199,6 @@ impl Routes {
     fn finish(self) -> (Router, Vec<&'static str>) {
         let router = self
             .router
-            // POST never comes here; other methods learn what there is.
-            .route(PUBLISH, on(MethodFilter::POST, no_such_route))
             .fallback(no_such_route)
             .method_not_allowed_fallback(other_method)
             .with_state(self.app);
@@ -163,6 +213,7 @@ impl Table for Routes {
         path: &'static str,
         scope: Scope,
         handler: H,
+        operation: fn() -> Operation,
     ) -> Self
     where
         H: Handler<T, Arc<App>>,
@@ -172,6 +223,10 @@ impl Table for Routes {
             app: Arc::clone(&self.app),
             path,
             scope,
+            parameters: match operation().takes_parameters() {
+                true => Parameters::ReadByHandler,
+                false => Parameters::Refused,
+            },
         };
         let guarded = on(method, handler).route_layer(middleware::from_fn_with_state(guard, admit));
         self.paths.push(path);
@@ -187,6 +242,15 @@ struct Guard {
     app: Arc<App>,
     path: &'static str,
     scope: Scope,
+    parameters: Parameters,
+}
+
+/// Who looks at what stands behind the question mark.
+#[derive(Clone, Copy)]
+enum Parameters {
+    ReadByHandler,
+    /// There are none, so each is one too many.
+    Refused,
 }
 
 /// Lets a request through to its handler if its key is good and has the scope.
@@ -197,7 +261,14 @@ async fn admit(State(guard): State<Guard>, mut request: Request, next: Next) -> 
         Ok(caller) => {
             trail.tenant = Some(caller.tenant);
             request.extensions_mut().insert(caller);
-            next.run(request).await
+            let refusal = match guard.parameters {
+                Parameters::ReadByHandler => None,
+                Parameters::Refused => Query::of(&request).finish().err(),
+            };
+            match refusal {
+                None => next.run(request).await,
+                Some(problem) => problem.into_response(),
+            }
         }
         Err(problem) => problem.into_response(),
     };

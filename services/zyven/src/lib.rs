@@ -59,6 +59,8 @@ enum Command {
     Admin(admin::Command),
     /// Print every setting with its meaning and default
     Config,
+    /// Print what the API says of itself (OpenAPI 3.1), with the limits that the environment sets
+    Openapi,
     /// Run a receiver that shows what arrives (for trying Zyven out)
     Echo(echo::Args),
     /// Post some dozens of events to a running stack and show their way
@@ -132,6 +134,10 @@ async fn run(command: Command, sockets: Result<Inherited, InheritedError>) -> Re
         Command::Admin(command) => admin::run(command).await,
         Command::Config => {
             print!("{}", settings::reference());
+            Ok(())
+        }
+        Command::Openapi => {
+            println!("{:#}", zyven_ingest::openapi(&settings::api_limits()?));
             Ok(())
         }
         Command::Echo(args) => echo::run(&args).await,

@@ -14,6 +14,8 @@ use zyven_runtime::supervisor::Threads;
 use zyven_runtime::{telemetry, traces};
 use zyven_store::StoreConfig;
 
+use crate::Failure;
+
 /// The database.
 pub(crate) fn store(source: &mut Source) -> Option<StoreConfig> {
     let url = source.secret::<PostgresUrl>(
@@ -219,6 +221,16 @@ pub(crate) fn api_url(source: &mut Source) -> Option<String> {
         Some(url) => Some(url.trim_end_matches('/').to_owned()),
         None => Some(format!("http://{}", listen?)),
     }
+}
+
+/// The limits of the API, by themselves.
+pub(crate) fn api_limits() -> Result<zyven_ingest::Limits, Failure> {
+    let mut source = Source::from_environment();
+    let config = zyven_ingest::Config::read(&mut source);
+    source.finish()?;
+    config
+        .map(|config| config.limits)
+        .ok_or_else(|| Failure::Plain("the configuration is incomplete".to_owned()))
 }
 
 #[cfg(feature = "crash-points")]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 use zyven_domain::event::{Channel, Pattern};
 use zyven_domain::filter::Filter;
@@ -48,6 +49,8 @@ pub struct NewEndpoint {
 /// What is to be different; `None` leaves as it is.
 #[derive(Debug, Clone, Default)]
 pub struct EndpointChange {
+    /// Nothing is changed unless [`EndpointRecord::updated_at`] is one of these; `None` asks for nothing.
+    pub only_of: Option<Vec<DateTime<Utc>>>,
     /// A normalised [`zyven_domain::target::EndpointUrl`].
     pub url: Option<String>,
     /// For people.
@@ -118,6 +121,8 @@ pub enum EndpointRefusal {
     TooMany,
     /// The longest wait between attempts would be shorter than the first one.
     RetryCapBelowBase,
+    /// It was last changed at another time than those of [`EndpointChange::only_of`].
+    Changed,
 }
 
 /// The constraint on numbers that are bounded one by one before they come here.
@@ -186,6 +191,7 @@ const CHANGE: &str = concat!(
       WHERE tenant_id = $1
         AND id = $2
         AND deleted_at IS NULL
+        AND ($18::timestamptz[] IS NULL OR updated_at = ANY ($18))
      RETURNING ",
     record_columns!()
 );
@@ -361,6 +367,7 @@ impl Store {
                     &change.rate_per_minute.map(integer),
                     &change.rate_burst.map(integer),
                     &filter,
+                    &change.only_of,
                 ],
             )
             .await
@@ -369,7 +376,13 @@ impl Store {
             return Ok(Err(refusal));
         }
         let Some(changed) = changed?.as_ref().map(record) else {
-            return Ok(Err(EndpointRefusal::NotFound));
+            let mine: &[&(dyn ToSql + Sync)] = &[&tenant.uuid(), &id.uuid()];
+            let there = transaction
+                .query_opt(ENDPOINT_OF, mine)
+                .await
+                .doing(DOING)?;
+            let refusal = there.map_or(EndpointRefusal::NotFound, |_| EndpointRefusal::Changed);
+            return Ok(Err(refusal));
         };
         change_credentials(&transaction, DOING, tenant, id, &change.credentials).await?;
         transaction.commit().await.doing(DOING)?;

@@ -62,6 +62,8 @@ pub struct EventTypeRecord {
 /// What is to be different; `None` leaves as it is. For a new type it stays at its default.
 #[derive(Debug, Clone, Default)]
 pub struct EventTypeChange {
+    /// Nothing is changed unless [`EventTypeRecord::updated_at`] is one of these; `None` asks for nothing.
+    pub only_of: Option<Vec<DateTime<Utc>>>,
     /// For people.
     pub description: Option<String>,
     /// What happens to events that do not fit.
@@ -83,6 +85,8 @@ pub enum EventTypeRefusal {
     TooMany,
     /// Events cannot be checked without a schema.
     NoSchema,
+    /// It was last changed at another time than those of [`EventTypeChange::only_of`].
+    Changed,
 }
 
 /// A type whose events are to be checked, without the schema itself.
@@ -136,6 +140,7 @@ const CHANGE: &str = concat!(
             updated_at = now()
       WHERE tenant_id = $1
         AND name = $2
+        AND ($7::timestamptz[] IS NULL OR updated_at = ANY ($7))
      RETURNING ",
     record_columns!()
 );
@@ -224,16 +229,21 @@ impl Store {
                     &change.mode.map(SchemaMode::as_str),
                     &schema_text(change),
                     &change.archived,
+                    &change.only_of,
                 ],
             )
             .await;
         if lacks_schema(&changed) {
             return Ok(Err(EventTypeRefusal::NoSchema));
         }
-        match changed? {
-            Some(row) => record(&row).map(Ok),
-            None => Ok(Err(EventTypeRefusal::NotFound)),
+        if let Some(row) = changed? {
+            return record(&row).map(Ok);
         }
+        let there = connection
+            .query_opt(EVENT_TYPE_OF, &[&tenant.uuid(), &name.as_str()])
+            .await?;
+        let refusal = there.map_or(EventTypeRefusal::NotFound, |_| EventTypeRefusal::Changed);
+        Ok(Err(refusal))
     }
 
     /// The tenant's event types in the order of their names, after the name `after`: those in use, or

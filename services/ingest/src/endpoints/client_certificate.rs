@@ -12,6 +12,7 @@ use x509_parser::parse_x509_certificate;
 use zyven_domain::credential::{ClientCertificate, SecretText};
 
 use crate::fields::Members;
+use crate::openapi::schema::{Schema, object, text};
 
 /// Longest chain, in bytes of PEM.
 const CERTIFICATE_BYTES_MAX: usize = 32 * 1024;
@@ -63,6 +64,24 @@ pub(super) fn read(members: &mut Members<'_>, now: DateTime<Utc>) -> Option<Chec
         })
         .to_string(),
     })
+}
+
+/// The members that [`read`] reads.
+pub(super) fn described() -> Schema {
+    object()
+        .required(
+            "certificate_pem",
+            text()
+                .chars(1..=CERTIFICATE_BYTES_MAX)
+                .about("The certificate, then those up to its authority."),
+        )
+        .required(
+            "private_key_pem",
+            text()
+                .chars(1..=KEY_BYTES_MAX)
+                .about("Its key, not encrypted."),
+        )
+        .about("Shown in the TLS handshake; needs an `https` URL. `null` removes it.")
 }
 
 fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -129,7 +148,8 @@ fn fits(
         .key_provider
         .load_private_key(key)
         .map_err(|_| {
-            "is of a kind that is not supported: it must be RSA of 2,048 to 8,192 bits, ECDSA on P-256 or P-384, or Ed25519"
+            "is of a kind that is not supported: it must be RSA of 2,048 to 8,192 bits, ECDSA on P-256 or P-384, or \
+                 Ed25519"
         })?;
     CertifiedKey::new(chain, key)
         .keys_match()

@@ -7,7 +7,9 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use uuid::Uuid;
 use zyven_domain::credential::{
-    Auth, ClientAuth, ClientCredentials, CustomHeaders, parse_password, parse_token, parse_username,
+    Auth, ClientAuth, ClientCredentials, CustomHeaders, HEADER_NAME_BYTES_MAX,
+    HEADER_VALUE_BYTES_MAX, HEADERS_MAX, NAME_BYTES_MAX, SECRET_BYTES_MAX, parse_password,
+    parse_token, parse_username,
 };
 use zyven_domain::id::{EndpointId, TenantId};
 use zyven_domain::secret_box::KeyRing;
@@ -18,6 +20,7 @@ use super::client_certificate::{self, CheckedCertificate};
 use super::safeguards;
 use crate::app::{App, random};
 use crate::fields::Members;
+use crate::openapi::schema::{Schema, any_of, dictionary, object, one_of, text};
 use crate::problem::Problem;
 
 /// What is to become of a credential.
@@ -197,6 +200,78 @@ fn wish<'a, T>(
     }
     // After a mistake nothing is kept either: the request is refused.
     read(members, name).map_or(Wish::Keep, Wish::Set)
+}
+
+/// The members that [`Wanted::read`] reads.
+pub(super) fn described(members: Schema) -> Schema {
+    let name = text()
+        .pattern("^[!#$%&'*+.^_`|~0-9a-zA-Z-]+$")
+        .chars(1..=HEADER_NAME_BYTES_MAX);
+    let value = text()
+        .pattern("^[!-~]([\\t -~]*[!-~])?$")
+        .chars(1..=HEADER_VALUE_BYTES_MAX);
+    let headers = dictionary(name, value, HEADERS_MAX)
+        .example(json!({ "X-Api-Key": "opensesame" }))
+        .write_only()
+        .or_null()
+        .about("Custom headers of each request, by their names; not those of the connection, the body or Zyven. \
+             `null` removes them.");
+    let auth = any_of([basic(), bearer(), oauth2_client()])
+        .write_only()
+        .or_null()
+        .about("How requests are authorised. Not together with a custom header `Authorization`. `null` removes it.");
+    members
+        .optional("headers", headers)
+        .optional("auth", auth)
+        .optional(
+            "client_certificate",
+            client_certificate::described().write_only().or_null(),
+        )
+}
+
+fn basic() -> Schema {
+    object()
+        .required("type", one_of([Auth::BASIC]))
+        .required(
+            "username",
+            text()
+                .pattern("^[^:\\u0000-\\u001f\\u007f-\\u009f]+$")
+                .chars(1..=NAME_BYTES_MAX),
+        )
+        .required(
+            "password",
+            text()
+                .pattern("^[^\\u0000-\\u001f\\u007f-\\u009f]*$")
+                .chars(0..=SECRET_BYTES_MAX),
+        )
+        .about("RFC 7617.")
+}
+
+fn bearer() -> Schema {
+    object()
+        .required("type", one_of([Auth::BEARER]))
+        .required(
+            "token",
+            text().pattern("^[!-~]+$").chars(1..=SECRET_BYTES_MAX),
+        )
+        .about("RFC 6750.")
+}
+
+fn oauth2_client() -> Schema {
+    let printable = |bytes_max| text().pattern("^[ -~]+$").chars(1..=bytes_max);
+    object()
+        .required("type", one_of([Auth::OAUTH2]))
+        .required("token_url", super::form::url())
+        .required("client_id", printable(NAME_BYTES_MAX))
+        .required("client_secret", printable(SECRET_BYTES_MAX))
+        .optional("scope", printable(NAME_BYTES_MAX))
+        .optional("audience", printable(NAME_BYTES_MAX))
+        .optional(
+            "client_auth",
+            one_of([ClientAuth::Basic.as_str(), ClientAuth::Body.as_str()])
+                .default(ClientAuth::default().as_str()),
+        )
+        .about("A token that Zyven gets from `token_url` (RFC 6749, section 4.4).")
 }
 
 fn headers(

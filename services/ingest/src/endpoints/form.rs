@@ -3,13 +3,15 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use zyven_domain::event::{CHANNELS_MAX, Channel, PATTERNS_MAX, Pattern};
-use zyven_domain::filter::Filter;
+use zyven_domain::event::{CHANNELS_MAX, Channel, EVENT_TYPE_BYTES_MAX, PATTERNS_MAX, Pattern};
+use zyven_domain::filter::{FILTER_BYTES_MAX, Filter};
 use zyven_domain::retry::RetryPolicy;
 use zyven_domain::target::{EndpointUrl, NamePolicy};
 use zyven_store::{CredentialChange, EndpointChange, LaneLimits};
 
 use crate::fields::Members;
+use crate::openapi::schema::{Schema, list, number, text};
+use crate::openapi::values;
 
 /// Longest description, in characters.
 const DESCRIPTION_CHARS_MAX: usize = 500;
@@ -44,6 +46,7 @@ pub(super) fn new_endpoint(
 /// What is to be different.
 pub(super) fn change(members: &mut Members<'_>, names: &NamePolicy) -> EndpointChange {
     EndpointChange {
+        only_of: None,
         url: members.text("url", |text| {
             EndpointUrl::parse_with(text, names).map(|url| url.to_string())
         }),
@@ -71,6 +74,57 @@ pub(super) fn change(members: &mut Members<'_>, names: &NamePolicy) -> EndpointC
         rate_per_minute: limit(members, "rate_per_minute", RATE_PER_MINUTE),
         rate_burst: limit(members, "rate_burst", RATE_BURST),
     }
+}
+
+/// A URL as [`change`] takes it.
+pub(super) fn url() -> Schema {
+    text()
+        .format("uri")
+        .pattern("^[hH][tT][tT][pP][sS]?://")
+        .chars(1..=EndpointUrl::BYTES_MAX)
+        .example("https://receiver.example.com/hooks")
+        .about("`https://` or `http://`, with a public host name or a canonical address; no user name, no fragment, \
+             no blanks, no port of a well-known other service.")
+}
+
+/// The members that [`change`] reads besides the URL.
+pub(super) fn described(members: Schema) -> Schema {
+    let usual = RetryPolicy::default();
+    let pattern = text()
+        .pattern(format!(
+            r"^(\*|[a-zA-Z0-9_.-]{{1,{}}}(\.\*)?)$",
+            EVENT_TYPE_BYTES_MAX - ".*".len()
+        ))
+        .about("A type, a prefix followed by `.*`, or `*`.");
+    let statuses = number(400..=499).except(410);
+    members
+        .optional("description", text().chars(0..=DESCRIPTION_CHARS_MAX).default("").about("For people."))
+        .optional("event_types", list(pattern, 1..=PATTERNS_MAX).default(vec!["*"]).about("Patterns of the types it gets."))
+        .optional("channels", list(values::Channel::schema(), 0..=CHANNELS_MAX).about("None: every event that \
+             matches. Some: only events with at least one of them."))
+        .optional("filter", text().chars(1..=FILTER_BYTES_MAX).or_null().example("$.amount > 1000").about("A \
+             condition on the payload, in a small part of SQL/JSON path. `null` removes it."))
+        .optional("retry_base_ms", number(RETRY_BASE_MS).default(to_ms(usual.base)).about("The wait after the first \
+             failed attempt; it doubles."))
+        .optional("retry_cap_ms", number(RETRY_CAP_MS).default(to_ms(usual.cap)).about("The longest wait, not less than `retry_base_ms`."))
+        .optional("attempts_max", number(ATTEMPTS).default(usual.attempts_max).about("The first one included."))
+        .optional("retry_schedule_ms", list(number(RETRY_CAP_MS), 1..=RetryPolicy::SCHEDULE_MAX).or_null().about("One \
+             wait after each failed attempt, instead of `retry_base_ms`, `retry_cap_ms` and `attempts_max`. `null`: \
+             no schedule."))
+        .optional("retry_statuses", list(statuses, 0..=STATUSES_MAX).or_null().about("Statuses that are retried \
+             besides those that always are; not 410. `null`: none."))
+        .optional("age_max_ms", number(AGE_MS).default(to_ms(usual.age_max)).about("A delivery older than that is not retried."))
+        .optional("timeout_ms", number(TIMEOUT_MS).default(to_ms(usual.timeout)).about("For connecting and the whole answer."))
+        .optional("concurrency_max", number(CONCURRENCY).or_null().about("Requests at a time. `null`: the \
+             deployment's limit."))
+        .optional("rate_per_minute", number(RATE_PER_MINUTE).or_null().about("Requests a minute; deliveries beyond it \
+             wait, and spend no attempt. `null`: not limited."))
+        .optional("rate_burst", number(RATE_BURST).or_null().about("Requests that may come at once after a pause. \
+             `null`: one second's worth."))
+}
+
+fn to_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A new endpoint's policy: what was not said is as usual.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use zyven_domain::id::{EndpointId, TenantId};
@@ -9,15 +10,20 @@ use zyven_domain::signature::Scheme;
 use zyven_store::{CredentialKind, Safeguards};
 
 use crate::app::App;
+use crate::openapi::values;
 use crate::problem::Problem;
 
 /// The members of an endpoint that tell of its credentials.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct ShownSafeguards<'a> {
+    #[schemars(with = "values::SigningScheme")]
     signing: &'a str,
     /// The names of custom headers.
+    #[schemars(with = "Vec<String>", example = ["x-api-key"])]
     headers: &'a RawValue,
+    #[schemars(with = "Option<values::ShownAuth>")]
     auth: Option<&'a RawValue>,
+    #[schemars(with = "Option<values::ShownCertificate>")]
     client_certificate: Option<&'a RawValue>,
 }
 

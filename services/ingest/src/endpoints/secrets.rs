@@ -10,12 +10,12 @@ use axum::extract::{Path, Request, State};
 use chrono::{DateTime, Utc};
 use http::StatusCode;
 use hyper::body::Body as _;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
 use uuid::Uuid;
 use zyven_domain::id::TenantId;
 use zyven_domain::secret_box::KeyRing;
-use zyven_domain::signature::{PrivateKey, Scheme, SigningSecret};
+use zyven_domain::signature::{PrivateKey, SECRET_BYTES_MAX, SECRET_PREFIX, Scheme, SigningSecret};
 use zyven_store::{OwnedSecret, SealedSecret};
 
 use super::endpoint_id;
@@ -24,6 +24,8 @@ use crate::app::{App, random};
 use crate::auth::Caller;
 use crate::body;
 use crate::fields::Members;
+use crate::openapi::schema::{Schema, number, text};
+use crate::openapi::values;
 use crate::problem::{Code, Problem};
 
 /// Random bytes of a generated secret; the specification asks for 24 to 64.
@@ -105,39 +107,59 @@ impl Signing {
 }
 
 /// One of the two.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct ShownSecret {
+    /// What requests are signed with, if both sides have it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<values::Secret>")]
     secret: Option<String>,
+    /// What requests are verified with, if only Zyven can sign them.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<values::PublicKey>")]
     public_key: Option<String>,
 }
 
-#[derive(Serialize)]
+/// A secret in its overlap: requests carry a signature with it as well.
+#[derive(Serialize, JsonSchema)]
 struct PreviousSecret {
     #[serde(flatten)]
     shown: ShownSecret,
+    /// When its overlap ends.
     expires_at: Option<DateTime<Utc>>,
 }
 
-#[derive(Serialize)]
-struct CurrentSecret {
+/// An endpoint's secret, and those in their overlap.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct CurrentSecret {
     #[serde(flatten)]
     shown: ShownSecret,
+    /// The latest first.
     previous: Vec<PreviousSecret>,
 }
 
-#[derive(Serialize)]
+/// What receivers verify with.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct PublicKeys {
+    /// The current one first, then those in their overlap. Empty if nothing is signed with a private key.
+    data: Vec<ShownPublicKey>,
+}
+
+/// A public key and its time.
+#[derive(Serialize, JsonSchema)]
 struct ShownPublicKey {
+    #[schemars(with = "values::PublicKey")]
     public_key: String,
     valid_from: DateTime<Utc>,
+    /// When its overlap ends. Null: it is the current one.
     expires_at: Option<DateTime<Utc>>,
 }
 
-#[derive(Serialize)]
-struct RotatedSecret {
+/// The new secret.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct RotatedSecret {
     #[serde(flatten)]
     shown: ShownSecret,
+    /// How many seconds the previous one goes on being used.
     overlap_s: u64,
 }
 
@@ -172,7 +194,7 @@ pub(crate) async fn public_key(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Answer, Problem> {
-    let keys: Vec<ShownPublicKey> = valid(&app, caller.tenant, &id)
+    let data = valid(&app, caller.tenant, &id)
         .await?
         .into_iter()
         .filter_map(|(signing, owned)| {
@@ -183,7 +205,7 @@ pub(crate) async fn public_key(
             })
         })
         .collect();
-    Ok(answer::value(StatusCode::OK, &json!({ "data": keys })))
+    Ok(answer::value(StatusCode::OK, &PublicKeys { data }))
 }
 
 /// `POST /v1/endpoints/{id}/rotate-secret`. The body is optional.
@@ -237,6 +259,27 @@ pub(super) fn wanted(members: &mut Members<'_>) -> (Option<Scheme>, Option<Signi
         );
     }
     (scheme, secret)
+}
+
+/// The members that [`wanted`] reads.
+pub(super) fn described(members: Schema) -> Schema {
+    let longest = SECRET_PREFIX.len() + SECRET_BYTES_MAX.div_ceil(3) * 4;
+    let secret = text()
+        .pattern(format!("^{SECRET_PREFIX}[A-Za-z0-9+/]+={{0,2}}$"))
+        .chars(1..=longest)
+        .write_only()
+        .about("Your own: `whsec_` and the base64 of 24 to 64 bytes; not with `ed25519`.");
+    let signing = values::SigningScheme::schema();
+    members
+        .optional("signing", signing)
+        .optional("secret", secret)
+}
+
+/// The member that says how long a rotated secret stays valid.
+pub(super) fn overlap() -> Schema {
+    number(OVERLAP_S)
+        .default(OVERLAP_S_DEFAULT)
+        .about("How many seconds the previous secret stays valid.")
 }
 
 /// Every valid secret, the current one first; none if there is no such endpoint.

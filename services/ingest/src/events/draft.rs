@@ -2,6 +2,8 @@
 
 mod cloud_event;
 
+pub(super) use cloud_event::ID_BYTES_MAX as CLOUD_EVENT_ID_BYTES_MAX;
+
 use bytes::Bytes;
 use chrono::Utc;
 use serde_json::value::RawValue;

@@ -6,6 +6,7 @@ use axum::Extension;
 use axum::extract::{Path, Request, State};
 use chrono::{DateTime, TimeDelta, Utc};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use zyven_domain::event::EventType;
@@ -18,26 +19,47 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::deliveries::DeliveryView;
 use crate::fields;
+use crate::openapi::values;
 use crate::overview;
 use crate::pages::{self, Query};
 use crate::problem::Problem;
 
-#[derive(Serialize)]
-struct EventView<'a> {
+/// An accepted fact.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Event")]
+pub(super) struct EventView<'a> {
+    #[schemars(with = "values::EventId")]
     id: EventId,
     #[serde(rename = "type")]
+    #[schemars(with = "values::EventTypeName")]
     event_type: &'a str,
+    #[schemars(with = "values::DeliveryStatus")]
     status: &'static str,
+    /// To how many endpoints it goes.
     deliveries: i64,
+    #[schemars(with = "Vec<values::Channel>")]
     channels: &'a [String],
+    /// Where it comes from, in its publisher's words.
+    #[schemars(example = &"billing")]
     source: Option<&'a str>,
+    /// W3C Trace Context.
+    #[schemars(example = &"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")]
     traceparent: Option<&'a str>,
     accepted_at: DateTime<Utc>,
+    /// No attempt begins earlier. Null: at once.
     deliver_at: Option<DateTime<Utc>>,
+    /// No attempt begins later. Null: it does not expire.
     expires_at: Option<DateTime<Utc>>,
+    /// Events with the same key reach an endpoint in order.
+    #[schemars(example = &"INV-1001")]
     ordering_key: Option<&'a str>,
-    /// The bytes as they were sent.
+    /// Any JSON value. The bytes as they were sent.
+    #[schemars(example = shown_payload())]
     payload: &'a RawValue,
+}
+
+fn shown_payload() -> serde_json::Value {
+    serde_json::json!({ "invoice": "INV-1001", "amount": 4200, "currency": "EUR" })
 }
 
 /// How far back `GET /v1/events` looks. The list is for following what arrives: nothing leads from a tenant to its events, so
@@ -47,16 +69,26 @@ const RECENT: TimeDelta = TimeDelta::hours(1);
 const RECENT_SLACK: TimeDelta = TimeDelta::minutes(1);
 
 /// An event as it is listed: without its payload, and without the status that takes a look at all its deliveries.
-#[derive(Serialize)]
-struct EventItem<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EventItem")]
+pub(super) struct EventItem<'a> {
+    #[schemars(with = "values::EventId")]
     id: EventId,
     #[serde(rename = "type")]
+    #[schemars(with = "values::EventTypeName")]
     event_type: &'a str,
+    #[schemars(with = "Vec<values::Channel>")]
     channels: &'a [String],
+    /// Where it comes from, in its publisher's words.
+    #[schemars(example = &"billing")]
     source: Option<&'a str>,
     accepted_at: DateTime<Utc>,
+    /// No attempt begins earlier. Null: at once.
     deliver_at: Option<DateTime<Utc>>,
+    /// No attempt begins later. Null: it does not expire.
     expires_at: Option<DateTime<Utc>>,
+    /// Events with the same key reach an endpoint in order.
+    #[schemars(example = &"INV-1001")]
     ordering_key: Option<&'a str>,
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::time::timeout;
 use zyven_domain::id::{DeliveryId, TenantId};
@@ -224,17 +225,25 @@ fn moment(now: DateTime<Utc>, wait: Duration) -> Option<DateTime<Utc>> {
     now.checked_add_signed(TimeDelta::from_std(wait).ok()?)
 }
 
-/// A lane as the API shows it.
-#[derive(Serialize)]
+/// An endpoint's queue, and the delivery's place in it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Lane")]
 pub(super) struct LaneView {
     /// `fresh`, `retries`, `in_order`, `leased` or `none`.
+    #[schemars(example = &"fresh")]
     place: &'static str,
-    /// 1 for what is handed out next of its place; `None` where there is no line.
+    /// 1 for what is handed out next of its place; null where there is no line.
     position: Option<u64>,
+    /// Tickets that were not attempted yet.
     fresh: u64,
+    /// Tickets that were.
     retries: u64,
+    /// Requests under way.
     in_flight: u64,
+    /// How many there may be.
     in_flight_max: u32,
+    /// `closed`, `open` or `half_open`.
+    #[schemars(example = &"closed")]
     breaker: &'static str,
     breaker_until: Option<DateTime<Utc>>,
     throttled_until: Option<DateTime<Utc>>,

@@ -1,10 +1,11 @@
 //! Endpoints as their owners manage them.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use zyven_domain::id::{DeliveryId, EndpointId, EventId};
 use zyven_domain::signature::SigningSecret;
 
-use crate::support::{Api, Tenant};
+use crate::support::{Answer, Api, Tenant};
 
 #[tokio::test]
 async fn an_endpoint_is_made_read_changed_and_deleted() {
@@ -238,4 +239,60 @@ async fn enabling_and_disabling_can_be_repeated() {
         assert_eq!(enabled["status"], "enabled");
         assert_eq!(enabled["disabled_reason"], Value::Null);
     }
+}
+
+#[tokio::test]
+async fn of_two_changes_made_from_the_same_version_one_is_refused() {
+    let api = Api::start().await;
+    let tenant = api.tenant().await;
+    let types = json!({ "name": "a" });
+    let made = tenant.post("/v1/event-types", &types).await.expect(201);
+    let endpoint = tenant.endpoint(&json!({})).await;
+    let paths = [
+        format!("/v1/endpoints/{endpoint}"),
+        "/v1/event-types/a".to_owned(),
+    ];
+    for path in &paths {
+        let read = tenant.get(path).await.expect(200);
+        let version = read.header("etag").expect("an etag").to_owned();
+        let change = async |description: &str, if_match: &str| {
+            let request = tenant
+                .request(Method::PATCH, path)
+                .header("if-match", if_match)
+                .json(&json!({ "description": description }));
+            Answer::of(request).await
+        };
+        let (one, other) = tokio::join!(change("one", &version), change("other", &version));
+        let statuses = [one.status.as_u16(), other.status.as_u16()];
+        assert!(
+            statuses == [200, 412] || statuses == [412, 200],
+            "{statuses:?}"
+        );
+        let (done, refused) = if statuses[0] == 200 {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        refused.expect_problem(412, "precondition_failed");
+        let now = tenant.get(path).await.expect(200);
+        assert_eq!(now.json()["description"], done.json()["description"]);
+        assert_eq!(now.header("etag"), done.header("etag"));
+        assert_ne!(now.header("etag"), Some(version.as_str()));
+        // A list of versions, any version, and no condition at all.
+        let both = format!("{version}, {}", now.header("etag").expect("an etag"));
+        change("three", &both).await.expect(200);
+        change("four", "*").await.expect(200);
+        change("five", "W/\"1\"")
+            .await
+            .expect_problem(412, "precondition_failed");
+        let unconditional = json!({ "description": "six" });
+        tenant.patch(path, &unconditional).await.expect(200);
+    }
+    assert!(made.header("etag").is_some());
+    let unknown = format!("/v1/endpoints/ep_{}", "0".repeat(32));
+    let request = tenant
+        .request(Method::PATCH, &unknown)
+        .header("if-match", "\"1\"")
+        .json(&json!({ "description": "x" }));
+    Answer::of(request).await.expect_problem(404, "not_found");
 }

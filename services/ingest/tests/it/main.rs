@@ -3,6 +3,7 @@
 mod access;
 mod batches;
 mod cloud_events;
+mod conformance;
 mod credentials;
 mod deliveries;
 mod endpoints;
@@ -14,6 +15,7 @@ mod hostile;
 mod keys;
 mod limits;
 mod measurement;
+mod openapi;
 mod options;
 mod order;
 mod outages;

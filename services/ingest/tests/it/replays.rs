@@ -92,7 +92,7 @@ async fn a_rate_spreads_them_and_a_filter_narrows() {
     assert_eq!(spread.num_milliseconds(), 1_000, "three, two a second");
 
     let count = async |members: Value| {
-        let mut ask = json!({ "dry_run": true });
+        let mut ask = json!({ "reason": "r", "dry_run": true });
         for (name, value) in members.as_object().expect("an object") {
             ask[name] = value.clone();
         }

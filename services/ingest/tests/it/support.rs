@@ -22,6 +22,8 @@ use zyven_runtime::traces::Tracer;
 use zyven_store::{Store, StoreConfig};
 use zyven_testkit::TestDatabase;
 
+use crate::conformance;
+
 /// Longest a test waits for anything that should happen soon.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
@@ -180,13 +182,25 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// The answer to a request, which must be one that the API is described with.
     pub(crate) async fn of(request: RequestBuilder) -> Self {
-        let response = request.send().await.expect("an answer");
-        Self {
+        let (client, request) = request.build_split();
+        let request = request.expect("a request");
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let response = client.execute(request).await.expect("an answer");
+        let answer = Self {
             status: response.status(),
             headers: response.headers().clone(),
             text: response.text().await.expect("a text"),
-        }
+        };
+        conformance::check(
+            method.as_str(),
+            &path,
+            answer.status.as_u16(),
+            &answer.headers,
+            &answer.text,
+        );
+        answer
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {

@@ -20,7 +20,7 @@ use crate::fields::{self, Members};
 /// The only version there is; 1.0.1 and 1.0.2 call themselves this, too.
 const SPECVERSION: &str = "1.0";
 /// Longest `id`. The specification has no limit; what identifies an event is short.
-const ID_BYTES_MAX: usize = 1_024;
+pub(crate) const ID_BYTES_MAX: usize = 1_024;
 
 const DELIVER_AT: &str = "zyvendeliverat";
 /// From the documented extension "Expiry Time".
