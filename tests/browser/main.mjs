@@ -5,6 +5,7 @@ import { createRequire } from "node:module";
 import { join } from "node:path";
 
 import { accessible, check, fits, mistakes, snapshot, watch } from "./checks.mjs";
+import { embedded } from "./embedded.mjs";
 import { HOSTILE, fail, fill, startStack, until } from "./stack.mjs";
 
 const { API, CHROMIUM, CONSOLE, PACKAGES } = process.env;
@@ -114,6 +115,9 @@ for (const [size, width, height] of SIZES) {
     await page.context().close();
   }
 }
+
+place = "embedded";
+await embedded({ stack, events, open, picture: (page, name) => page.screenshot({ path: join(PICTURES, `${name}.png`) }) });
 
 // What is done ------------------------------------------------------------------------------------------
 
@@ -234,7 +238,7 @@ await page.getByRole("button", { name: "I have it" }).click();
 check(place, !(await page.content()).includes(shown.split("_").pop()), "the key is still shown");
 await page.getByRole("button", { name: "Revoke billing service" }).click();
 await page.getByRole("dialog").getByRole("button", { name: "Revoke" }).click();
-await page.getByRole("cell", { name: "Revoked", exact: true }).waitFor();
+await page.getByRole("row", { name: /billing service/ }).getByRole("cell", { name: "Revoked", exact: true }).waitFor();
 
 place = "logging out";
 await page.getByRole("button", { name: "Log out" }).click();

@@ -68,11 +68,22 @@ function startReceiver() {
   }));
 }
 
+/** An application of another origin than the console's; whoever tests says what its one page is. */
+function startApplication() {
+  const application = { html: "" };
+  const server = createServer((request, response) => response.writeHead(200, { "content-type": "text/html" }).end(application.html));
+  return new Promise((resolve) => server.listen(0, "127.0.0.1", () => {
+    resolve(Object.assign(application, { url: `http://localhost:${server.address().port}`, close: () => server.close() }));
+  }));
+}
+
 export async function startStack() {
   for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]]) process.on(signal, () => process.exit(code));
   run("migrate");
   const { api_key: key } = JSON.parse(run("admin", "create-tenant", "Acme Corporation", "--json"));
-  const processes = [start("all"), start("console", { ZYVEN_PROBE_LISTEN: CONSOLE_PROBE })];
+  const application = await startApplication();
+  const forConsole = { ZYVEN_PROBE_LISTEN: CONSOLE_PROBE, ZYVEN_CONSOLE_FRAME_ANCESTORS: application.url };
+  const processes = [start("all"), start("console", forConsole)];
   await until("the stack is ready", () => isReady(PROBE));
   await until("the console is ready", () => isReady(`http://${CONSOLE_PROBE}`));
   const receiver = await startReceiver();
@@ -85,8 +96,9 @@ export async function startStack() {
     if (!answer.ok) fail(`${method} ${path} was answered ${answer.status}: ${text}`);
     return text ? JSON.parse(text) : null;
   };
-  return { key, call, receiver, processes, stop: async () => {
+  return { key, call, receiver, application, processes, stop: async () => {
     receiver.close();
+    application.close();
     for (const child of processes) { child.stopping = true; child.kill("SIGTERM"); }
     await Promise.all(processes.map((child) => child.ended));
   } };

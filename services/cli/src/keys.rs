@@ -1,10 +1,15 @@
 //! `zyven keys`: API keys of the tenant.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde_json::json;
 use zyven_domain::api_key::Scope;
 use zyven_domain::id::ApiKeyId;
+use zyven_domain::view_link::view_scope;
+use zyven_runtime::config::parse_duration;
 
+use crate::access::ApiUrl;
 use crate::api::Api;
 use crate::deliveries::{Part, print};
 use crate::failure::Failure;
@@ -40,6 +45,18 @@ pub(crate) enum Action {
         /// key_…
         id: ApiKeyId,
     },
+    /// Make a link that shows the tenant's deliveries for a while; it ends with the key
+    ViewLink {
+        /// What whoever has it may do: read or replay (repeatable); by default read
+        #[arg(long = "scope", value_name = "SCOPE", value_parser = view_scope)]
+        scopes: Vec<Scope>,
+        /// How long, from 60s to 24h; by default 1h
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        expires: Option<Duration>,
+        /// Where browsers find the console: prints the URL to embed rather than the token
+        #[arg(long, value_name = "URL")]
+        console: Option<ApiUrl>,
+    },
 }
 
 pub(crate) async fn run(action: Action, api: &Api, output: &Output) -> Result<(), Failure> {
@@ -69,6 +86,33 @@ pub(crate) async fn run(action: Action, api: &Api, output: &Output) -> Result<()
         Action::Revoke { id } => {
             let answer = api.delete(&["v1", "api-keys", &id.to_string()]).await?;
             answer.print(output, |_| output.line(format!("{id} is revoked")))
+        }
+        Action::ViewLink {
+            scopes,
+            expires,
+            console,
+        } => {
+            let mut link = json!({});
+            if !scopes.is_empty() {
+                link["scopes"] = scopes.into_iter().map(Scope::as_str).collect();
+            }
+            if let Some(expires) = expires {
+                link["expires_in_s"] = expires.as_secs().into();
+            }
+            let answer = api.post(&["v1", "view-links"], &link).await?;
+            answer.print(output, |made| {
+                let text = |name: &str| shown(made[name].as_str().unwrap_or_default());
+                let token = text("token");
+                match console {
+                    Some(ApiUrl(url)) => {
+                        let base = url.as_str().trim_end_matches('/');
+                        output.line(format!("{base}/embed#token={token}"))?;
+                    }
+                    None => output.line(token)?,
+                }
+                output.note(&format!("good until {}", text("expires_at")));
+                Ok(())
+            })
         }
     }
 }

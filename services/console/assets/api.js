@@ -1,4 +1,4 @@
-// Asking the API, by way of the console, which adds the session's key.
+// Asking the API, by way of the console, which adds the session's key. An embedded page shows its view link instead.
 
 /** What the API or the console refuses: its problem document. */
 export class Problem extends Error {
@@ -16,21 +16,46 @@ function exactly(key, value, context) {
   return isInexact && JSON.rawJSON ? JSON.rawJSON(context.source) : value;
 }
 
-async function ask(method, path, { body, by = "person", signal, isExact = false } = {}) {
+/** Whether an application shows this page to its customers. */
+export const isEmbedded = document.body.classList.contains("embedded");
+/** In memory only. */
+let viewLink = "";
+
+/**
+ * Takes a view link out of the address (#token=zyv_…), so that neither the history nor somebody who looks has it, and puts
+ * `instead` there. Null if there is none. Nothing is asked with it before it is used.
+ */
+export function takeViewLink(instead) {
+  const token = isEmbedded && new URLSearchParams(location.hash.slice(1)).get("token");
+  if (!token) return null;
+  history.replaceState(null, "", instead);
+  return token;
+}
+
+export function useViewLink(token) {
+  viewLink = token;
+}
+
+async function ask(method, path, options = {}) {
+  const { body, by = "person", signal, isExact = false, link = viewLink } = options;
   const headers = { "x-zyven-console": by };
+  if (isEmbedded) headers.authorization = `Bearer ${link}`;
   if (body !== undefined) headers["content-type"] = "application/json";
   let answer;
   try {
     answer = await fetch(`/api/v1/${path}`, {
       method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body),
-      credentials: "same-origin", cache: "no-store", redirect: "error",
+      credentials: isEmbedded ? "omit" : "same-origin", cache: "no-store", redirect: "error",
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(0, { detail: "The console does not answer. Is it still running?", code: "unreachable" });
   }
-  if (answer.status === 401) {
-    location.assign("/login");
+  if (answer.status === 401 && options.link === undefined) {
+    // Another link has come since.
+    if (isEmbedded && link !== viewLink) return ask(method, path, options);
+    if (isEmbedded) document.dispatchEvent(new Event("view-ended"));
+    else location.assign("/login");
     // Nobody is to go on with a page that is being left.
     return new Promise(() => {});
   }

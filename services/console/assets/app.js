@@ -1,8 +1,8 @@
 // Which page is shown: the part of the address behind the #.
 
 import { h, put } from "./dom.js";
-import { get, logOut, may, me } from "./api.js";
-import { failure } from "./parts.js";
+import { get, isEmbedded, logOut, may, me, takeViewLink, useViewLink } from "./api.js";
+import { failure, notice } from "./parts.js";
 import { overview } from "./page-overview.js";
 import { events } from "./page-events.js";
 import { event } from "./page-event.js";
@@ -30,6 +30,9 @@ const BELONGS = { event: "events", endpoint: "endpoints" };
 
 const main = document.getElementById("main");
 let leaving = new AbortController();
+// Where the page is, for an address that a view link has been taken out of.
+let here = "#/";
+let hasEnded = false;
 
 /** #/events?status=X → ["events", "", parameters]; #/event/evt_… → ["event", "evt_…", parameters] */
 function address() {
@@ -52,8 +55,9 @@ async function show() {
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
+  here = location.hash || "#/";
   const [name, id, parameters] = address();
-  const found = PAGES.find(([of]) => of === name);
+  const found = PAGES.find(([of, , , scope]) => of === name && may(scope));
   showNavigation(name);
   const place = h("div");
   put(main, place);
@@ -71,24 +75,61 @@ async function show() {
   }
 }
 
-document.getElementById("log-out").addEventListener("click", logOut);
+/** Nothing more can be asked; what the page shows is no longer true. */
+function end() {
+  hasEnded = true;
+  leaving.abort();
+  document.querySelector("dialog")?.close();
+  put(document.getElementById("nav"));
+  put(main, notice("This view has ended. Reload the page that shows it.", "warn"));
+}
+
+/** The page around this one has brought another link. In time, and of the same tenant, whoever looks is not to be disturbed. */
+async function renew(token) {
+  const now = await get("api-keys/current", { link: token }).catch(() => null);
+  const isSame = !hasEnded && now !== null && now.tenant === me.tenant && String(now.scopes) === String(me.scopes);
+  useViewLink(token);
+  if (isSame) return;
+  // What stands in a dialog is about somebody else's deliveries.
+  document.querySelector("dialog")?.close();
+  await begin();
+}
+
+async function begin() {
+  hasEnded = false;
+  try {
+    Object.assign(me, await get("api-keys/current"));
+    const who = document.getElementById("who");
+    if (who) {
+      put(who, `${me.tenant_name} · ${me.name}`);
+      who.title = `${me.tenant}, ${me.id}: ${me.scopes.join(", ")}`;
+    }
+    await show();
+  } catch (error) {
+    put(main, failure(error));
+  }
+}
+
+document.getElementById("log-out")?.addEventListener("click", logOut);
 document.getElementById("skip").addEventListener("click", (event) => {
   // The address belongs to the pages.
   event.preventDefault();
   main.focus();
 });
+document.addEventListener("view-ended", end);
 window.addEventListener("hashchange", () => {
+  const token = takeViewLink(here);
+  if (token) {
+    renew(token);
+    return;
+  }
+  if (hasEnded) return;
   show();
   window.scrollTo(0, 0);
   main.focus({ preventScroll: true });
 });
 
-try {
-  Object.assign(me, await get("api-keys/current"));
-  const who = document.getElementById("who");
-  put(who, `${me.tenant_name} · ${me.name}`);
-  who.title = `${me.tenant}, ${me.id}: ${me.scopes.join(", ")}`;
-  await show();
-} catch (error) {
-  put(main, failure(error));
-}
+const link = takeViewLink(here);
+if (link) useViewLink(link);
+if (link || !isEmbedded) await begin();
+else end();

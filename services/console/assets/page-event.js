@@ -1,7 +1,7 @@
 // One event: what it is, where it went, and every attempt that is on record.
 
 import { h, put, announce } from "./dom.js";
-import { get, may, post, withQuery } from "./api.js";
+import { get, isEmbedded, may, post, withQuery } from "./api.js";
 import { badge, confirm, empty, facts, head, reasonField, repeat, table, when } from "./parts.js";
 import { duration, exactMoment, micros, words } from "./format.js";
 import { phases } from "./chart.js";
@@ -62,7 +62,7 @@ function actions(delivery, renew) {
       act: async ({ reason }) => { await post(`deliveries/${delivery.id}/replay`, { reason }); announce("Replayed"); renew(); },
     }) }, "Replay…"));
   }
-  if (may("replay") && !delivery.finished_at) {
+  if (may("replay") && !isEmbedded && !delivery.finished_at) {
     buttons.push(h("button", { type: "button", class: "danger", onclick: () => confirm({
       title: "Cancel this delivery?",
       body: h("p", {}, "It becomes a dead letter. A request that is under way cannot be called back."),

@@ -25,6 +25,7 @@ macro_rules! files {
 
 static FILES: &[File] = &files! {
     "console.css": STYLE,
+    "dark.css": STYLE,
     "icon.svg": PICTURE,
     "app.js": SCRIPT,
     "api.js": SCRIPT,
@@ -59,6 +60,25 @@ static TAG: LazyLock<HeaderValue> = LazyLock::new(|| {
 /// The page.
 pub(crate) fn page() -> Response {
     Html(include_str!("../assets/index.html")).into_response()
+}
+
+/// When the dark colours apply, as the pages say it: when the system is dark.
+const DARK_WHEN: &str = "media=\"(prefers-color-scheme: dark)\"";
+
+/// The page without a session's parts, in the colours of the page around it: `theme=dark` or `theme=light` in the query says
+/// which, and the system's choice counts otherwise. Said here rather than by the script, which comes after the first picture.
+pub(crate) fn embedded(query: &str) -> Response {
+    const PAGE: &str = include_str!("../assets/embed.html");
+    let mut asked = url::form_urlencoded::parse(query.as_bytes());
+    let theme = asked
+        .find(|(name, _)| name == "theme")
+        .map(|(_, value)| value);
+    let when = match theme.as_deref() {
+        Some("dark") => "media=\"all\"",
+        Some("light") => "media=\"not all\"",
+        Some(_) | None => DARK_WHEN,
+    };
+    Html(PAGE.replace(DARK_WHEN, when)).into_response()
 }
 
 /// `GET /assets/{name}`
@@ -109,9 +129,15 @@ mod tests {
     fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
         let pages = [
             include_str!("../assets/index.html"),
+            include_str!("../assets/embed.html"),
             include_str!("../assets/login.html"),
         ];
         for page in pages {
+            assert_eq!(
+                page.matches(DARK_WHEN).count(),
+                1,
+                "one place of the colours"
+            );
             for bad in [
                 "<style",
                 "style=",

@@ -18,6 +18,8 @@ pub struct Config {
     pub public_url: Option<PublicUrl>,
     /// Where the API answers, without a slash at the end.
     pub api_url: String,
+    /// Who may show the embedded view; nobody, and there is none, if nothing is said.
+    pub frame_ancestors: Option<FrameAncestors>,
     /// How long sessions last.
     pub lifetimes: Lifetimes,
 }
@@ -43,6 +45,10 @@ impl Config {
             "ZYVEN_CONSOLE_URL",
             "where browsers find the console if something stands before it, as https://console.example.com; with https cookies are marked Secure",
         );
+        let frame_ancestors = source.optional(
+            "ZYVEN_CONSOLE_FRAME_ANCESTORS",
+            "origins of pages that may show the embedded view in a frame, with blanks between them; without any there is no such view",
+        );
         let idle = source.duration_in(
             "ZYVEN_CONSOLE_SESSION_IDLE",
             "how long a session of the console lasts in which nobody does anything",
@@ -59,6 +65,7 @@ impl Config {
             listen: listen?,
             public_url: public_url?,
             api_url: api_url?,
+            frame_ancestors: frame_ancestors?,
             lifetimes: Lifetimes {
                 idle: idle?,
                 total: total?,
@@ -102,6 +109,56 @@ impl FromStr for PublicUrl {
     }
 }
 
+/// Origins whose pages may put the embedded view into a frame, as the policy lists them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrameAncestors {
+    /// `https://app.example.com https://other.example`
+    pub(crate) sources: String,
+}
+
+/// Most origins: the policy is part of the view's head, which proxies bound.
+const FRAME_ANCESTORS_MAX: usize = 32;
+
+impl FromStr for FrameAncestors {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let written: Vec<&str> = text.split_ascii_whitespace().collect();
+        if !(1..=FRAME_ANCESTORS_MAX).contains(&written.len()) {
+            return Err(format!("must have 1 to {FRAME_ANCESTORS_MAX} origins"));
+        }
+        let origins: Vec<Option<String>> = written.iter().map(|text| framing(text)).collect();
+        let wrong: Vec<&str> = written
+            .iter()
+            .zip(&origins)
+            .filter(|(_, origin)| origin.is_none())
+            .map(|(text, _)| *text)
+            .collect();
+        if !wrong.is_empty() {
+            return Err(format!(
+                "must be origins such as https://app.example.com, or http://localhost:3000 on this machine, which is not so: {}",
+                wrong.join(" ")
+            ));
+        }
+        let origins: Vec<String> = origins.into_iter().flatten().collect();
+        Ok(Self {
+            sources: origins.join(" "),
+        })
+    }
+}
+
+/// An origin that a page may be framed by. Whoever is between could change a page that comes without TLS, so that is for this machine
+/// only. Letters, digits, hyphens and full stops are all that a host needs, and nothing of them means anything to the policy:
+/// a wildcard would, and would trust whoever gets hold of a name below.
+fn framing(text: &str) -> Option<String> {
+    let PublicUrl { origin, is_https } = text.parse().ok()?;
+    let url = url::Url::parse(&origin).ok()?;
+    let host = url.host_str()?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    let is_here = matches!(host, "localhost" | "127.0.0.1");
+    (host.bytes().all(is_plain) && (is_https || is_here)).then_some(origin)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +171,7 @@ mod tests {
         assert_eq!(source.finish(), Ok(()));
         assert!(config.listen.ip().is_loopback());
         assert!(!config.is_behind_tls());
+        assert!(config.frame_ancestors.is_none());
         assert!(config.lifetimes.idle <= config.lifetimes.total);
     }
 
@@ -141,5 +199,35 @@ mod tests {
         }
         let secure = "https://a.example".parse::<PublicUrl>().expect("a URL");
         assert!(secure.is_https);
+    }
+
+    #[test]
+    fn frames_are_for_origins_with_tls_or_on_this_machine() {
+        let sources = |text: &str| text.parse::<FrameAncestors>().map(|these| these.sources);
+        assert_eq!(
+            sources(" https://App.example.com:443/  http://localhost:3000 http://127.0.0.1 "),
+            Ok("https://app.example.com http://localhost:3000 http://127.0.0.1".to_owned())
+        );
+        let refused = sources("https://a.example http://a.example 'self' https://b.example/x");
+        let refused = refused.expect_err("three of them are wrong");
+        assert!(
+            refused.ends_with(": http://a.example 'self' https://b.example/x"),
+            "{refused}"
+        );
+        for bad in [
+            "*",
+            "https:",
+            "https://*.example.com",
+            "https://a.example;script-src",
+            "https://a.example,https://b.example",
+            "http://localhost.example",
+            "https://[::1]",
+            "data:",
+        ] {
+            assert!(sources(bad).is_err(), "{bad}");
+        }
+        let many = |count: usize| sources(&"https://a.example ".repeat(count));
+        assert!(many(FRAME_ANCESTORS_MAX).is_ok() && many(FRAME_ANCESTORS_MAX + 1).is_err());
+        assert!(many(0).is_err());
     }
 }

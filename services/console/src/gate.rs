@@ -7,22 +7,27 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt as _;
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use zyven_domain::view_link::{VIEW_LINK_PREFIX, ViewLink};
 
 use crate::App;
 use crate::problem::Problem;
+use crate::sessions::{Doing, Token};
 use crate::{guard, login};
 
 /// Largest body of a request that is passed on: more than any form of the page.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Largest answer that is passed back: a thousand attempts with their headers and bodies.
 pub const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Requests that are passed on at the same time; one more is answered 503 at once.
+/// Requests that are passed on at the same time for those who are logged in; one more is answered 503 at once.
 pub(crate) const PLACES: usize = 64;
+/// The same for those who have a view link, or something that looks like one: anybody may try.
+pub(crate) const VIEW_PLACES: usize = 32;
 /// How much of a body that is too large is read over.
 const READ_OVER_BYTES_MAX: usize = 1024 * 1024;
 /// How long a client may take to send a body.
@@ -122,7 +127,61 @@ impl Upstream {
     }
 }
 
-/// `/api/v1/…`: passes a request on with the key of its session.
+/// What a request is passed on with: the key of its session, or a view link.
+enum Pass {
+    Session { token: Token, key: String },
+    View(ViewLink),
+}
+
+impl Pass {
+    /// A view link comes before the session that the browser may have as well: whoever looks at an embedded view sees what
+    /// the link allows. Keys are not taken from a header; they are for the login, and for the API itself.
+    fn of(headers: &HeaderMap, doing: Doing, app: &App) -> Result<Self, Problem> {
+        if app.config.frame_ancestors.is_some()
+            && let Some(text) = bearer(headers).filter(|text| text.starts_with(VIEW_LINK_PREFIX))
+        {
+            let link = ViewLink::parse(text);
+            return link.map(Self::View).map_err(|_| Problem::ViewEnded);
+        }
+        let token = login::token(headers, &app.config).ok_or(Problem::SessionEnded)?;
+        let key = app.sessions.key(&token, doing);
+        let key = key.ok_or(Problem::SessionEnded)?;
+        Ok(Self::Session { token, key })
+    }
+
+    /// Where its requests wait for nobody: views do not take the places of those who are logged in.
+    fn places<'a>(&self, app: &'a App) -> &'a Semaphore {
+        match self {
+            Self::Session { .. } => &app.places,
+            Self::View(_) => &app.view_places,
+        }
+    }
+
+    fn bearer(&self) -> String {
+        match self {
+            Self::Session { key, .. } => key.clone(),
+            Self::View(link) => link.expose(),
+        }
+    }
+
+    /// The API does not accept it: revoked or expired meanwhile.
+    fn end(&self, app: &App) -> Problem {
+        match self {
+            Self::Session { token, .. } => {
+                app.sessions.end(token);
+                Problem::SessionEnded
+            }
+            Self::View(_) => Problem::ViewEnded,
+        }
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    value.strip_prefix("Bearer ")
+}
+
+/// `/api/v1/…`: passes a request on with the key of its session, or with its view link.
 pub(crate) async fn pass(State(app): State<Arc<App>>, request: Request) -> Response {
     let method = request.method().clone();
     let answered = pass_on(&app, request).await;
@@ -145,11 +204,7 @@ async fn pass_on(app: &App, request: Request) -> Result<Response, Problem> {
     if !is_reading && !guard::is_same_origin(&head.headers, &app.config) {
         return Err(Problem::OriginRefused);
     }
-    let token = login::token(&head.headers, &app.config).ok_or(Problem::SessionEnded)?;
-    let key = app
-        .sessions
-        .key(&token, doing)
-        .ok_or(Problem::SessionEnded)?;
+    let pass = Pass::of(&head.headers, doing, app)?;
     let target = head
         .uri
         .path_and_query()
@@ -158,14 +213,16 @@ async fn pass_on(app: &App, request: Request) -> Result<Response, Problem> {
     if !is_passed_on(&head.method, target) {
         return Err(Problem::NotFound);
     }
-    let _place = app.places.try_acquire().map_err(|_| Problem::Overloaded)?;
+    // First, for who sends slowly is to keep nobody's place.
     let body = receive(body, BODY_BYTES_MAX).await?;
+    let place = pass.places(app).try_acquire();
+    let _place = place.map_err(|_| Problem::Overloaded)?;
     let url = format!("{}{target}", app.upstream.url);
     let mut asking = app
         .upstream
         .client
         .request(head.method, url)
-        .bearer_auth(key);
+        .bearer_auth(pass.bearer());
     if let Some(kind) = head.headers.get(CONTENT_TYPE)
         && !body.is_empty()
     {
@@ -173,9 +230,7 @@ async fn pass_on(app: &App, request: Request) -> Result<Response, Problem> {
     }
     let (status, headers, body) = ask(asking.body(body)).await?;
     if status == StatusCode::UNAUTHORIZED {
-        // Revoked or expired meanwhile.
-        app.sessions.end(&token);
-        return Err(Problem::SessionEnded);
+        return Err(pass.end(app));
     }
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
@@ -297,6 +352,7 @@ mod tests {
         )));
         assert!(!is_passed_on(&Method::POST, "/v1/events"), "publishing");
         assert!(!is_passed_on(&Method::PATCH, "/v1/endpoints/ep_1"));
+        assert!(!is_passed_on(&Method::POST, "/v1/view-links"));
         assert!(is_passed_on(&Method::POST, "/v1/endpoints/ep_1/pause"));
     }
 }

@@ -5,7 +5,8 @@
 //! Somebody with a *browser* shows an API key once, at the [`login`]. The console asks the API whose it is, keeps
 //! it in a *session* in memory and gives the browser a random token in a cookie that no script can read. From
 //! then on the page's own script asks the console, and the [`gate`] passes on what is on its list to the API,
-//! with the session's key.
+//! with the session's key. An *application* may show the same page, [`embedded`](assets::embedded), to its own customers, with a
+//! *view link* that it got from the API: then the page's script sends that link instead.
 //!
 //! # What is promised
 //!
@@ -14,6 +15,8 @@
 //! - No page of another origin can act through a session: see [`guard`].
 //! - The page loads nothing from elsewhere, runs no inline script and no inline style, and makes elements, never
 //!   markup, of what events, receivers and tenants have written: see [`headers`].
+//! - The embedded view, if the operator has opened it, is what a view link allows and nothing of any session: no cookie is
+//!   set or looked at. Only pages of the listed origins may frame it, and no page may frame anything else.
 //! - Sessions end by themselves: after a time without anybody's doing, after a longer time in any case, and with the
 //!   process.
 //!
@@ -44,7 +47,7 @@ use zyven_runtime::metrics::Metrics;
 use zyven_runtime::probes::Readiness;
 use zyven_runtime::shutdown::Shutdown;
 
-pub use config::{Config, Lifetimes, PublicUrl};
+pub use config::{Config, FrameAncestors, Lifetimes, PublicUrl};
 pub use gate::{ANSWER_BYTES_MAX, BODY_BYTES_MAX};
 pub use server::{CONNECTIONS_MAX, GRACE};
 pub use sessions::SESSIONS_MAX;
@@ -69,6 +72,7 @@ struct App {
     statistics: Statistics,
     /// A place for each request that is passed on.
     places: Semaphore,
+    view_places: Semaphore,
 }
 
 /// Serves the console on `listener` until shutdown is requested, then finishes the requests that have begun,
@@ -89,6 +93,7 @@ pub async fn run(
         statistics: Statistics::new(&deps.metrics, &sessions),
         sessions,
         places: Semaphore::new(gate::PLACES),
+        view_places: Semaphore::new(gate::VIEW_PLACES),
         config,
     });
     condition.ready();

@@ -10,6 +10,8 @@ use http::{HeaderValue, StatusCode};
 pub(crate) enum Problem {
     /// There is no session, or it has ended.
     SessionEnded,
+    /// The view link is not accepted, or not any more.
+    ViewEnded,
     /// It does not come from the console's own page.
     OriginRefused,
     /// It is not among what the console passes on.
@@ -31,6 +33,12 @@ impl Problem {
                 "session_ended",
                 "The session has ended",
                 "Log in again.",
+            ),
+            Self::ViewEnded => (
+                S::UNAUTHORIZED,
+                "view_ended",
+                "This view has ended",
+                "Reload the page that shows it.",
             ),
             Self::OriginRefused => (
                 S::FORBIDDEN,

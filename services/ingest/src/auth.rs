@@ -1,4 +1,4 @@
-//! Who is calling, and may they: API keys, remembered for a moment.
+//! Who is calling, and may they: API keys, remembered for a moment, and the view links that keys have made.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,8 +9,11 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
 use zyven_domain::api_key::{ApiKey, PublicId, Scope, Scopes, SecretHash};
 use zyven_domain::id::{ApiKeyId, TenantId};
+use zyven_domain::secret_box::KeyRing;
+use zyven_domain::view_link::ViewLink;
 use zyven_runtime::pace::Backoff;
 use zyven_store::{CheckedType, Credential, Store, StoreConfig, StoreError};
 
@@ -34,12 +37,18 @@ const UNKNOWN_MAX: usize = 4_096;
 /// connections for reading that a process has, so whoever makes up keys leaves the other half.
 const LOOKUPS_MAX: usize = StoreConfig::POOL_SIZE_DEFAULT / 2;
 
-/// Whoever holds the key of a request.
+/// Whoever holds the key of a request, or a view link of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) tenant: TenantId,
     pub(crate) key: ApiKeyId,
+    pub(crate) public_id: PublicId,
+    /// Of a link only those that it and its key have.
     pub(crate) scopes: Scopes,
+    /// When the link ends; none if the key itself was shown.
+    pub(crate) link_expires_at: Option<DateTime<Utc>>,
+    /// When the key ends, if it does by itself.
+    pub(crate) key_expires_at: Option<DateTime<Utc>>,
     /// The tenant's types whose events are checked against a schema.
     pub(crate) checked_types: Arc<[CheckedType]>,
 }
@@ -47,6 +56,8 @@ pub(crate) struct Caller {
 /// Keys that were looked up lately.
 pub(crate) struct Keys {
     store: Store,
+    /// What view links are sealed with.
+    ring: KeyRing,
     /// How long a caller waits for a database that is away.
     patience: Duration,
     // Held to look up or insert, never across an await.
@@ -98,29 +109,34 @@ impl Answer {
 }
 
 impl Keys {
-    pub(crate) fn new(store: Store, patience: Duration) -> Self {
+    pub(crate) fn new(store: Store, ring: KeyRing, patience: Duration) -> Self {
         Self {
             store,
+            ring,
             patience,
             answers: Mutex::default(),
             lookups: Semaphore::new(LOOKUPS_MAX),
         }
     }
 
-    /// The caller of a request, if its key is good and has the scope.
+    /// The caller of a request, if its key or view link is good and has the scope.
     ///
-    /// No key, a malformed, unknown, revoked or expired one, and a wrong secret are all the same 401.
+    /// No key, a malformed, unknown, revoked or expired one, and a wrong secret are all the same 401; so is a link that was
+    /// changed, has expired, or whose key is no longer good.
     pub(crate) async fn authenticate(
         self: &Arc<Self>,
         headers: &HeaderMap,
         scope: Scope,
     ) -> Result<Caller, Problem> {
-        let key = bearer(headers)
-            .and_then(|text| ApiKey::parse(text).ok())
+        let shown = bearer(headers)
+            .and_then(Shown::parse)
             .ok_or_else(Problem::unauthenticated)?;
-        let credential = self.credential(key.public_id()).await?;
-        let caller =
-            judge(&key, credential.as_ref(), Utc::now()).ok_or_else(Problem::unauthenticated)?;
+        let credential = self.credential(shown.public_id()).await?;
+        let caller = match &shown {
+            Shown::Key(key) => judge(key, credential.as_ref(), Utc::now()),
+            Shown::Link(link) => judge_link(link, credential.as_ref(), &self.ring, Utc::now()),
+        };
+        let caller = caller.ok_or_else(Problem::unauthenticated)?;
         if caller.scopes.contains(scope) {
             Ok(caller)
         } else {
@@ -215,6 +231,26 @@ impl Keys {
     }
 }
 
+/// What a request is made with.
+enum Shown {
+    Key(ApiKey),
+    Link(ViewLink),
+}
+
+impl Shown {
+    fn parse(text: &str) -> Option<Self> {
+        let key = ApiKey::parse(text).map(Self::Key);
+        key.or_else(|_| ViewLink::parse(text).map(Self::Link)).ok()
+    }
+
+    fn public_id(&self) -> PublicId {
+        match self {
+            Self::Key(key) => key.public_id(),
+            Self::Link(link) => link.public_id(),
+        }
+    }
+}
+
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = only(headers, &AUTHORIZATION)?.to_str().ok()?;
     let (scheme, key) = value.split_once(' ')?;
@@ -228,12 +264,43 @@ fn judge(key: &ApiKey, credential: Option<&Credential>, now: DateTime<Utc>) -> O
     const NOBODY: SecretHash = SecretHash([0; 32]);
     let expected = credential.map_or(&NOBODY, |credential| &credential.secret_hash);
     let matches = key.secret_hash() == *expected;
-    let credential = credential.filter(|_| matches)?;
+    caller_of(key.public_id(), credential.filter(|_| matches)?, now)
+}
+
+/// A link can do what it says as long as its key can, and nothing else. One of a key nobody knows is opened as well, in vain, so
+/// that it is refused no faster.
+fn judge_link(
+    link: &ViewLink,
+    credential: Option<&Credential>,
+    ring: &KeyRing,
+    now: DateTime<Utc>,
+) -> Option<Caller> {
+    let nobody = (
+        TenantId::from_uuid(Uuid::nil()),
+        ApiKeyId::from_uuid(Uuid::nil()),
+    );
+    let holder = credential.map_or(nobody, |known| (known.tenant_id, known.key_id));
+    let view = link
+        .open(holder, ring)
+        .filter(|view| now < view.expires_at)?;
+    let caller = caller_of(link.public_id(), credential?, now)?;
+    Some(Caller {
+        scopes: view.scopes.both(caller.scopes),
+        link_expires_at: Some(view.expires_at),
+        ..caller
+    })
+}
+
+/// Whoever has shown that they hold this key, unless it has expired.
+fn caller_of(public_id: PublicId, credential: &Credential, now: DateTime<Utc>) -> Option<Caller> {
     let expired = credential.expires_at.is_some_and(|end| end <= now);
-    (!expired).then_some(Caller {
+    (!expired).then(|| Caller {
         tenant: credential.tenant_id,
         key: credential.key_id,
+        public_id,
         scopes: credential.scopes,
+        link_expires_at: None,
+        key_expires_at: credential.expires_at,
         checked_types: Arc::clone(&credential.checked_types),
     })
 }
@@ -242,6 +309,7 @@ fn judge(key: &ApiKey, credential: Option<&Credential>, now: DateTime<Utc>) -> O
 mod tests {
     use chrono::TimeDelta;
     use http::HeaderValue;
+    use zyven_domain::view_link::View;
 
     use super::*;
 
@@ -319,5 +387,45 @@ mod tests {
         assert!(judge(&key, None, now).is_none());
         let wrong = ApiKey::from_random([1; 8], [3; 32]);
         assert!(judge(&wrong, Some(&credential(None)), now).is_none());
+    }
+
+    #[test]
+    fn a_link_does_what_it_says_as_long_as_its_key_may() {
+        let now = DateTime::from_timestamp(1_800_000_000, 500_000_000).expect("a time");
+        let ring = KeyRing::parse("test:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
+        let ring = ring.expect("a key ring");
+        let credential = |scopes: &[Scope], expires_in_s: i64| Credential {
+            key_id: ApiKeyId::from_uuid(Uuid::from_u128(1)),
+            tenant_id: TenantId::from_uuid(Uuid::from_u128(2)),
+            secret_hash: SecretHash([0; 32]),
+            scopes: scopes.iter().copied().collect(),
+            checked_types: Arc::default(),
+            expires_at: Some(now + TimeDelta::seconds(expires_in_s)),
+        };
+        let good = credential(&[Scope::Read, Scope::Manage], 1);
+        let holder = (good.tenant_id, good.key_id);
+        let public_id = ApiKey::from_random([1; 8], [2; 32]).public_id();
+        let link = |seconds| {
+            let view = View {
+                scopes: [Scope::Read, Scope::Replay].into_iter().collect(),
+                expires_at: DateTime::from_timestamp(seconds, 0).expect("a time"),
+            };
+            ViewLink::seal(view, public_id, holder, &ring, [7; 24])
+        };
+        let judged = |link: &ViewLink, of: Option<&Credential>| judge_link(link, of, &ring, now);
+        let caller = judged(&link(1_800_000_001), Some(&good)).expect("a caller");
+        assert_eq!(caller.scopes.iter().collect::<Vec<_>>(), [Scope::Read]);
+        assert_eq!((caller.tenant, caller.key), holder);
+        assert!(caller.link_expires_at.is_some_and(|end| end > now));
+        assert!(judged(&link(1_800_000_000), Some(&good)).is_none(), "over");
+        let living = link(1_800_000_001);
+        assert!(judged(&living, None).is_none(), "of a key that is gone");
+        let expired = credential(&[Scope::Read], 0);
+        assert!(judged(&living, Some(&expired)).is_none());
+        let other = Credential {
+            key_id: ApiKeyId::new(),
+            ..good
+        };
+        assert!(judged(&living, Some(&other)).is_none(), "of another key");
     }
 }

@@ -87,6 +87,12 @@ pub(crate) async fn delivery(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Answer, Problem> {
+    if caller.link_expires_at.is_some() {
+        return Err(Problem::new(
+            Code::ScopeMissing,
+            "A view link sends dead letters again; to call something off takes an API key.",
+        ));
+    }
     let reason = reason_of(&app, request).await?;
     let id: DeliveryId = id.parse().map_err(|_| Problem::not_found("delivery"))?;
     let done = app

@@ -14,7 +14,7 @@ use axum::Extension;
 use axum::extract::{Path, Request, State};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
@@ -276,16 +276,14 @@ pub(crate) async fn delete(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Answer, Problem> {
-    let removed = app
-        .store_of(&caller)
-        .remove_endpoint(caller.tenant, endpoint_id(&id)?)
-        .await?;
-    if removed {
-        Ok(answer::nothing())
-    } else {
-        Err(Problem::not_found("endpoint"))
-    }
+    let only_of = preconditions::versions_meant(&headers);
+    app.store_of(&caller)
+        .remove_endpoint(caller.tenant, endpoint_id(&id)?, only_of.as_deref())
+        .await?
+        .map_err(refused)?;
+    Ok(answer::nothing())
 }
 
 /// `POST /v1/endpoints/{id}/enable`

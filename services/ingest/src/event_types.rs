@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::{Path, Request, State};
 use chrono::{DateTime, Utc};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -165,8 +165,10 @@ pub(crate) async fn archive(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Answer, Problem> {
     let change = EventTypeChange {
+        only_of: preconditions::versions_meant(&headers),
         archived: Some(true),
         ..EventTypeChange::default()
     };

@@ -67,7 +67,11 @@ where
     let received = body::receive(headers, body, app.event_allowed(takes), &app.room).await?;
     let bytes_max = app.config.limits.body_bytes_max;
     let received = match takes {
-        Takes::Data => binary_mode::unfold(headers, received, bytes_max, &app.room)?,
+        Takes::Data => {
+            let unfolded = binary_mode::unfold(headers, &received, bytes_max, &app.room)?;
+            drop(received);
+            unfolded
+        }
         Takes::Json | Takes::Event | Takes::Batch => received,
     };
     let text = received.text()?;

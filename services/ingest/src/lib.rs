@@ -2,11 +2,11 @@
 //!
 //! # Who acts
 //!
-//! A *caller* is whoever holds an API key; the key names its tenant, and every question to the store
-//! names that tenant, so another tenant's things are as absent as things that never were. The
-//! [`server`] owns connections, the [`exchange`] one request and its answer. Published events meet in
-//! the [`batcher`]: handlers put them into a bounded queue, *writers* store whatever is waiting by one
-//! statement and answer everybody at once.
+//! A *caller* is whoever holds an API key, or a view link that a key has made; the key names its tenant,
+//! and every question to the store names that tenant, so another tenant's things are as absent as things
+//! that never were. The [`server`] owns connections, the [`exchange`] one request and its answer. Published
+//! events meet in the [`batcher`]: handlers put them into a bounded queue, *writers* store whatever is
+//! waiting by one statement and answer everybody at once.
 //!
 //! # What is promised
 //!
@@ -55,6 +55,7 @@ mod socket;
 mod statistics;
 mod sync;
 mod trace;
+mod view_links;
 
 use std::io;
 use std::sync::Arc;
@@ -192,7 +193,11 @@ fn assemble(config: Config, deps: Deps) -> io::Result<App> {
         description: openapi::Description::of(&config.limits),
         overviews: Arc::new(Semaphore::new(overview::ASKING_MAX)),
         replays: Arc::new(Semaphore::new(replays::AT_ONCE_MAX)),
-        keys: Arc::new(Keys::new(deps.store.clone(), config.deadlines.request)),
+        keys: Arc::new(Keys::new(
+            deps.store.clone(),
+            deps.ring.clone(),
+            config.deadlines.request,
+        )),
         schemas: Schemas::new(deps.store.clone()),
         statistics: Statistics::new(&deps.metrics, &batcher, &aside, &room),
         bell: Bell::to(config.doorbells.iter().cloned())?,

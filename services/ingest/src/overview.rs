@@ -161,7 +161,7 @@ impl WaitingView {
     }
 }
 
-/// `GET /v1/api-keys/current`: whose key this is, and what it may.
+/// `GET /v1/api-keys/current`: whose key this is, and what it may. Of a view link: what the link may, and when it ends.
 pub(crate) async fn current_key(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
@@ -173,9 +173,16 @@ pub(crate) async fn current_key(
         .ok_or_else(|| Problem::not_found("key"))?;
     let view = CurrentKeyView {
         id: caller.key,
-        name: &names.key,
+        // What an application calls its keys is not for its customers.
+        name: match caller.link_expires_at {
+            Some(_) => "view link",
+            None => &names.key,
+        },
         scopes: caller.scopes.iter().map(Scope::as_str).collect(),
-        expires_at: names.expires_at,
+        expires_at: [caller.link_expires_at, names.expires_at]
+            .into_iter()
+            .flatten()
+            .min(),
         tenant: caller.tenant,
         tenant_name: &names.tenant,
     };

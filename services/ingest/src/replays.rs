@@ -53,9 +53,10 @@ struct BegunView {
 struct ProgressView {
     id: i64,
     decided_at: DateTime<Utc>,
-    /// The id of a key, or a role of the database.
-    decided_by: String,
-    reason: String,
+    /// The id of a key, or a role of the database. Null for a view link, if it was not its own key.
+    decided_by: Option<String>,
+    /// Null for a view link, if the decision was not that of its own key.
+    reason: Option<String>,
     /// How many it has sent back.
     deliveries: u32,
     /// Those that are not finished.
@@ -76,8 +77,8 @@ impl From<ReplayProgress> for ProgressView {
         Self {
             id: progress.id,
             decided_at: progress.decided_at,
-            decided_by: progress.decided_by,
-            reason: progress.reason,
+            decided_by: Some(progress.decided_by),
+            reason: Some(progress.reason),
             deliveries: progress.deliveries,
             waiting: progress.waiting,
             delivered: progress.delivered,
@@ -186,5 +187,11 @@ pub(crate) async fn progress(
         .replay_progress(caller.tenant, id)
         .await?
         .ok_or_else(|| Problem::not_found("replay"))?;
-    Ok(answer::value(StatusCode::OK, &ProgressView::from(progress)))
+    let is_own = progress.decided_by == caller.key.to_string();
+    let mut view = ProgressView::from(progress);
+    if caller.link_expires_at.is_some() && !is_own {
+        // What operators write to each other is not for a tenant's customers.
+        (view.decided_by, view.reason) = (None, None);
+    }
+    Ok(answer::value(StatusCode::OK, &view))
 }

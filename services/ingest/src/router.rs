@@ -17,7 +17,8 @@ use crate::openapi::{self, Operation};
 use crate::pages::Query;
 use crate::problem::{Code, Problem};
 use crate::{
-    api_keys, audit, cancel, deliveries, endpoints, event_types, events, explain, overview, replays,
+    api_keys, audit, cancel, deliveries, endpoints, event_types, events, explain, overview,
+    replays, view_links,
 };
 
 /// The path of the one route that the exchange answers itself, when the method is POST.
@@ -102,6 +103,7 @@ fn fill<T: Table>(table: T) -> T {
         .add(M::POST,   "/v1/api-keys",                     Manage,  api_keys::create,         api_keys::operations::create)
         .add(M::GET,    "/v1/api-keys/current",             Read,    overview::current_key,    overview::operations::current_key)
         .add(M::DELETE, "/v1/api-keys/{id}",                Manage,  api_keys::revoke,         api_keys::operations::revoke)
+        .add(M::POST,   "/v1/view-links",                   Manage,  view_links::create,       view_links::operations::create)
         .add(M::GET,    "/v1/audit-log",                    Manage,  audit::list,              audit::operations::list)
         .add(M::GET,    "/v1/statistics",                   Read,    overview::statistics,     overview::operations::statistics)
 }

@@ -193,6 +193,12 @@ impl Scopes {
         other.iter().find(|scope| !self.contains(*scope))
     }
 
+    /// Those that both have.
+    #[must_use = "it changes neither"]
+    pub const fn both(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// True if there is none.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
@@ -268,6 +274,11 @@ mod tests {
         assert_eq!(some.first_missing_of(Scopes::all()), Some(Scope::Manage));
         assert_eq!(Scopes::all().first_missing_of(some), None);
         assert!(Scopes::default().is_empty() && !some.is_empty());
+        let others = [Scope::Publish, Scope::Manage].into_iter().collect();
+        assert_eq!(
+            some.both(others).iter().collect::<Vec<_>>(),
+            [Scope::Publish]
+        );
         for scope in Scope::ALL {
             assert_eq!(scope.as_str().parse(), Ok(scope));
         }

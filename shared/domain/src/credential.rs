@@ -324,6 +324,7 @@ mod tests {
         use crate::api_key::ApiKey;
         use crate::secret_box::KeyRing;
         use crate::signature::{PrivateKey, SigningKey, SigningSecret};
+        use crate::view_link::ViewLink;
         let secrets = shows_nothing![
             SecretText,
             Auth,
@@ -335,7 +336,8 @@ mod tests {
             SigningKey,
             PrivateKey,
             KeyRing,
-            ApiKey
+            ApiKey,
+            ViewLink
         ];
         for (name, shows) in secrets {
             assert!(!shows, "{name}");

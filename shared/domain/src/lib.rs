@@ -11,7 +11,8 @@
 //! later, or *dead letter*. A *replay* sends a dead letter back to the start as a new *generation* of
 //! the same delivery. Requests are signed with an endpoint's *secrets*, and carry its [`credential`]s
 //! besides. What befalls deliveries and endpoints becomes *operational events* for those endpoints that
-//! ask for them ([`event::EventType::is_operational`]).
+//! ask for them ([`event::EventType::is_operational`]). A *view link* is a statement of a key: whoever shows
+//! it may see, and perhaps replay, what the key may, for a while.
 //!
 //! # Promises
 //!
@@ -39,3 +40,4 @@ pub mod retry;
 pub mod secret_box;
 pub mod signature;
 pub mod target;
+pub mod view_link;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio_postgres::Row;
 use uuid::Uuid;
+use zyven_domain::api_key::{Scope, Scopes};
 use zyven_domain::id::{ApiKeyId, AuditId, EndpointId, TenantId};
 
 use crate::{Store, StoreError};
@@ -85,6 +86,13 @@ const NOTE_REVEAL: &str = "
       FROM zyven.endpoints
      WHERE tenant_id = $1
        AND id = $2";
+const NOTE_VIEW_LINK: &str = "
+    INSERT INTO zyven.audit_log (tenant_id, action, subject, details)
+    SELECT tenant_id, 'view_link.create', zyven.typed_id('key', id),
+           jsonb_build_object('scopes', jsonb_build_object('to', $3::text[]), 'expires_at', jsonb_build_object('to', $4::timestamptz))
+      FROM zyven.api_keys
+     WHERE tenant_id = $1
+       AND id = $2";
 const EXPIRE: &str = "SELECT zyven.expire_audit_log($1::bigint * interval '1 millisecond')";
 
 impl Store {
@@ -131,6 +139,28 @@ impl Store {
         let connection = self.durable("noting that a secret is shown").await?;
         connection
             .execute(NOTE_REVEAL, &[&tenant.uuid(), &endpoint.uuid()])
+            .await
+            .map(|_| ())
+    }
+
+    /// Notes that a key is about to give somebody a view link with these scopes. Nothing else of it is stored.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked; then the link must not be given away.
+    pub async fn note_view_link(
+        &self,
+        tenant: TenantId,
+        key: ApiKeyId,
+        scopes: Scopes,
+        expires_at: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        let scopes: Vec<&str> = scopes.iter().map(Scope::as_str).collect();
+        let connection = self.durable("noting that a view link is made").await?;
+        connection
+            .execute(
+                NOTE_VIEW_LINK,
+                &[&tenant.uuid(), &key.uuid(), &scopes, &expires_at],
+            )
             .await
             .map(|_| ())
     }

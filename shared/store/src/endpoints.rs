@@ -223,7 +223,8 @@ const REMOVE: &str = "
            updated_at = now()
      WHERE tenant_id = $1
        AND id = $2
-       AND deleted_at IS NULL";
+       AND deleted_at IS NULL
+       AND ($3::timestamptz[] IS NULL OR updated_at = ANY ($3))";
 
 impl Store {
     /// Makes an endpoint. Events accepted after this has returned go to it. A repetition with the same
@@ -423,7 +424,8 @@ impl Store {
         Ok(row.as_ref().map(record))
     }
 
-    /// Removes an endpoint from everything but the history of its deliveries. False: no such endpoint.
+    /// Removes an endpoint from everything but the history of its deliveries: any version of it, or only one that was last
+    /// changed at one of these moments.
     ///
     /// # Errors
     /// PostgreSQL could not be asked.
@@ -431,12 +433,20 @@ impl Store {
         &self,
         tenant: TenantId,
         id: EndpointId,
-    ) -> Result<bool, StoreError> {
+        only_of: Option<&[DateTime<Utc>]>,
+    ) -> Result<Result<(), EndpointRefusal>, StoreError> {
         let connection = self.durable("removing an endpoint").await?;
         let touched = connection
-            .execute(REMOVE, &[&tenant.uuid(), &id.uuid()])
+            .execute(REMOVE, &[&tenant.uuid(), &id.uuid(), &only_of])
             .await?;
-        Ok(touched > 0)
+        if touched > 0 {
+            return Ok(Ok(()));
+        }
+        let there = connection
+            .query_opt(ENDPOINT_OF, &[&tenant.uuid(), &id.uuid()])
+            .await?;
+        let refusal = there.map_or(EndpointRefusal::NotFound, |_| EndpointRefusal::Changed);
+        Ok(Err(refusal))
     }
 }
 

@@ -16,6 +16,7 @@ mod addresses;
 mod heads;
 mod payloads;
 mod urls;
+mod view_links;
 
 /// A parser and its properties.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +28,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target {
         name: "endpoint_url",
         check: urls::endpoint_url,
@@ -55,6 +56,10 @@ pub const TARGETS: [Target; 7] = [
     Target {
         name: "payload",
         check: payloads::payload,
+    },
+    Target {
+        name: "view_link",
+        check: view_links::view_link,
     },
 ];
 

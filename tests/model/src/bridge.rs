@@ -321,7 +321,7 @@ const ACCEPT_IS_DURABLE: Place = place(
 );
 const FIND_KEYS: Place = place("shared/store/src/accept.rs", "const FIND_KEYS: &str", &[]);
 const PUBLISH: Place = place(
-    "sql/migrations/0008_audit_and_tenancy.sql",
+    "sql/migrations/0017_operational_events.sql",
     "FUNCTION zyven.publish(",
     &["INSERT INTO zyven.events", "INSERT INTO zyven.outbox"],
 );

@@ -49,6 +49,7 @@ pub(crate) fn change() -> Operation {
 
 pub(crate) fn delete() -> Operation {
     one("deleteEndpoint", "Delete an endpoint")
+        .conditional()
         .about("For good. What is on its way to it becomes a dead letter; finished deliveries can still be read.")
         .no_content("It is deleted.")
 }

@@ -61,6 +61,7 @@ pub(crate) fn change() -> Operation {
 pub(crate) fn archive() -> Operation {
     Operation::new("archiveEventType", "Archive an event type")
         .about("What was said of past events stays readable.")
+        .conditional()
         .one("name", values::EventTypeName::schema())
         .no_content("It is archived.")
 }

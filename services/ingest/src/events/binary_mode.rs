@@ -40,7 +40,7 @@ pub(super) fn is_meant(headers: &HeaderMap) -> bool {
 /// `bytes_max` bytes.
 pub(super) fn unfold(
     headers: &HeaderMap,
-    received: Received,
+    received: &Received,
     bytes_max: usize,
     room: &Room,
 ) -> Result<Received, Problem> {
@@ -65,7 +65,7 @@ pub(super) fn unfold(
     }
     if !received.bytes.is_empty() {
         if content_type.is_none_or(is_json) {
-            member(&mut document, "data", json_data(&received)?);
+            member(&mut document, "data", json_data(received)?);
         } else {
             // Nothing in Base64 needs escaping.
             let data = format!("\"{}\"", STANDARD.encode(&received.bytes));

@@ -16,7 +16,7 @@ use crate::router::{Route, described};
 const ANSWERED_AS: &str = "application/problem+json";
 
 /// Collections of the API, by what stands after `/v1/` in their paths, in the order in which they are shown.
-const TAGS: [(&str, &str, &str); 7] = [
+const TAGS: [(&str, &str, &str); 9] = [
     (
         "events",
         "Events",
@@ -26,6 +26,11 @@ const TAGS: [(&str, &str, &str); 7] = [
         "deliveries",
         "Deliveries",
         "One event for one endpoint: its attempts, why it waits, sending it once more.",
+    ),
+    (
+        "replays",
+        "Replays",
+        "Sending many dead letters back to the start, and seeing how far that has come.",
     ),
     (
         "endpoints",
@@ -38,6 +43,11 @@ const TAGS: [(&str, &str, &str); 7] = [
         "What events of a type look like, as JSON Schema.",
     ),
     ("api-keys", "API keys", "Who may do what."),
+    (
+        "view-links",
+        "View links",
+        "Keys for customers' browsers, for a while.",
+    ),
     (
         "statistics",
         "Statistics",

@@ -37,7 +37,10 @@ pub(crate) fn begin() -> Operation {
 pub(crate) fn progress() -> Operation {
     Operation::new("getReplay", "See how far a replay has come")
         .about("Also one that an operator has begun: of it each tenant sees its own part.")
-        .one("id", number(0..=i64::MAX.unsigned_abs()))
+        .one(
+            "id",
+            number(0..=i64::MAX.unsigned_abs()).about("A replay's number."),
+        )
         .answer::<ProgressView>(
             StatusCode::OK,
             "How many wait, were delivered, or were given up again.",

@@ -286,7 +286,17 @@ async fn of_two_changes_made_from_the_same_version_one_is_refused() {
             .await
             .expect_problem(412, "precondition_failed");
         let unconditional = json!({ "description": "six" });
-        tenant.patch(path, &unconditional).await.expect(200);
+        let last = tenant.patch(path, &unconditional).await.expect(200);
+        let delete = async |if_match: &str| {
+            let request = tenant.request(Method::DELETE, path);
+            Answer::of(request.header("if-match", if_match)).await
+        };
+        delete(&version)
+            .await
+            .expect_problem(412, "precondition_failed");
+        delete(last.header("etag").expect("an etag"))
+            .await
+            .expect(204);
     }
     assert!(made.header("etag").is_some());
     let unknown = format!("/v1/endpoints/ep_{}", "0".repeat(32));

@@ -30,4 +30,5 @@ mod routing;
 mod signing;
 mod stopping;
 mod support;
+mod view_links;
 mod wire;

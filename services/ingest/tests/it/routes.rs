@@ -105,6 +105,7 @@ pub(crate) fn body_of(route: &Route) -> Option<Value> {
         ("POST", "/v1/event-types") => Some(json!({ "name": EventId::new().to_string() })),
         ("PATCH", "/v1/event-types/{name}") => Some(json!({ "description": "another" })),
         ("POST", "/v1/api-keys") => Some(json!({ "name": "n", "scopes": ["manage"] })),
+        ("POST", "/v1/view-links") => Some(json!({ "scopes": ["read"], "expires_in_s": 60 })),
         ("GET" | "DELETE", _) => None,
         _ => panic!(
             "say in body_of() what {} {} takes",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use zyven_domain::api_key::{ApiKey, Scopes};
+use zyven_domain::api_key::{ApiKey, Scope, Scopes};
 use zyven_domain::id::{ApiKeyId, TenantId};
 use zyven_store::{Actor, AuditFilter, AuditRecord, EndpointChange, NewApiKey, SealedSecret};
 
@@ -61,6 +61,11 @@ async fn every_kind_of_change_has_its_action() {
         .note_secret_reveal(tenant, endpoint)
         .await
         .expect("noted");
+    let scopes = [Scope::Read].into_iter().collect();
+    store
+        .note_view_link(tenant, key.id, scopes, chrono::Utc::now())
+        .await
+        .expect("noted");
     for sql in [
         "SELECT zyven.pause(zyven.typed_id('ep', id)) FROM zyven.endpoints",
         "SELECT zyven.pause(zyven.typed_id('ep', id)) FROM zyven.endpoints",
@@ -72,12 +77,8 @@ async fn every_kind_of_change_has_its_action() {
     ] {
         fixture.sql.batch_execute(sql).await.expect(sql);
     }
-    assert!(
-        store
-            .remove_endpoint(tenant, endpoint)
-            .await
-            .expect("removed")
-    );
+    let removed = store.remove_endpoint(tenant, endpoint, None).await;
+    assert_eq!(removed.expect("an answer"), Ok(()));
     // What changed nothing is no action.
     assert_eq!(
         fixture.actions().await,
@@ -90,6 +91,7 @@ async fn every_kind_of_change_has_its_action() {
             "endpoint_secret.retire",
             "endpoint_secret.create",
             "endpoint_secret.reveal",
+            "view_link.create",
             "endpoint.pause",
             "endpoint.resume",
             "endpoint_secret.reseal",

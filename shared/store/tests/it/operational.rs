@@ -239,8 +239,11 @@ async fn an_endpoint_that_is_disabled_is_told_once_to_the_others() {
     assert_eq!(payload["endpoint_id"], json!(endpoint));
     assert_eq!(payload["reason"], "it is gone");
 
-    let removed = fixture.store.remove_endpoint(fixture.tenant, other).await;
-    assert!(removed.expect("an answer"));
+    let removed = fixture
+        .store
+        .remove_endpoint(fixture.tenant, other, None)
+        .await;
+    assert_eq!(removed.expect("an answer"), Ok(()));
     assert_eq!(
         fixture.count("SELECT count(*) FROM zyven.events").await,
         1,

@@ -165,9 +165,9 @@ async fn what_went_to_an_endpoint_that_was_deleted_meanwhile_counts() {
     ends(&fixture, Settlement::Delivered(record(200))).await;
     let deleted = fixture
         .store
-        .remove_endpoint(fixture.tenant, endpoint)
+        .remove_endpoint(fixture.tenant, endpoint, None)
         .await;
-    assert!(deleted.expect("deleted"));
+    assert_eq!(deleted.expect("an answer"), Ok(()));
     assert_eq!(finished(&fixture, None, hour()).await.total.delivered, 1);
 }
 

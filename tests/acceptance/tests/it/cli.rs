@@ -344,6 +344,48 @@ async fn a_key_is_shown_once_and_revoked() {
 }
 
 #[tokio::test]
+async fn a_view_link_is_printed_as_what_to_embed() {
+    let stack = Stack::start(Spread::OneProcess).await;
+    let shell = Shell::on(&stack);
+    let url = shell
+        .ok(&[
+            "keys",
+            "view-link",
+            "--scope",
+            "read",
+            "--scope",
+            "replay",
+            "--expires",
+            "2h",
+            "--console",
+            "https://console.example.com/",
+        ])
+        .await;
+    let token = url
+        .trim()
+        .strip_prefix("https://console.example.com/embed#token=");
+    let token = token.expect("a URL");
+    let (status, viewer) = stack
+        .call_as(token, "GET", "/v1/api-keys/current", None)
+        .await;
+    assert_eq!(status, 200, "{viewer}");
+    assert_eq!(viewer["scopes"], json!(["read", "replay"]));
+
+    let plain = shell.ok(&["keys", "view-link"]).await;
+    assert!(plain.starts_with("zyv_"), "{plain}");
+    let made = shell.json(&["keys", "view-link"]).await;
+    assert_eq!(made["scopes"], json!(["read"]));
+    assert!(text(&made, "token").starts_with("zyv_"));
+    shell
+        .fails(2, &["keys", "view-link", "--scope", "manage"])
+        .await;
+    let long = shell
+        .fails(1, &["keys", "view-link", "--expires", "2d"])
+        .await;
+    assert!(long.contains("expires_in_s"), "{long}");
+}
+
+#[tokio::test]
 async fn dead_letters_are_replayed_after_a_dry_run() {
     let stack = Stack::start(Spread::OneProcess).await;
     let shell = Shell::on(&stack);

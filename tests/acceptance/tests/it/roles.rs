@@ -161,6 +161,7 @@ async fn use_the_whole_api(stack: &Stack) {
         ),
         ("GET", "/v1/event-types".to_owned(), None),
         ("GET", "/v1/api-keys".to_owned(), None),
+        ("POST", "/v1/view-links".to_owned(), Some(json!({}))),
         ("DELETE", key, None),
         ("GET", "/v1/audit-log".to_owned(), None),
         ("GET", "/v1/deliveries".to_owned(), None),

@@ -95,3 +95,8 @@ fn a_proxys_answer_means_the_same_however_it_arrives() {
 fn an_accepted_payload_is_json_for_every_reader() {
     run("payload");
 }
+
+#[test]
+fn a_view_link_allows_what_was_sealed_or_nothing() {
+    run("view_link");
+}

@@ -366,8 +366,8 @@ impl<'a> World<'a> {
                 (disabled.expect("asked").is_some(), Endpoint::Disabled)
             }
             Change::Remove => {
-                let removed = store.remove_endpoint(tenant, id).await;
-                (removed.expect("asked"), Endpoint::Removed)
+                let removed = store.remove_endpoint(tenant, id, None).await;
+                (removed.expect("asked").is_ok(), Endpoint::Removed)
             }
             // A pause keeps nothing from being accepted, nor claimed: that is the lane's affair.
             Change::Pause | Change::Resume => {
