@@ -9,7 +9,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use super::DOCUMENT;
+use super::{DOCUMENT, JSON};
 use described::{kind, members, paragraphs, words};
 
 const STYLE: &str = include_str!("page/page.css");
@@ -161,7 +161,7 @@ fn parameters(parameters: &Value) -> Markup {
 
 fn body(document: &Value, body: &Value) -> Markup {
     html! {
-        @for (media_type, content) in entries(&body["content"]) {
+        @for (media_type, content) in ways_to_write(body) {
             h4 { "Body" @if body["required"] == false { ", may be left out" } " " code { (media_type) } }
             p { (words(text(&body["description"]))) }
             @let schema = &content["schema"];
@@ -248,6 +248,13 @@ fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     place
         .and_then(|place| document.pointer(place))
         .unwrap_or(value)
+}
+
+/// The ways in which a body may be written, the usual one first.
+fn ways_to_write(body: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    let mut ways: Vec<_> = entries(&body["content"]).collect();
+    ways.sort_by_key(|(media_type, _)| *media_type != JSON);
+    ways.into_iter()
 }
 
 fn entries(value: &Value) -> impl Iterator<Item = (&str, &Value)> {

@@ -406,6 +406,13 @@ async fn the_reference_is_one_page_that_needs_nothing_else() {
         attributes(&page.text, " id=\"").count(),
         "ids are unique"
     );
+    // Of the ways to write a body the usual one is shown.
+    let publishing = page.text.split(" id=\"publishEvent\"").nth(1);
+    let sent = publishing.and_then(|section| section.split("Content-Type: ").nth(1));
+    assert!(
+        sent.is_some_and(|sent| sent.starts_with("application/json'")),
+        "{sent:.40?}"
+    );
     let tag = page.header("etag").expect("a tag");
     let again = api.http.get(api.url("/docs")).header("if-none-match", tag);
     Answer::of(again).await.expect(304);

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use super::{entries, pretty, text};
+use super::{pretty, text, ways_to_write};
 
 /// Longest body that stays on one line, in bytes.
 const LINE_BYTES_MAX: usize = 48;
@@ -24,7 +24,7 @@ pub(super) fn command(method: &str, path: &str, operation: &Value) -> String {
             path.replace(&format!("{{{name}}}"), &id)
         });
     let mut words = vec![format!("curl \"$ZYVEN_API_URL{path}\"")];
-    let body = entries(&operation["requestBody"]["content"]).next();
+    let body = ways_to_write(&operation["requestBody"]).next();
     if method != "GET" && !(method == "POST" && body.is_some()) {
         words.push(format!("-X {method}"));
     }
