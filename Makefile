@@ -125,7 +125,7 @@ examples: ## Run the examples of docs/publishing.md and docs/receivers.md agains
 browser: ## Use the console in a real Chromium: snapshots, accessibility, pictures
 	@scripts/browser.sh
 
-api-check: ## Lint the API's description of itself (OpenAPI) and look at whether it is what a running server says
+api-check: ## Lint the API's description of itself (OpenAPI)
 	@scripts/check-api.sh
 
 api-fuzz: ## Send a running server what its description allows and forbids (SEED=11 EXAMPLES=50; schemathesis)

@@ -15,7 +15,6 @@ set -euo pipefail
 . "$ZYVEN_ROOT/scripts/lib/private-stack.sh"
 
 PACKAGES=$ZYVEN_ROOT/.zyven/browser
-PROGRAM=${ZYVEN_TEST_BINARY:-${CARGO_TARGET_DIR:-$ZYVEN_ROOT/target}/debug/zyven}
 
 find_chromium() {
     local name
@@ -32,7 +31,7 @@ find_chromium() {
     return 1
 }
 
-[ -x "$PROGRAM" ] || die "$PROGRAM is missing; build it with: cargo build --bin zyven"
+find_program
 if ! find_chromium >/dev/null && is_root && have apt-get; then apt_install chromium || true; fi
 if ! CHROMIUM=$(find_chromium); then
     say "SKIPPED: the console in a browser. There is no Chromium (Debian: apt-get install chromium; or set ZYVEN_TEST_CHROMIUM)"

@@ -12,9 +12,8 @@ set -euo pipefail
 . "$ZYVEN_ROOT/scripts/lib/private-stack.sh"
 
 PACKAGES=$ZYVEN_ROOT/.zyven/api-check
-PROGRAM=${ZYVEN_TEST_BINARY:-${CARGO_TARGET_DIR:-$ZYVEN_ROOT/target}/debug/zyven}
 
-[ -x "$PROGRAM" ] || die "$PROGRAM is missing; build it with: cargo build --bin zyven"
+find_program
 node_packages "$PACKAGES" "$ZYVEN_ROOT/scripts/api-check/package.json"
 DOCUMENT=$PACKAGES/openapi.json
 # What is set on this machine is nobody's business: the document is that of the defaults.

@@ -15,13 +15,9 @@ set -euo pipefail
 . "$ZYVEN_ROOT/scripts/lib/private-stack.sh"
 
 PACKAGES=$ZYVEN_ROOT/.zyven/examples
-PROGRAM=${ZYVEN_TEST_BINARY:-${CARGO_TARGET_DIR:-$ZYVEN_ROOT/target}/debug/zyven}
 
-[ -x "$PROGRAM" ] || die "$PROGRAM is missing; build it with: cargo build --bin zyven"
-for tool in curl openssl; do
-    if ! have "$tool" && is_root && have apt-get; then apt_install "$tool"; fi
-    have "$tool" || die "$tool is needed (Debian: apt-get install $tool)"
-done
+find_program
+need_tools curl openssl
 if ! have go && is_root && have apt-get; then apt_install golang-go; fi
 node_packages "$PACKAGES/node" "$ZYVEN_ROOT/scripts/examples/package.json"
 python_environment "$PACKAGES/python" requests==2.34.2 cloudevents==2.2.0 standardwebhooks==1.1.0 cryptography==50.0.2

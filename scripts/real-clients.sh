@@ -12,13 +12,8 @@ set -euo pipefail
 # shellcheck source=scripts/lib/servers.sh
 . "$ZYVEN_ROOT/scripts/lib/servers.sh"
 
-PROGRAM=${ZYVEN_TEST_BINARY:-${CARGO_TARGET_DIR:-$ZYVEN_ROOT/target}/debug/zyven}
-
-[ -x "$PROGRAM" ] || die "$PROGRAM is missing; build it with: cargo build --bin zyven"
-for tool in curl openssl; do
-    if ! have "$tool" && is_root && have apt-get; then apt_install "$tool"; fi
-    have "$tool" || die "$tool is needed (Debian: apt-get install $tool)"
-done
+find_program
+need_tools curl openssl
 python_environment "$ZYVEN_ROOT/.zyven/real-clients" httpx==0.28.1 aiohttp==3.13.2
 
 FOLDER=$(mktemp -d)

@@ -13,9 +13,8 @@ set -euo pipefail
 . "$ZYVEN_ROOT/scripts/lib/private-stack.sh"
 
 PACKAGES=$ZYVEN_ROOT/.zyven/real-input
-PROGRAM=${ZYVEN_TEST_BINARY:-${CARGO_TARGET_DIR:-$ZYVEN_ROOT/target}/debug/zyven}
 
-[ -x "$PROGRAM" ] || die "$PROGRAM is missing; build it with: cargo build --bin zyven"
+find_program
 node_packages "$PACKAGES" "$ZYVEN_ROOT/scripts/real-input/package.json"
 trap leave_private_stack EXIT
 trap 'exit 130' INT

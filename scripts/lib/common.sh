@@ -11,6 +11,12 @@ die() { say "error: $*"; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 is_root() { [ "$(id -u)" -eq 0 ]; }
 
+# Sets PROGRAM to the zyven that is to be tried: ZYVEN_TEST_BINARY, or what `cargo build` has made.
+find_program() {
+    PROGRAM=${ZYVEN_TEST_BINARY:-${CARGO_TARGET_DIR:-$ZYVEN_ROOT/target}/debug/zyven}
+    [ -x "$PROGRAM" ] || die "$PROGRAM is missing; build it with: cargo build --bin zyven"
+}
+
 # Holds file $1 as an exclusive lock on descriptor 9 until the shell ends or closes it. Whatever is started in the
 # background meanwhile must be given `9>&-`, or it keeps the lock.
 lock() {

@@ -73,6 +73,15 @@ apt_install() {
     return "$status"
 }
 
+# Makes sure that these programs are here, each from the Debian package of its name.
+need_tools() {
+    local tool
+    for tool in "$@"; do
+        if ! have "$tool" && is_root && have apt-get; then apt_install "$tool"; fi
+        have "$tool" || die "$tool is needed (Debian: apt-get install $tool)"
+    done
+}
+
 # Makes sure that both servers' programs are here, or says exactly what to install.
 require_servers() {
     local missing=""

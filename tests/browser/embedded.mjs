@@ -70,13 +70,12 @@ export async function embedded({ stack, events, open, picture }) {
   await call("DELETE", `/v1/api-keys/${giver.id}`);
   await ending.getByText(ENDED).waitFor();
   await accessible(ending, `${where} ended`);
-  const another = framed(await link(["read"])).match(/src="([^"]+)"/)[1];
-  await page.locator("#view").evaluate((view, src) => { view.src = src; }, another);
+  const bring = (src) => page.locator("#view").evaluate((view, to) => { view.src = to; }, src);
+  const address = async (scopes) => framed(await link(scopes)).match(/src="([^"]+)"/)[1];
+  await bring(await address(["read"]));
   await ending.getByRole("row", { name: /\/good/ }).waitFor();
   check(where, !ending.url().includes("zyv_"), "another link stays in the address");
   // In time and with the same scopes it disturbs nobody; with others the view begins anew.
-  const bring = (src) => page.locator("#view").evaluate((view, to) => { view.src = to; }, src);
-  const address = async (scopes) => framed(await link(scopes)).match(/src="([^"]+)"/)[1];
   await ending.evaluate(() => { document.querySelector("h1").dataset.seen = "yes"; });
   const asked = page.waitForResponse((answer) => answer.url().endsWith("/api-keys/current"));
   await bring(await address(["read"]));

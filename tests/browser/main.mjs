@@ -29,7 +29,7 @@ async function open(width, height, colorScheme) {
     document.addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
   });
   const page = await context.newPage();
-  page.setDefaultTimeout(15_000);
+  page.setDefaultTimeout(60_000);
   // A login that is refused, an API that explains nothing yet.
   watch(page, () => place, (text) => /status of 401|status of 404/.test(text));
   return page;

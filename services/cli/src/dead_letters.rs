@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 use zyven_domain::id::EndpointId;
 use zyven_domain::lifecycle::DeliveryState;
-use zyven_runtime::shutdown::{self, Shutdown};
 
 use crate::api::{Answer, Api, PAGE_ITEMS_MAX, Page, parsed};
 use crate::deliveries::{COLUMNS, Filter, ROWS_MAX, print};
 use crate::failure::Failure;
+use crate::follow::interruption;
 use crate::output::{Column, FAINT, Output, paint};
 use crate::time::ago;
 
@@ -205,9 +205,7 @@ fn show(told: &Answer, output: &Output) -> Result<(), Failure> {
 
 /// Asks until nothing waits any more, with a bar on a terminal. The replay needs nobody who looks at it.
 async fn follow(replay: i64, api: &Api) -> Result<Answer, Failure> {
-    let (trigger, shutdown) = Shutdown::new();
-    shutdown::stop_on_signals(trigger)
-        .map_err(|error| Failure::Failed(format!("signals cannot be heard: {error}")))?;
+    let shutdown = interruption()?;
     let bar = ProgressBar::no_length().with_style(
         ProgressStyle::with_template("{wide_bar} {pos}/{len} ({per_sec}, {eta} to go)")
             .expect("a template of this file"),

@@ -11,6 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use zyven_domain::id::EventId;
+use zyven_runtime::shutdown::{self, Shutdown};
 
 use crate::api::{Api, PAGE_ITEMS_MAX, parsed};
 use crate::failure::Failure;
@@ -212,13 +213,19 @@ fn moment(event: EventId) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(ms).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
+/// Requested when somebody interrupts this program.
+pub(crate) fn interruption() -> Result<Shutdown, Failure> {
+    let (trigger, shutdown) = Shutdown::new();
+    shutdown::stop_on_signals(trigger)
+        .map_err(|error| Failure::Failed(format!("signals cannot be heard: {error}")))?;
+    Ok(shutdown)
+}
+
 /// Runs `work` until it ends or somebody interrupts it, which is no failure.
 pub(crate) async fn until_interrupted(
     work: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
-    let (trigger, shutdown) = zyven_runtime::shutdown::Shutdown::new();
-    zyven_runtime::shutdown::stop_on_signals(trigger)
-        .map_err(|error| Failure::Failed(format!("signals cannot be heard: {error}")))?;
+    let shutdown = interruption()?;
     // Both may be dropped: what `work` has printed is done, and a request under way is repeated by nobody.
     tokio::select! {
         outcome = work => outcome,

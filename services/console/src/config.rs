@@ -127,20 +127,19 @@ impl FromStr for FrameAncestors {
         if !(1..=FRAME_ANCESTORS_MAX).contains(&written.len()) {
             return Err(format!("must have 1 to {FRAME_ANCESTORS_MAX} origins"));
         }
-        let origins: Vec<Option<String>> = written.iter().map(|text| framing(text)).collect();
-        let wrong: Vec<&str> = written
-            .iter()
-            .zip(&origins)
-            .filter(|(_, origin)| origin.is_none())
-            .map(|(text, _)| *text)
-            .collect();
+        let (mut origins, mut wrong) = (Vec::new(), Vec::new());
+        for text in written {
+            match framing(text) {
+                Some(origin) => origins.push(origin),
+                None => wrong.push(text),
+            }
+        }
         if !wrong.is_empty() {
             return Err(format!(
                 "must be origins such as https://app.example.com, or http://localhost:3000 on this machine, which is not so: {}",
                 wrong.join(" ")
             ));
         }
-        let origins: Vec<String> = origins.into_iter().flatten().collect();
         Ok(Self {
             sources: origins.join(" "),
         })

@@ -198,7 +198,6 @@ impl Attempt {
     }
 
     fn decide(&self, outcome: &Outcome) -> Decision {
-        let age = Utc::now() - self.delivery.accepted_at;
         let jitter = match outcome {
             Outcome::Answered {
                 status: 200..=299, ..
@@ -208,7 +207,7 @@ impl Attempt {
         let decision = decide(
             outcome,
             self.delivery.attempt,
-            age.to_std().unwrap_or_default(),
+            self.delivery.age(Utc::now()),
             &self.destination.policy,
             jitter,
         );
@@ -226,21 +225,17 @@ impl Attempt {
         verdict: &Verdict,
         started_at: DateTime<Utc>,
     ) {
-        let age_at = |moment: DateTime<Utc>| {
-            let age = moment - self.delivery.accepted_at;
-            age.to_std().unwrap_or_default()
-        };
         // What did not leave Zyven is not counted as an attempt, and the next one is the first again.
         if self.delivery.attempt == 1 && !matches!(outcome, Outcome::Unsent) {
-            statistics.attempted_first(age_at(started_at));
+            statistics.attempted_first(self.delivery.age(started_at));
         }
         if *verdict == Verdict::Delivered {
-            statistics.delivered(age_at(Utc::now()));
+            statistics.delivered(self.delivery.age(Utc::now()));
         }
     }
 
-    /// The one line about an attempt that was not waited for: the grace time was over.
-    pub(crate) fn log_cut_off(&self) {
+    /// The one line about an attempt that was not waited for longer than this: the grace time was over.
+    pub(crate) fn log_cut_off(&self, total: Duration) {
         tracing::info!(
             tenant.id = %self.delivery.tenant_id,
             event.id = %self.delivery.event_id,
@@ -250,13 +245,13 @@ impl Attempt {
             endpoint.host = self.destination.host,
             error = "cut_off",
             verdict = "release",
+            duration_ms = ms(total),
             "attempted"
         );
     }
 
     /// The one line about an attempt that came to its end, whatever end.
     fn log(&self, outcome: &Outcome, verdict: &Verdict, observed: &Observed, total: Duration) {
-        let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
         let (verdict, retry_in) = match verdict {
             Verdict::Delivered => ("delivered", None),
             Verdict::RetryIn(wait) => ("retry", Some(ms(*wait))),
@@ -311,6 +306,11 @@ pub(crate) fn settle_item(
         attempt: delivery.attempt,
         settlement,
     }
+}
+
+/// Milliseconds, as log lines tell them.
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
 }
 
 fn lease_in_doubt() -> Failure {

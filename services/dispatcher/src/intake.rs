@@ -329,43 +329,24 @@ impl Intake {
             verdict,
             "not attempted"
         );
-        finish(
-            &self.finished,
-            Finished {
-                item: settle_item(&delivery, lease, settlement),
-                disable_endpoint: None,
-                ticket: ticket_of(&delivery),
-                lane: LaneSignal::Neutral,
-            },
-        );
+        finish(&self.finished, unattempted(&delivery, lease, settlement));
     }
 
     fn spawn(&self, attempt: Attempt) {
         let workshop = Arc::clone(&self.workshop);
         let finished = self.finished.clone();
-        let ticket = ticket_of(&attempt.delivery);
-        let released = settle_item(
-            &attempt.delivery,
-            attempt.lease,
-            Settlement::Release {
-                due_in: Duration::ZERO,
-            },
-        );
         // Ends with its attempt, which has a deadline, or when the grace time is over.
         tokio::spawn(async move {
             let mut give_up = workshop.give_up.clone();
+            let began = Instant::now();
             let outcome = tokio::select! {
                 biased;
                 outcome = attempt.make(&workshop) => outcome,
                 _ = give_up.wait_for(|given_up| *given_up) => {
                     CrashPoint::DispatcherBeforeRelease.reached();
-                    attempt.log_cut_off();
-                    Finished {
-                        item: released,
-                        disable_endpoint: None,
-                        ticket,
-                        lane: LaneSignal::Neutral,
-                    }
+                    attempt.log_cut_off(began.elapsed());
+                    let due_in = Duration::ZERO;
+                    unattempted(&attempt.delivery, attempt.lease, Settlement::Release { due_in })
                 }
             };
             finish(&finished, outcome);
@@ -479,6 +460,16 @@ impl Intake {
             }
             sleep(FAREWELL_WAIT).await;
         }
+    }
+}
+
+/// What becomes of a delivery whose endpoint has shown nothing.
+fn unattempted(delivery: &ClaimedDelivery, lease: Lease, settlement: Settlement) -> Finished {
+    Finished {
+        item: settle_item(delivery, lease, settlement),
+        disable_endpoint: None,
+        ticket: ticket_of(delivery),
+        lane: LaneSignal::Neutral,
     }
 }
 

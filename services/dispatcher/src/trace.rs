@@ -45,11 +45,10 @@ pub(crate) fn end(
         let status = Attribute::Number(i64::from(status));
         ("http.response.status_code", status)
     }));
-    let failure = match (verdict, error_class(outcome), status) {
-        (Verdict::Delivered, ..) => None,
-        (_, Some(class), _) => Some(class.to_owned()),
-        (_, None, Some(status)) => Some(format!("the endpoint answered {status}")),
-        (_, None, None) => Some("there was no answer".to_owned()),
+    let failure = match (verdict, outcome) {
+        (Verdict::Delivered, _) => None,
+        (_, Outcome::Answered { status, .. }) => Some(format!("the endpoint answered {status}")),
+        (_, failed) => error_class(failed).map(str::to_owned),
     };
     span.end("attempt", Side::Client, attributes, failure);
 }

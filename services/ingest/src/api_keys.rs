@@ -17,7 +17,6 @@ use zyven_store::{API_KEYS_PER_TENANT_MAX, ApiKeyRecord, NewApiKey};
 use crate::answer::{self, Answer};
 use crate::app::{App, random};
 use crate::auth::Caller;
-use crate::body;
 use crate::fields::Members;
 use crate::openapi::values;
 use crate::pages::{self, Query};
@@ -113,8 +112,7 @@ pub(crate) async fn create(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Answer, Problem> {
-    let (head, body) = request.into_parts();
-    let received = body::receive(&head.headers, body, app.body_allowed(), &app.room).await?;
+    let received = app.receive(request).await?;
     let mut members = Members::parse(received.text()?)?;
     let name = members.text("name", name);
     if name.is_none() {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::Request;
 use tokio::sync::Semaphore;
 use zyven_domain::secret_box::KeyRing;
 use zyven_queue::Queue;
@@ -12,7 +13,7 @@ use zyven_store::{Actor, Store};
 use crate::aside::Aside;
 use crate::auth::{Caller, Keys};
 use crate::batcher::Batcher;
-use crate::body::{Allowed, Room, Takes};
+use crate::body::{self, Allowed, Received, Room, Takes};
 use crate::config::Config;
 use crate::openapi::Description;
 use crate::problem::{Code, Problem};
@@ -47,9 +48,11 @@ impl App {
         self.store.by(Actor::Key(caller.key))
     }
 
-    /// What the body of most requests may be.
-    pub(crate) fn body_allowed(&self) -> Allowed {
-        self.event_allowed(Takes::Json)
+    /// The body of a request, as most of them have one.
+    pub(crate) async fn receive(&self, request: Request) -> Result<Received, Problem> {
+        let (head, body) = request.into_parts();
+        let allowed = self.event_allowed(Takes::Json);
+        body::receive(&head.headers, body, allowed, &self.room).await
     }
 
     /// What the body of a request with one event may be.

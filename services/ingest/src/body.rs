@@ -17,6 +17,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
+use crate::openapi::{CLOUD_EVENT, CLOUD_EVENTS, JSON, LINES};
 use crate::problem::{Code, Problem};
 
 /// Bytes of a refused body that are read and thrown away before the answer is sent.
@@ -202,15 +203,12 @@ fn format_of(content_type: Option<&HeaderValue>, takes: Takes) -> Result<Format,
     };
     let formats: &[(&str, Format)] = match takes {
         Takes::Data => return Ok(Format::Data),
-        Takes::Json => &[("application/json", Format::Json)],
-        Takes::Event => &[
-            ("application/json", Format::Json),
-            ("application/cloudevents+json", Format::CloudEvent),
-        ],
+        Takes::Json => &[(JSON, Format::Json)],
+        Takes::Event => &[(JSON, Format::Json), (CLOUD_EVENT, Format::CloudEvent)],
         Takes::Batch => &[
-            ("application/json", Format::Json),
-            ("application/x-ndjson", Format::Lines),
-            ("application/cloudevents-batch+json", Format::CloudEvents),
+            (JSON, Format::Json),
+            (LINES, Format::Lines),
+            (CLOUD_EVENTS, Format::CloudEvents),
         ],
     };
     let essence = essence.trim();

@@ -17,7 +17,6 @@ use zyven_store::{CANCEL_REASON_CHARS_MAX, Cancelled};
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::Caller;
-use crate::body;
 use crate::fields::{self, Members};
 use crate::openapi::values;
 use crate::problem::{Code, Problem};
@@ -123,8 +122,7 @@ pub(crate) async fn delivery(
 }
 
 async fn reason_of(app: &App, request: Request) -> Result<String, Problem> {
-    let (head, body) = request.into_parts();
-    let received = body::receive(&head.headers, body, app.body_allowed(), &app.room).await?;
+    let received = app.receive(request).await?;
     let mut members = Members::parse(received.text()?)?;
     let reason = members.text("reason", |text| {
         fields::reason(text, CANCEL_REASON_CHARS_MAX)

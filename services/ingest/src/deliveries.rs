@@ -18,7 +18,6 @@ use zyven_store::{Attempt, DeliveryFilter, DeliveryRecord, REPLAY_REASON_CHARS_M
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::Caller;
-use crate::body;
 use crate::fields::{self, Members};
 use crate::openapi::values;
 use crate::pages::{self, Query};
@@ -232,8 +231,7 @@ pub(crate) async fn replay(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Answer, Problem> {
-    let (head, body) = request.into_parts();
-    let received = body::receive(&head.headers, body, app.body_allowed(), &app.room).await?;
+    let received = app.receive(request).await?;
     let mut members = Members::parse(received.text()?)?;
     let reason = members.text("reason", |text| {
         fields::reason(text, REPLAY_REASON_CHARS_MAX)

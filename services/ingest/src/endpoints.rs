@@ -22,14 +22,13 @@ use zyven_domain::event::{DeliveryOptions, EventType};
 use zyven_domain::id::{DeliveryId, EndpointId, EventId};
 use zyven_domain::lifecycle::DeliveryState;
 use zyven_store::{
-    AcceptedFor, ENDPOINTS_PER_TENANT_MAX, EndpointRecord, EndpointRefusal, Flow, NewEndpoint,
-    NewEvent, Safeguards,
+    AcceptedFor, ENDPOINTS_PER_TENANT_MAX, EndpointChange, EndpointRecord, EndpointRefusal, Flow,
+    NewEndpoint, NewEvent, Safeguards,
 };
 
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::Caller;
-use crate::body;
 use crate::fields::Members;
 use crate::openapi::values;
 use crate::pages::{self, Query};
@@ -163,8 +162,7 @@ pub(crate) async fn create(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Answer, Problem> {
-    let (head, body) = request.into_parts();
-    let received = body::receive(&head.headers, body, app.body_allowed(), &app.room).await?;
+    let received = app.receive(request).await?;
     let mut members = Members::parse(received.text()?)?;
     let (url, change) = form::new_endpoint(&mut members, &app.config.names);
     let (scheme, given) = secrets::wanted(&mut members);
@@ -251,13 +249,15 @@ pub(crate) async fn change(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Answer, Problem> {
-    let (head, body) = request.into_parts();
-    let received = body::receive(&head.headers, body, app.body_allowed(), &app.room).await?;
+    let only_of = preconditions::versions_meant(request.headers());
+    let received = app.receive(request).await?;
     let mut members = Members::parse(received.text()?)?;
-    let mut change = form::change(&mut members, &app.config.names);
+    let mut change = EndpointChange {
+        only_of,
+        ..form::change(&mut members, &app.config.names)
+    };
     let wanted = Wanted::read(&mut members, &app.config.names, Utc::now());
     members.finish()?;
-    change.only_of = preconditions::versions_meant(&head.headers);
     let endpoint = endpoint_id(&id)?;
     wanted
         .check_change(&app, caller.tenant, endpoint, change.url.as_deref())

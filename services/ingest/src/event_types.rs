@@ -19,7 +19,6 @@ use zyven_store::{
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::Caller;
-use crate::body;
 use crate::fields::Members;
 use crate::openapi::values;
 use crate::pages::{self, Query};
@@ -78,7 +77,7 @@ pub(crate) async fn create(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Answer, Problem> {
-    let received = receive(&app, request).await?;
+    let received = app.receive(request).await?;
     let mut members = Members::parse(received.text()?)?;
     let name = members.text("name", EventType::parse);
     if name.is_none() {
@@ -145,7 +144,7 @@ pub(crate) async fn change(
     request: Request,
 ) -> Result<Answer, Problem> {
     let only_of = preconditions::versions_meant(request.headers());
-    let received = receive(&app, request).await?;
+    let received = app.receive(request).await?;
     let mut members = Members::parse(received.text()?)?;
     let change = EventTypeChange {
         only_of,
@@ -177,11 +176,6 @@ pub(crate) async fn archive(
         .change_event_type(caller.tenant, &type_name(&name)?, &change)
         .await?;
     archived.map(|_| answer::nothing()).map_err(refused)
-}
-
-async fn receive(app: &App, request: Request) -> Result<body::Received, Problem> {
-    let (head, body) = request.into_parts();
-    body::receive(&head.headers, body, app.body_allowed(), &app.room).await
 }
 
 /// The members that can be changed later.

@@ -222,8 +222,8 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 /// The one line about a request, written when its answer is. The path is told as its pattern: what a client
 /// made of it may be a secret, or a line of its own.
 ///
-/// Of events that were accepted it is told at debug: they come by the thousand a second, each of their attempts has a line
-/// of its own, and writing this one costs about as much as the request.
+/// Of events that were accepted it is told at debug: they come by the thousand a second, and each of their attempts has a
+/// line of its own.
 fn log(response: &Sent, method: &Method, trail: &Trail, id: &HeaderValue, duration: Duration) {
     macro_rules! line {
         ($level:ident) => {

@@ -152,7 +152,7 @@ impl<'a> Members<'a> {
         value.filter(|_| is_right)
     }
 
-    /// The names of the members that nobody has asked for yet, in their order.
+    /// The names of the members that nobody has asked for yet, in no particular order.
     pub(crate) fn names(&self) -> Vec<String> {
         let names = self
             .members

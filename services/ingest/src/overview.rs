@@ -11,7 +11,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use http::StatusCode;
 use schemars::JsonSchema;
 use serde::Serialize;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 use zyven_domain::api_key::Scope;
 use zyven_domain::id::{ApiKeyId, EndpointId, TenantId};
 use zyven_store::{DEAD_LETTERS_COUNTED_MAX, Tally, Waiting, Window};
@@ -191,11 +192,18 @@ pub(crate) async fn current_key(
 
 /// Waits for one of [`ASKING_MAX`] places, for as long as a request may take.
 pub(crate) async fn place(app: &App) -> Result<SemaphorePermit<'_>, Problem> {
-    let place = tokio::time::timeout(app.config.deadlines.request, app.overviews.acquire()).await;
-    match place {
-        Ok(Ok(place)) => Ok(place),
-        Ok(Err(_)) | Err(_) => Err(Problem::unavailable()),
-    }
+    place_among(app, &app.overviews)
+        .await
+        .ok_or_else(Problem::unavailable)
+}
+
+/// One of these places; `None` if there is none for as long as a request may take.
+pub(crate) async fn place_among<'a>(
+    app: &App,
+    places: &'a Semaphore,
+) -> Option<SemaphorePermit<'a>> {
+    let place = timeout(app.config.deadlines.request, places.acquire()).await;
+    place.ok().and_then(Result::ok)
 }
 
 /// `GET /v1/statistics`: sixty steps up to now, and what waits.

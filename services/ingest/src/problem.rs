@@ -16,6 +16,9 @@ use crate::openapi::values;
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
 
 /// Every kind of problem. Its code never changes once published; programs branch on it.
+/// The media type of every problem (RFC 9457, section 3).
+pub(crate) const ANSWERED_AS: &str = "application/problem+json";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Code {
     RequestMalformed,
@@ -341,10 +344,7 @@ impl Problem {
     pub(crate) fn into_answer(self) -> Answer {
         let mut answer = answer::value(self.code.status(), &self.view());
         let headers = answer.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(ANSWERED_AS));
         headers.extend(self.code.header());
         answer.extensions_mut().insert(self.code);
         answer

@@ -11,7 +11,6 @@ use http::StatusCode;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::SemaphorePermit;
-use tokio::time::timeout;
 use zyven_domain::event::EventType;
 use zyven_domain::id::EndpointId;
 use zyven_domain::retry::DeadLetterReason;
@@ -22,8 +21,8 @@ use zyven_store::{
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::Caller;
-use crate::body;
 use crate::fields::{self, Members};
+use crate::overview;
 use crate::problem::Problem;
 
 /// Replays that are begun, or asked how far they have come, at the same time; more wait for their turn. Each reads and writes as many
@@ -92,8 +91,8 @@ impl From<ReplayProgress> for ProgressView {
 
 /// Waits for one of [`AT_ONCE_MAX`] places, for as long as a request may take.
 async fn place(app: &App) -> Result<SemaphorePermit<'_>, Problem> {
-    let place = timeout(app.config.deadlines.request, app.replays.acquire()).await;
-    place.ok().and_then(Result::ok).ok_or_else(|| {
+    let place = overview::place_among(app, &app.replays).await;
+    place.ok_or_else(|| {
         Problem::overloaded("Too many replays are asked about at this moment; nothing was done.")
     })
 }
@@ -104,8 +103,7 @@ pub(crate) async fn begin(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Answer, Problem> {
-    let (head, body) = request.into_parts();
-    let received = body::receive(&head.headers, body, app.body_allowed(), &app.room).await?;
+    let received = app.receive(request).await?;
     let mut members = Members::parse(received.text()?)?;
     let reason = members.required("reason", |text| {
         fields::reason(text, REPLAY_REASON_CHARS_MAX)

@@ -18,7 +18,6 @@ use zyven_domain::view_link::{VIEW_SCOPES, View, ViewLink, view_scope};
 use crate::answer::{self, Answer};
 use crate::app::{App, random};
 use crate::auth::Caller;
-use crate::body;
 use crate::fields::Members;
 use crate::openapi::values;
 use crate::problem::Problem;
@@ -45,10 +44,9 @@ pub(crate) async fn create(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Answer, Problem> {
-    let (head, body) = request.into_parts();
     let (mut scopes, mut expires_in_s) = (vec![Scope::Read], EXPIRES_IN_S_DEFAULT);
-    if !body.is_end_stream() {
-        let received = body::receive(&head.headers, body, app.body_allowed(), &app.room).await?;
+    if !request.body().is_end_stream() {
+        let received = app.receive(request).await?;
         let mut members = Members::parse(received.text()?)?;
         let wanted = members.texts("scopes", 1..=VIEW_SCOPES.len(), view_scope);
         scopes = wanted.unwrap_or(scopes);

@@ -210,22 +210,24 @@ impl Parts {
     fn queue(&self, service: &'static str) -> Result<Queue, Failure> {
         let config = self.queue.as_ref();
         let config = config.expect("the plan reads the queue for whoever needs it");
-        let queue = Queue::connect(config).map_err(Failure::other)?;
-        pools::observe_queue(&queue, service, &self.metrics);
-        Ok(queue)
+        self.connect_queue(config, service)
     }
 
-    fn queue_for_explanations(&self, service: &'static str) -> Result<Option<Queue>, Failure> {
+    fn queue_for_explanations(&self) -> Result<Option<Queue>, Failure> {
         let connect = |config: &QueueConfig| {
             let config = QueueConfig {
                 pool_size: zyven_ingest::QUEUE_POOL_SIZE.min(config.pool_size),
                 ..config.clone()
             };
-            let queue = Queue::connect(&config).map_err(Failure::other)?;
-            pools::observe_queue(&queue, service, &self.metrics);
-            Ok(queue)
+            self.connect_queue(&config, "ingest")
         };
         self.queue.as_ref().map(connect).transpose()
+    }
+
+    fn connect_queue(&self, config: &QueueConfig, service: &'static str) -> Result<Queue, Failure> {
+        let queue = Queue::connect(config).map_err(Failure::other)?;
+        pools::observe_queue(&queue, service, &self.metrics);
+        Ok(queue)
     }
 
     fn keys(&self) -> KeyRing {
@@ -243,7 +245,7 @@ fn start_ingest(
     let Listening { listener, origin } = bind(sockets, "the API", config.listen)?;
     let deps = zyven_ingest::Deps {
         store: parts.store("ingest")?,
-        queue: parts.queue_for_explanations("ingest")?,
+        queue: parts.queue_for_explanations()?,
         ring: parts.keys(),
         metrics: parts.metrics.clone(),
         tracer: parts.tracer.clone(),

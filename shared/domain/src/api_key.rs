@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq as _;
 pub const API_KEY_PREFIX: &str = "zyk_";
 /// Random bytes of the secret part.
 pub const SECRET_BYTES: usize = 32;
-const PUBLIC_ID_DIGITS: usize = 16;
+pub(crate) const PUBLIC_ID_DIGITS: usize = 16;
 const SECRET_DIGITS: usize = 43;
 const TEXT_BYTES: usize = API_KEY_PREFIX.len() + PUBLIC_ID_DIGITS + 1 + SECRET_DIGITS;
 

@@ -17,12 +17,21 @@ use crate::id::TenantId;
 const VERSION: u8 = 2;
 /// What still opens: the associated data was `<table>/<row>`.
 const VERSION_WITHOUT_TENANT: u8 = 1;
+/// Version and length of the key id.
+const HEAD_BYTES: usize = 2;
+/// Of XChaCha20-Poly1305.
+const TAG_BYTES: usize = 16;
 /// Bytes of a nonce.
 pub const NONCE_BYTES: usize = 24;
 /// Bytes of a master key.
 pub const KEY_BYTES: usize = 32;
 /// Longest key id.
 pub const KEY_ID_BYTES_MAX: usize = 32;
+
+/// Longest envelope of so many bytes.
+pub(crate) const fn envelope_bytes_max(plain_bytes: usize) -> usize {
+    HEAD_BYTES + KEY_ID_BYTES_MAX + NONCE_BYTES + plain_bytes + TAG_BYTES
+}
 
 /// Why a key ring cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -170,7 +179,7 @@ impl KeyRing {
             .encrypt(&XNonce::from(nonce), payload)
             .expect("secrets are far below the cipher's 256 GiB limit");
         let id_length = u8::try_from(id.len()).expect("a key id has at most 32 characters");
-        let mut envelope = Vec::with_capacity(2 + id.len() + NONCE_BYTES + sealed.len());
+        let mut envelope = Vec::with_capacity(HEAD_BYTES + id.len() + NONCE_BYTES + sealed.len());
         envelope.extend_from_slice(&[VERSION, id_length]);
         envelope.extend_from_slice(id.as_bytes());
         envelope.extend_from_slice(&nonce);

@@ -9,9 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 
-use crate::api_key::{PublicId, Scope, Scopes};
+use crate::api_key::{PUBLIC_ID_DIGITS, PublicId, Scope, Scopes};
 use crate::id::{ApiKeyId, TenantId};
-use crate::secret_box::{KEY_ID_BYTES_MAX, KeyRing, NONCE_BYTES, Place};
+use crate::secret_box::{KeyRing, NONCE_BYTES, Place, envelope_bytes_max};
 
 /// What every view link starts with.
 pub const VIEW_LINK_PREFIX: &str = "zyv_";
@@ -21,16 +21,11 @@ pub const VIEW_SCOPES: [Scope; 2] = [Scope::Read, Scope::Replay];
 
 const VERSION: u8 = 1;
 const STATEMENT_BYTES: usize = 10;
-/// Version and length of the key id.
-const ENVELOPE_HEAD_BYTES: usize = 2;
-/// Of XChaCha20-Poly1305.
-const TAG_BYTES: usize = 16;
-const ENVELOPE_BYTES_MAX: usize =
-    ENVELOPE_HEAD_BYTES + KEY_ID_BYTES_MAX + NONCE_BYTES + STATEMENT_BYTES + TAG_BYTES;
-const PUBLIC_ID_DIGITS: usize = 16;
 /// Longest link, as text: whatever is longer is not even decoded.
-pub const VIEW_LINK_BYTES_MAX: usize =
-    VIEW_LINK_PREFIX.len() + PUBLIC_ID_DIGITS + 1 + (ENVELOPE_BYTES_MAX * 4).div_ceil(3);
+pub const VIEW_LINK_BYTES_MAX: usize = VIEW_LINK_PREFIX.len()
+    + PUBLIC_ID_DIGITS
+    + 1
+    + (envelope_bytes_max(STATEMENT_BYTES) * 4).div_ceil(3);
 
 /// The text is not a view link. Says nothing about what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -168,6 +163,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::secret_box::KEY_ID_BYTES_MAX;
 
     const RING: &str = "test:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 

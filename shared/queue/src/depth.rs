@@ -195,8 +195,7 @@ impl Queue {
     ) -> LaneStanding {
         let has_no_token =
             || (settings.rate).is_some_and(|rate| state.next_token_in(rate, now_us).is_some());
-        let max = self.limits.lane_in_flight_max;
-        let max = settings.in_flight_max.unwrap_or(max).min(max);
+        let max = settings.in_flight_max(self.limits.lane_in_flight_max);
         match state.breaker(now_us) {
             _ if settings.is_paused => LaneStanding::Paused,
             BreakerState::Open(_) => LaneStanding::BreakerOpen,

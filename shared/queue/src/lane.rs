@@ -83,6 +83,11 @@ const PARTS_AT_ONCE: usize = 4;
 const SETTINGS_AT_ONCE: usize = 1_000;
 
 impl LaneSettings {
+    /// How many tickets may be out at the same time, where `most` is what the deployment allows.
+    pub(crate) fn in_flight_max(&self, most: u32) -> u32 {
+        self.in_flight_max.map_or(most, |max| max.min(most))
+    }
+
     /// Nothing that the deployment's limits do not say already.
     pub fn is_default(&self) -> bool {
         *self == Self::default()

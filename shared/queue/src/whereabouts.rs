@@ -123,7 +123,6 @@ impl Queue {
         let now_us = clock_us(time)?;
         let state = State::read(&text(state)?);
         let settings = LaneSettings::read(&text(settings)?).unwrap_or_default();
-        let lane_max = self.limits.lane_in_flight_max;
         Ok(Whereabouts {
             place,
             lane: LaneStatus {
@@ -134,7 +133,7 @@ impl Queue {
                 throttled_for: state.throttled_for(now_us),
                 ramp: state.ramp(),
             },
-            in_flight_max: settings.in_flight_max.unwrap_or(lane_max).min(lane_max),
+            in_flight_max: settings.in_flight_max(self.limits.lane_in_flight_max),
             next_token_in: (settings.rate).and_then(|rate| state.next_token_in(rate, now_us)),
             tenant_is_full: number(tenant_in_flight)?
                 >= u64::from(self.limits.tenant_in_flight_max),

@@ -52,6 +52,11 @@ pub struct ClaimedDelivery {
 }
 
 impl ClaimedDelivery {
+    /// How long it has been on its way; zero where clocks disagree.
+    pub fn age(&self, now: DateTime<Utc>) -> Duration {
+        (now - self.accepted_at).to_std().unwrap_or_default()
+    }
+
     /// Time until the event expires; zero if it has, `None` if it never does.
     pub fn expires_in(&self, now: DateTime<Utc>) -> Option<Duration> {
         let expires_at = self.expires_at?;

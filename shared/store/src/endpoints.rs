@@ -1,9 +1,10 @@
 //! Endpoints as their owners manage them. What a dispatcher reads of them is `endpoints_for_delivery`.
 
+pub(crate) mod columns;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 use zyven_domain::event::{Channel, Pattern};
@@ -11,6 +12,7 @@ use zyven_domain::filter::Filter;
 use zyven_domain::id::{EndpointId, TenantId};
 use zyven_domain::retry::RetryPolicy;
 
+use self::columns::{bigint, integer, record, record_columns, schedule_ms, smallints};
 use crate::endpoint_credentials::change_credentials;
 use crate::error::Doing;
 use crate::{CredentialChange, LaneLimits, SealedSecret, Store, StoreError};
@@ -127,15 +129,6 @@ pub enum EndpointRefusal {
 
 /// The constraint on numbers that are bounded one by one before they come here.
 const RETRY_IS_SANE: &str = "endpoint_retry_is_sane";
-
-/// A macro because statements are constants: the columns that [`record`] reads.
-macro_rules! record_columns {
-    () => {
-        "id, url, description, event_types, channels, disabled_reason, retry_base_ms, retry_cap_ms,
-         attempts_max, age_max_ms, timeout_ms, created_at, updated_at, retry_schedule_ms, retry_statuses,
-         concurrency_max, rate_per_minute, rate_burst, paused_at IS NOT NULL, filter"
-    };
-}
 
 /// `$14` is [`ENDPOINTS_PER_TENANT_MAX`]; requests that race past it exceed it by their number at most.
 const INSERT: &str = "
@@ -377,6 +370,9 @@ impl Store {
             return Ok(Err(refusal));
         }
         let Some(changed) = changed?.as_ref().map(record) else {
+            if change.only_of.is_none() {
+                return Ok(Err(EndpointRefusal::NotFound));
+            }
             let mine: &[&(dyn ToSql + Sync)] = &[&tenant.uuid(), &id.uuid()];
             let there = transaction
                 .query_opt(ENDPOINT_OF, mine)
@@ -442,6 +438,9 @@ impl Store {
         if touched > 0 {
             return Ok(Ok(()));
         }
+        if only_of.is_none() {
+            return Ok(Err(EndpointRefusal::NotFound));
+        }
         let there = connection
             .query_opt(ENDPOINT_OF, &[&tenant.uuid(), &id.uuid()])
             .await?;
@@ -458,73 +457,5 @@ fn refused<T>(outcome: &Result<T, StoreError>) -> Option<EndpointRefusal> {
             Some(EndpointRefusal::RetryCapBelowBase)
         }
         Ok(_) | Err(_) => None,
-    }
-}
-
-/// Values from here on have been bounded far below the limits of their columns.
-fn bigint(value: u128) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-fn integer<T: TryInto<i32>>(value: T) -> i32 {
-    value.try_into().unwrap_or(i32::MAX)
-}
-
-fn schedule_ms(schedule: &[Duration]) -> Vec<i64> {
-    schedule
-        .iter()
-        .map(|wait| bigint(wait.as_millis()))
-        .collect()
-}
-
-fn smallints(statuses: &[u16]) -> Vec<i16> {
-    let statuses = statuses.iter().copied();
-    statuses
-        .filter_map(|status| status.try_into().ok())
-        .collect()
-}
-
-/// The reverse of `retry_schedule_ms` and `retry_statuses` as they are stored.
-pub(crate) fn schedule(row: &Row, column: usize) -> Vec<Duration> {
-    let waits_ms: Vec<i64> = row.get(column);
-    let waits = waits_ms.into_iter();
-    waits
-        .map(|ms| Duration::from_millis(ms.unsigned_abs()))
-        .collect()
-}
-
-pub(crate) fn statuses(row: &Row, column: usize) -> Vec<u16> {
-    let statuses: Vec<i16> = row.get(column);
-    statuses.into_iter().map(i16::unsigned_abs).collect()
-}
-
-fn record(row: &Row) -> EndpointRecord {
-    let ms = |column: usize| Duration::from_millis(row.get::<_, i64>(column).unsigned_abs());
-    let count = |column: usize| row.get::<_, Option<i32>>(column).map(i32::unsigned_abs);
-    EndpointRecord {
-        id: EndpointId::from_uuid(row.get(0)),
-        url: row.get(1),
-        description: row.get(2),
-        event_types: row.get(3),
-        channels: row.get(4),
-        disabled_reason: row.get(5),
-        policy: RetryPolicy {
-            base: ms(6),
-            cap: ms(7),
-            attempts_max: row.get::<_, i32>(8).unsigned_abs(),
-            schedule: schedule(row, 13),
-            statuses: statuses(row, 14),
-            age_max: ms(9),
-            timeout: Duration::from_millis(u64::from(row.get::<_, i32>(10).unsigned_abs())),
-        },
-        limits: LaneLimits {
-            concurrency_max: count(15),
-            rate_per_minute: count(16),
-            rate_burst: count(17),
-            is_paused: row.get(18),
-        },
-        created_at: row.get(11),
-        updated_at: row.get(12),
-        filter: row.get(19),
     }
 }

@@ -9,7 +9,7 @@ use zyven_domain::id::{EndpointId, TenantId};
 use zyven_domain::retry::RetryPolicy;
 use zyven_domain::secret_box::Place;
 
-use crate::endpoints::{schedule, statuses};
+use crate::endpoints::columns::{schedule, statuses};
 use crate::{CredentialKind, SealedCredential, Store, StoreError};
 
 /// Whether an endpoint takes deliveries.

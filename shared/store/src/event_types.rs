@@ -239,6 +239,9 @@ impl Store {
         if let Some(row) = changed? {
             return record(&row).map(Ok);
         }
+        if change.only_of.is_none() {
+            return Ok(Err(EventTypeRefusal::NotFound));
+        }
         let there = connection
             .query_opt(EVENT_TYPE_OF, &[&tenant.uuid(), &name.as_str()])
             .await?;

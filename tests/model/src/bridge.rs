@@ -227,7 +227,7 @@ const COVERS: Place = place(
 const GIVE_UP: Place = place(
     "services/dispatcher/src/intake.rs",
     "fn spawn(",
-    &["Settlement::Release", "give_up"],
+    &["give_up.wait_for(", "Settlement::Release"],
 );
 const REPEAT: Place = place(
     "services/dispatcher/src/settle.rs",

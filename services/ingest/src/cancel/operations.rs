@@ -24,7 +24,8 @@ pub(crate) fn event() -> Operation {
 pub(crate) fn delivery() -> Operation {
     Operation::new("cancelDelivery", "Cancel a delivery")
         .about(
-            "As with an event, for this delivery alone. It can be replayed like any dead letter.",
+            "As with an event, for this delivery alone. It can be replayed like any dead letter. This takes a key: a view link is \
+             refused.",
         )
         .one("id", values::DeliveryId::schema())
         .body(body(), json!({ "reason": "receiver is being moved" }))

@@ -22,7 +22,6 @@ use super::endpoint_id;
 use crate::answer::{self, Answer};
 use crate::app::{App, random};
 use crate::auth::Caller;
-use crate::body;
 use crate::fields::Members;
 use crate::openapi::schema::{Schema, number, text};
 use crate::openapi::values;
@@ -215,10 +214,9 @@ pub(crate) async fn rotate_secret(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Answer, Problem> {
-    let (head, body) = request.into_parts();
     let (mut overlap_s, mut scheme, mut given) = (OVERLAP_S_DEFAULT, None, None);
-    if !body.is_end_stream() {
-        let received = body::receive(&head.headers, body, app.body_allowed(), &app.room).await?;
+    if !request.body().is_end_stream() {
+        let received = app.receive(request).await?;
         let mut members = Members::parse(received.text()?)?;
         overlap_s = members.number("overlap_s", OVERLAP_S).unwrap_or(overlap_s);
         (scheme, given) = wanted(&mut members);

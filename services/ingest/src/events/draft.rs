@@ -47,10 +47,7 @@ impl<'a> Draft<'a> {
     }
 
     fn of_members(members: &mut Members<'a>, payload_bytes_max: usize) -> Option<Self> {
-        let event_type = members.text("type", EventType::parse_published);
-        if event_type.is_none() {
-            members.missing("type");
-        }
+        let event_type = members.required("type", EventType::parse_published);
         let payload = members.raw("payload").map(RawValue::get);
         match payload {
             Some(payload) => check(members, "payload", payload, payload_bytes_max),

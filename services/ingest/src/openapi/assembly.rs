@@ -10,10 +10,8 @@ use serde_json::{Map, Value, json};
 use super::examples::Examples;
 use super::operation::{Answer, Body, Extent, Operation, Parameter, Place};
 use crate::config::{HEAD_BYTES_MAX, HEAD_LINES_MAX, Limits};
-use crate::problem::{Code, Problem, ProblemView};
+use crate::problem::{ANSWERED_AS, Code, Problem, ProblemView};
 use crate::router::{Route, described};
-
-const ANSWERED_AS: &str = "application/problem+json";
 
 /// Collections of the API, by what stands after `/v1/` in their paths, in the order in which they are shown.
 const TAGS: [(&str, &str, &str); 9] = [

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, SchemaGenerator};
 use zyven_domain::api_key::{API_KEY_PREFIX, Scope};
-use zyven_domain::credential::Auth;
+use zyven_domain::credential::{Auth, ClientAuth};
 use zyven_domain::event::{CHANNEL_BYTES_MAX, EVENT_TYPE_BYTES_MAX};
 use zyven_domain::id;
 use zyven_domain::lifecycle::DeliveryState;
@@ -128,7 +128,7 @@ value!(
         .optional("client_id", text())
         .optional("scope", text().or_null())
         .optional("audience", text().or_null())
-        .optional("client_auth", one_of(["basic", "body"]))
+        .optional("client_auth", one_of([ClientAuth::Basic.as_str(), ClientAuth::Body.as_str()]))
         .example(serde_json::json!({ "type": "bearer" }))
 );
 value!(

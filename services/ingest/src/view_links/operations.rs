@@ -24,7 +24,7 @@ pub(crate) fn create() -> Operation {
     );
     Operation::new("createViewLink", "Make a view link")
         .about("A key for a customer's browser: the console shows with it what the tenant has, for a while. Any request takes \
-             it as `Authorization: Bearer zyv_…`, as far as its scopes go.")
+             it as `Authorization: Bearer zyv_…`, as far as its scopes go, but for calling a delivery off.")
         .body(body, json!({ "scopes": ["read", "replay"], "expires_in_s": 900 }))
         .body_is_optional()
         .answer::<ViewLinkView>(StatusCode::CREATED, "The link. It is not kept.")

@@ -2,15 +2,15 @@
 //! without an example fails the tests that walk over all of them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 use zyven_domain::id::EventId;
 use zyven_domain::retry::DeadLetterReason;
 use zyven_ingest::Route;
-use zyven_store::{SettleItem, Settlement};
+use zyven_store::Settlement;
 
+use crate::deliveries::settle;
 use crate::support::{Answer, Api, Tenant};
 
 /// One tenant's things, by the collection in whose paths their ids stand.
@@ -160,31 +160,11 @@ async fn delivery_of(tenant: &Tenant<'_>, event: &str) -> String {
     id.as_str().expect("an id").to_owned()
 }
 
-/// Makes a dead letter of an event's delivery, as a dispatcher would.
+/// Makes a dead letter of an event's delivery, as a dispatcher does when the endpoint is disabled.
 async fn bury(api: &Api, event: &str) {
-    let client = api.database.client().await;
-    let sql = "SELECT seq FROM zyven.outbox WHERE event_id = zyven.untyped_id('evt', $1)";
-    let seq: i64 = client
-        .query_one(sql, &[&event])
-        .await
-        .expect("a row")
-        .get(0);
-    let lease = Duration::from_secs(60);
-    let claim = api.store.claim(&[seq], 7, lease).await.expect("a claim");
-    let claimed = claim.claimed.first().expect("claimed");
-    let item = SettleItem {
-        seq,
-        lease_token: 7,
-        delivery_id: claimed.delivery_id,
-        event_id: claimed.event_id,
-        endpoint_id: claimed.endpoint_id,
-        generation: claimed.generation,
-        attempt: claimed.attempt,
-        settlement: Settlement::DeadLetter {
-            record: None,
-            reason: DeadLetterReason::EndpointDisabled,
-        },
+    let settlement = || Settlement::DeadLetter {
+        record: None,
+        reason: DeadLetterReason::EndpointDisabled,
     };
-    let settled = api.store.settle(&[item]).await;
-    drop(settled.expect("settled"));
+    settle(api, event, settlement).await;
 }

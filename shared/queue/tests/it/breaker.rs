@@ -7,7 +7,9 @@ use zyven_queue::{
     Rate,
 };
 
-use crate::support::{NOW, Stage, complete, done, lane_of, new_lane, seqs};
+use crate::support::{
+    NOW, Stage, claim_in_time, complete, done, failed, lane_of, new_lane, seqs, tell,
+};
 
 /// Breakers that stay open for longer than a test lasts.
 const LONG: Duration = Duration::from_secs(3_000);
@@ -22,34 +24,8 @@ async fn stage(open_min: Duration) -> Stage {
     .await
 }
 
-fn failed(tickets: &[ClaimedTicket]) -> Vec<Completion> {
-    (tickets.iter())
-        .map(|ticket| complete(ticket, Learned::Failed, Next::Retry(NOW)))
-        .collect()
-}
-
 async fn breaker(stage: &Stage, lane: Lane) -> BreakerState {
     stage.queue.lane(lane).await.unwrap().breaker
-}
-
-async fn tell(stage: &Stage, lane: (Lane, LaneSettings)) {
-    let told = stage.queue.configure(&[lane], &stage.epoch).await;
-    assert_eq!(told.unwrap(), Pushed::Accepted { added: 1 });
-}
-
-/// Asks until something is handed out: no later than the queue itself says.
-async fn claim_in_time(stage: &Stage, tickets_max: usize) -> Vec<ClaimedTicket> {
-    let mut waited = Duration::ZERO;
-    loop {
-        let claimed = stage.exchange(tickets_max, &[]).await;
-        if !claimed.tickets.is_empty() {
-            return claimed.tickets;
-        }
-        let next = claimed.next_due_in.expect("something waits");
-        waited += next;
-        assert!(waited < Duration::from_secs(20), "asked for {next:?} more");
-        tokio::time::sleep(next).await;
-    }
 }
 
 #[tokio::test]

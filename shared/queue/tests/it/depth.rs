@@ -2,33 +2,20 @@
 
 use std::time::Duration;
 
-use zyven_queue::{
-    Alike, ClaimedTicket, Completion, Lane, LaneSettings, LaneStanding, Learned, Next, Pushed, Rate,
-};
+use zyven_queue::{Alike, Lane, LaneSettings, LaneStanding, Learned, Next, Rate};
 
-use crate::support::{NOW, Stage, complete, new_lane};
+use crate::support::{Stage, claim_in_time, complete, failed, new_lane, tell};
 
 const LATER: Duration = Duration::from_secs(60);
 /// Longer than a test lasts.
 const LONG: Duration = Duration::from_secs(3_000);
 
-async fn tell(stage: &Stage, lane: Lane, settings: LaneSettings) {
-    let told = stage
-        .queue
-        .configure(&[(lane, settings)], &stage.epoch)
-        .await;
-    assert_eq!(told.unwrap(), Pushed::Accepted { added: 1 });
-}
-
 /// Fails ten in a row.
 async fn break_down(stage: &Stage, lane: Lane) {
     stage.push(lane, 1..=12).await;
-    let taken: Vec<ClaimedTicket> = stage.claim(10).await;
+    let taken = stage.claim(10).await;
     assert_eq!(taken.len(), 10);
-    let failed: Vec<Completion> = (taken.iter())
-        .map(|ticket| complete(ticket, Learned::Failed, Next::Retry(NOW)))
-        .collect();
-    assert_eq!(stage.exchange(0, &failed).await.events.len(), 1);
+    assert_eq!(stage.exchange(0, &failed(&taken)).await.events.len(), 1);
 }
 
 async fn standings(stage: &Stage) -> Vec<(&'static str, u64, u64)> {
@@ -58,7 +45,7 @@ async fn each_lane_is_counted_once_by_what_holds_it_back() {
     };
     for tickets in [3, 4] {
         let lane = new_lane();
-        tell(&stage, lane, paused).await;
+        tell(&stage, (lane, paused)).await;
         stage.push(lane, 1..=tickets).await;
     }
 
@@ -76,7 +63,7 @@ async fn each_lane_is_counted_once_by_what_holds_it_back() {
         rate: Some(rate),
         ..LaneSettings::default()
     };
-    tell(&stage, limited, settings).await;
+    tell(&stage, (limited, settings)).await;
     stage.push(limited, 1..=5).await;
     assert_eq!(stage.claim(10).await.len(), 1, "one token");
 
@@ -85,13 +72,13 @@ async fn each_lane_is_counted_once_by_what_holds_it_back() {
         in_flight_max: Some(2),
         ..LaneSettings::default()
     };
-    tell(&stage, full, settings).await;
+    tell(&stage, (full, settings)).await;
     stage.push(full, 1..=2).await;
     assert_eq!(stage.claim(10).await.len(), 2, "none is left in its lane");
 
     let resumed = new_lane();
-    tell(&stage, resumed, paused).await;
-    tell(&stage, resumed, LaneSettings::default()).await;
+    tell(&stage, (resumed, paused)).await;
+    tell(&stage, (resumed, LaneSettings::default())).await;
     stage.push_in(LATER, resumed, 1..=6).await;
 
     stage.push_in(LATER, new_lane(), 1..=7).await;
@@ -120,16 +107,7 @@ async fn a_breaker_whose_time_is_over_is_half_open_until_its_probe_is_back() {
     })
     .await;
     break_down(&stage, new_lane()).await;
-    let mut probe = Vec::new();
-    while probe.is_empty() {
-        let claimed = stage.exchange(10, &[]).await;
-        let next = claimed.next_due_in.unwrap_or(open);
-        probe = claimed.tickets;
-        if probe.is_empty() {
-            // The queue says when to ask again; asking sooner would do no harm.
-            tokio::time::sleep(next.min(open)).await;
-        }
-    }
+    let probe = claim_in_time(&stage, 10).await;
     assert_eq!(standings(&stage).await, [("breaker_half_open", 1, 11)]);
     let succeeded = complete(&probe[0], Learned::Succeeded, Next::Done);
     let _ = stage.exchange(0, &[succeeded]).await;

@@ -7,8 +7,8 @@ use redis::aio::MultiplexedConnection;
 use uuid::Uuid;
 use zyven_domain::id::{EndpointId, TenantId};
 use zyven_queue::{
-    Claimed, ClaimedTicket, Completion, Epoch, Lane, Learned, Next, Pushed, Queue, QueueConfig,
-    Ticket,
+    Claimed, ClaimedTicket, Completion, Epoch, Lane, LaneSettings, Learned, Next, Pushed, Queue,
+    QueueConfig, Ticket,
 };
 use zyven_testkit::TestRedis;
 
@@ -185,5 +185,31 @@ pub(crate) fn complete(ticket: &ClaimedTicket, learned: Learned, next: Next) -> 
         ticket: *ticket,
         learned,
         next,
+    }
+}
+
+pub(crate) fn failed(tickets: &[ClaimedTicket]) -> Vec<Completion> {
+    (tickets.iter())
+        .map(|ticket| complete(ticket, Learned::Failed, Next::Retry(NOW)))
+        .collect()
+}
+
+pub(crate) async fn tell(stage: &Stage, lane: (Lane, LaneSettings)) {
+    let told = stage.queue.configure(&[lane], &stage.epoch).await;
+    assert_eq!(told.unwrap(), Pushed::Accepted { added: 1 });
+}
+
+/// Asks until something is handed out: no later than the queue itself says.
+pub(crate) async fn claim_in_time(stage: &Stage, tickets_max: usize) -> Vec<ClaimedTicket> {
+    let mut waited = Duration::ZERO;
+    loop {
+        let claimed = stage.exchange(tickets_max, &[]).await;
+        if !claimed.tickets.is_empty() {
+            return claimed.tickets;
+        }
+        let next = claimed.next_due_in.expect("something waits");
+        waited += next;
+        assert!(waited < Duration::from_secs(20), "asked for {next:?} more");
+        tokio::time::sleep(next).await;
     }
 }

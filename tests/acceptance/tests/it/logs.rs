@@ -1,6 +1,7 @@
 //! The three lines that docs/operations/logs.md promises, as real processes write them.
 
 use serde_json::{Value, json};
+use zyven_testkit::Answer;
 
 use crate::stack::{PATIENCE, Spread, Stack};
 
@@ -63,7 +64,7 @@ async fn each_request_attempt_and_decision_is_one_line_that_tells_no_secret() {
     let accepted: Value = (request.send().await.expect("an answer").json().await).expect("JSON");
     let delivered = accepted["id"].as_str().expect("an id").to_owned();
     stack.wait_for_state(&delivered, "DELIVERED").await;
-    stack.receiver.answer(zyven_testkit::Answer::status(404));
+    stack.receiver.answer(Answer::status(404));
     let refused = stack.publish("a.b", json!({ "fact": PAYLOAD })).await;
     stack.wait_for_state(&refused, "DEAD_LETTERED").await;
     let (status, _) = stack
@@ -160,4 +161,30 @@ async fn each_request_attempt_and_decision_is_one_line_that_tells_no_secret() {
             assert!(!text.contains(private), "{private} was said:\n{text}");
         }
     }
+}
+
+#[tokio::test]
+async fn an_attempt_that_outlasts_the_grace_time_is_one_line_too() {
+    let settings = [("ZYVEN_DISPATCHER_GRACE", "1s")];
+    let mut stack = Stack::start_with(Spread::ProcessEach, &settings).await;
+    stack.receiver.answer(Answer::hang());
+    let endpoint = stack.endpoint("/hook", json!({})).await;
+    let event = stack.publish("a.b", json!({})).await;
+    stack.receiver.wait_for_requests(1, PATIENCE).await;
+
+    let mut dispatcher = stack.take_process("dispatcher");
+    dispatcher.terminate();
+    let said = dispatcher.ended(PATIENCE).await.stderr;
+    let attempts = lines(&said, "attempted");
+    assert_eq!(attempts.len(), 1, "{said}");
+    assert_line(
+        &attempts[0],
+        "tenant.id event.id delivery.id attempt.number endpoint.id endpoint.host error verdict duration_ms",
+        &[
+            ("event.id", json!(event)),
+            ("endpoint.id", endpoint["id"].clone()),
+            ("error", json!("cut_off")),
+            ("verdict", json!("release")),
+        ],
+    );
 }

@@ -40,7 +40,7 @@ impl<'a> Draft<'a> {
             _ => Err("must be \"1.0\""),
         });
         let id = required(members, "id", |id| match id.len() {
-            1..=ID_BYTES_MAX => plain(id),
+            1..=ID_BYTES_MAX => plain(id).map(|()| id.to_owned()),
             _ => Err("must be 1 to 1024 bytes"),
         });
         let source = required(members, "source", Source::parse);
@@ -78,7 +78,7 @@ fn described(members: &mut Members<'_>) {
     for name in ["subject", "datacontenttype", "dataschema"] {
         optional(members, name, |text| match text {
             "" => Err("must not be empty"),
-            text => plain(text).map(drop),
+            text => plain(text),
         });
     }
     optional(members, "time", |text| {
@@ -190,10 +190,10 @@ fn optional<T, E: Display>(
 }
 
 /// What the type "String" of the specification may hold.
-fn plain(text: &str) -> Result<String, &'static str> {
+fn plain(text: &str) -> Result<(), &'static str> {
     if text.chars().any(char::is_control) {
         Err("must not have control characters")
     } else {
-        Ok(text.to_owned())
+        Ok(())
     }
 }

@@ -1,7 +1,5 @@
 //! An operation as a command to try it with.
 
-use std::borrow::Cow;
-
 use serde_json::Value;
 
 use super::{pretty, text, ways_to_write};
@@ -56,12 +54,7 @@ fn written(body: &Value) -> String {
 
 /// As one word of a POSIX shell.
 fn quoted(word: &str) -> String {
-    let inner: Cow<'_, str> = if word.contains('\'') {
-        word.replace('\'', r"'\''").into()
-    } else {
-        word.into()
-    };
-    format!("'{inner}'")
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
