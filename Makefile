@@ -1,9 +1,9 @@
 # `make help` lists everything. CI calls these targets and nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down restart status ps logs demo bench bench-held run dead-letters stuck storage delivery health pause resume \
-	test-postgres-18 test-postgres-17 test-redis-6.2 test-valkey-9 cancel replay replay-dead-letters replay-missing \
-	cancel-deliveries purge-dead-letters clean-data test model chaos faults real-input real-clients examples browser api-check api-fuzz fuzz fmt \
+.PHONY: help up down restart status ps logs demo bench bench-held bench-idle run dead-letters stuck storage delivery health pause resume \
+	test-postgres-18 test-postgres-17 test-redis-6.2 test-valkey-9 cancel replay replay-chosen replay-dead-letters replay-missing \
+	replay-progress cancel-deliveries purge-dead-letters limit-tenant clean-data test model chaos faults real-input real-clients examples browser api-check api-fuzz fuzz fmt \
 	fmt-check lint doc scripts-check compose-check deploy-check deploy-lint release-check release monitoring-check ci
 
 ##@ Two commands
@@ -59,16 +59,19 @@ bench: ## Measure throughput, latency and CPU (ARGS='--help' for scenarios)
 bench-held: ## What a transaction that stays open for ten minutes costs at 1,000 events/s (RATE=1000 HELD=600s ALONE=60s)
 	@scripts/long-transaction.sh
 
+bench-idle: ## What the stack costs while nothing happens, and what its servers cost anyway (DURATION=60s ROUNDS=3 QUIET=70)
+	@scripts/idle.sh
+
 clean-data: ## Stop everything and delete the local stack's data
 	@scripts/local.sh wipe
 
 ##@ Operating (ZYVEN_DATABASE_URL, or the local stack)
 
-dead-letters: ## Show dead letters (ENDPOINT=ep_… ROWS=50)
-	@scripts/local.sh sql dead-letters endpoint="$$ENDPOINT" rows="$$ROWS"
+dead-letters: ## Show dead letters (ENDPOINT=ep_… TENANT=ten_… ROWS=50)
+	@scripts/local.sh sql dead-letters endpoint="$$ENDPOINT" tenant="$$TENANT" rows="$$ROWS"
 
-stuck: ## Show deliveries that are due and that nobody works on
-	@scripts/local.sh sql stuck rows="$$ROWS"
+stuck: ## Show deliveries that are due and that nobody works on (ENDPOINT=ep_… TENANT=ten_… ROWS=50)
+	@scripts/local.sh sql stuck endpoint="$$ENDPOINT" tenant="$$TENANT" rows="$$ROWS"
 
 storage: ## Show how much room things take and what retention frees next (RETENTION='14 days')
 	@scripts/local.sh sql storage retention="$$RETENTION"
@@ -85,18 +88,27 @@ pause: ## Hold an endpoint's deliveries back: make pause ENDPOINT=ep_…
 resume: ## Let a paused endpoint's deliveries go: make resume ENDPOINT=ep_…
 	@scripts/local.sh sql resume endpoint="$$ENDPOINT"
 
+limit-tenant: ## Say how often a tenant may ask: make limit-tenant TENANT=ten_… EVENTS=50 REQUESTS=default (per second; 0: no limit)
+	@scripts/local.sh sql limit-tenant tenant="$$TENANT" events="$$EVENTS" requests="$$REQUESTS"
+
 cancel: ## Call off what is not finished: make cancel WHAT=evt_… REASON='sent by mistake'
 	@scripts/local.sh sql cancel what="$$WHAT" reason="$$REASON"
 
 replay: ## Replay a dead letter: make replay DELIVERY=dlv_… REASON='receiver fixed'
 	@scripts/local.sh sql replay delivery="$$DELIVERY" reason="$$REASON"
 
+replay-chosen: ## Replay these: make replay-chosen DELIVERIES='dlv_… dlv_…' REASON='…' RATE=50 GO=yes (else a dry run)
+	@scripts/local.sh sql replay-chosen deliveries="$$DELIVERIES" reason="$$REASON" tenant="$$TENANT" rate="$$RATE" go="$$GO"
+
 replay-dead-letters: ## Replay many: make replay-dead-letters REASON='…' ENDPOINT=ep_… RATE=50 GO=yes (else a dry run)
 	@scripts/local.sh sql replay-dead-letters reason="$$REASON" tenant="$$TENANT" endpoint="$$ENDPOINT" \
 		event_type="$$EVENT_TYPE" dead_reason="$$DEAD_REASON" since="$$SINCE" until="$$UNTIL" \
 		rate="$$RATE" max="$$MAX" go="$$GO"
 
-replay-missing: ## Send an endpoint what it never got: make replay-missing ENDPOINT=ep_… SINCE='2026-11-28 09:00+00' REASON='…' GO=yes
+replay-progress: ## Show how far a replay has come: make replay-progress REPLAY=7 (TENANT=ten_…)
+	@scripts/local.sh sql replay-progress replay="$$REPLAY" tenant="$$TENANT"
+
+replay-missing: ## Send an endpoint what it never got: make replay-missing ENDPOINT=ep_… SINCE=24h REASON='…' GO=yes
 	@scripts/local.sh sql replay-missing endpoint="$$ENDPOINT" since="$$SINCE" until="$$UNTIL" reason="$$REASON" \
 		rate="$$RATE" max="$$MAX" go="$$GO"
 

@@ -2,7 +2,7 @@
 # Runs the examples of docs/publishing.md and docs/receivers.md as they stand there: every publisher publishes to a real stack,
 # every receiver verifies what arrives. Ends non-zero when one of them fails, or does not see what it should.
 #
-# Python's and Rust's packages are fetched into .zyven/examples when this runs. Go is left out, with a word, where there is none
+# Packages for Python, Node and Rust are fetched into .zyven/examples when this runs. Go is left out, with a word, where there is none
 # and none can be installed. ZYVEN_TEST_BINARY names another program than target/debug/zyven.
 set -euo pipefail
 # shellcheck source=scripts/lib/common.sh

@@ -52,14 +52,8 @@ start_postgres() {
         postgres_init "$folder/data" "$POSTGRES_PASSWORD"
         rm -f "$HOME_FOLDER/demo.json"
     fi
-    # One that was built without lz4 takes "on", its own compression.
-    start_postgres_with wal_compression=lz4 || start_postgres_with wal_compression=on || die "PostgreSQL does not start; see $folder/log"
+    postgres_start_as_usual "$folder/data" "$PORT_POSTGRES" "$folder/log" || die "PostgreSQL does not start; see $folder/log"
     make_database
-}
-
-# Of the caller's folder.
-start_postgres_with() {
-    postgres_start "$folder/data" "$PORT_POSTGRES" "$folder/log" max_connections=200 shared_buffers=256MB max_wal_size=4GB "$@"
 }
 
 make_database() {
@@ -94,28 +88,9 @@ start_redis() {
     printf '%s\n' "$folder" >"$HOME_FOLDER/redis-folder"
     if redis_id >/dev/null; then return; fi
     refuse_taken_port "$PORT_REDIS" Redis
-    # The password goes by file: a command line can be read by everybody.
-    # shellcheck disable=SC2016  # the inner shell expands these
-    redis_configuration "$folder" | as_server_user sh -c 'umask 077; cat >"$1"' sh "$folder/redis.conf"
-    as_server_user "$(find_redis_server)" "$folder/redis.conf" >/dev/null 9>&- ||
-        die "Redis does not start; see $folder/log"
+    redis_start "$folder" "$PORT_REDIS" "$REDIS_PASSWORD" || die "Redis does not start; see $folder/log"
     await 200 redis_id >/dev/null || die "Redis does not start; see $folder/log"
     await 200 port_is_taken "$PORT_REDIS" || die "Redis does not listen; see $folder/log"
-}
-
-redis_configuration() {
-    cat <<END
-bind 127.0.0.1
-port $PORT_REDIS
-requirepass $REDIS_PASSWORD
-dir "$1"
-logfile "$1/log"
-pidfile "$1/pid"
-daemonize yes
-appendonly yes
-appendfsync everysec
-save ""
-END
 }
 
 # Redis writes its own pid file; its command line tells whether the process is still that one.
@@ -335,7 +310,7 @@ is_database_in_container() { [ "$ENGINE" = docker ] && [ -z "${ZYVEN_DATABASE_UR
 run_psql() {
     local psql
     if is_database_in_container; then
-        compose exec -T postgres psql -X -U zyven -d zyven "$@"
+        compose exec -T --env "PGOPTIONS=${PGOPTIONS:-}" postgres psql -X -U zyven -d zyven "$@"
         return
     fi
     psql=$(find_psql) || die "psql is missing (Debian: apt-get install postgresql-client)"
@@ -355,7 +330,11 @@ follow_logs() {
         compose logs --follow --tail 50 "$@"
     else
         [ -d "$LOGS" ] || die "there are no logs yet; run make up first"
-        if [ "$#" -gt 0 ]; then exec tail -n 50 -F "$LOGS/$1.log"; fi
+        if [ "$#" -gt 0 ]; then
+            # tail would wait for a file that never comes.
+            [ -f "$LOGS/$1.log" ] || die "there is no log of \"$1\"; there are logs of: $(cd "$LOGS" && echo *.log | sed 's/\.log//g')"
+            exec tail -n 50 -F "$LOGS/$1.log"
+        fi
         exec tail -n 5 -F "$LOGS"/*.log
     fi
 }

@@ -56,12 +56,12 @@ GRANT UPDATE ON zyven.routing_versions, zyven.idempotency_keys TO zyven_ingest;
 GRANT USAGE ON SEQUENCE zyven.event_type_versions TO zyven_ingest;
 GRANT EXECUTE ON FUNCTION
     zyven.route, zyven.routes, zyven.patterns_of, zyven.document_of, zyven.filter_admits, zyven.ordering_number,
-    zyven.ensure_partition, zyven.cancel, zyven.replay, zyven.replay_dead_letters, zyven.replay_progress,
-    zyven.explain_event, zyven.explain_delivery, zyven.explain_sentence
+    zyven.ensure_partition, zyven.cancel, zyven.replay, zyven.replay_chosen, zyven.replay_dead_letters,
+    zyven.replay_progress, zyven.explain_event, zyven.explain_delivery, zyven.explain_sentence
 TO zyven_ingest;
 
 -- Relay: reads the outbox, keeps the watermark, ends the leases of the dead, and looks after what is old.
-GRANT SELECT ON zyven.outbox, zyven.endpoints, zyven.relay TO zyven_relay;
+GRANT SELECT ON zyven.outbox, zyven.endpoints, zyven.relay, zyven.left_alone TO zyven_relay;
 GRANT UPDATE (lease_token, leased_until) ON zyven.outbox TO zyven_relay;
 GRANT SELECT, UPDATE, DELETE ON zyven.dispatchers TO zyven_relay;
 GRANT UPDATE ON zyven.relay TO zyven_relay;
@@ -77,7 +77,7 @@ GRANT SELECT ON
     zyven.outbox, zyven.events, zyven.endpoints, zyven.endpoint_secrets, zyven.endpoint_credentials,
     zyven.finished_deliveries, zyven.dead_letter_records
 TO zyven_dispatcher;
-GRANT SELECT, INSERT, UPDATE, DELETE ON zyven.dispatchers TO zyven_dispatcher;
+GRANT SELECT, INSERT, UPDATE, DELETE ON zyven.dispatchers, zyven.breakers TO zyven_dispatcher;
 GRANT UPDATE, DELETE ON zyven.outbox TO zyven_dispatcher;
 GRANT INSERT ON zyven.finished_deliveries, zyven.attempts, zyven.dead_letter_records TO zyven_dispatcher;
 GRANT UPDATE (resolved_at) ON zyven.dead_letter_records TO zyven_dispatcher;
@@ -89,14 +89,16 @@ GRANT SELECT ON
     zyven.tenants, zyven.endpoints, zyven.event_types, zyven.subscriptions, zyven.events, zyven.outbox, zyven.finished_deliveries,
     zyven.attempts, zyven.dead_letter_records, zyven.relay, zyven.dispatchers, zyven.replays, zyven.cancellations, zyven.audit_log,
     zyven.deliveries, zyven.attempt_log, zyven.dead_letters, zyven.stuck, zyven.backlog, zyven.endpoint_health,
-    zyven.audit
+    zyven.breakers, zyven.left_alone, zyven.audit
 TO zyven_operator;
 GRANT SELECT (id, tenant_id, public_id, name, scopes, created_at, expires_at, revoked_at) ON zyven.api_keys TO zyven_operator;
 GRANT EXECUTE ON FUNCTION
-    zyven.deliveries_of, zyven.attempts_of, zyven.replay, zyven.replay_dead_letters, zyven.replay_missing, zyven.replay_progress,
-    zyven.cancel, zyven.cancel_deliveries, zyven.purge_dead_letters, zyven.pause, zyven.resume, zyven.storage,
+    zyven.deliveries_of, zyven.attempts_of, zyven.replay, zyven.replay_chosen, zyven.replay_dead_letters, zyven.replay_missing,
+    zyven.replay_progress,
+    zyven.cancel, zyven.cancel_deliveries, zyven.purge_dead_letters, zyven.pause, zyven.resume, zyven.limit_tenant, zyven.storage,
     zyven.explain, zyven.explain_event, zyven.explain_delivery, zyven.explain_sentence,
-    zyven.patterns_of, zyven.document_of, zyven.filter_admits, zyven.routes
+    zyven.patterns_of, zyven.document_of, zyven.filter_admits, zyven.routes,
+    zyven.known, zyven.given_number, zyven.given_moment, zyven.given_go, zyven.check_filter, zyven.replay_note
 TO zyven_operator;
 
 -- The relay tells for how long the oldest transaction has been open. Without this it sees its own sessions only.

@@ -30,6 +30,19 @@ ARRIVAL_S_MAX = 60
 
 # Those that repeat what is answered 503. The one for CloudEvents is about something else, and SQL has no answers.
 REPEAT = ("curl", "Python", "Node", "Go", "Rust")
+# What is put in front of a receiver's work: the first event fails, and must not be taken for seen.
+FAILING = {
+    "the receiver in Python": (
+        "    print(event_type, event)",
+        "    if not os.path.exists('failed'):\n        open('failed', 'w').close()\n        raise OSError('away')\n",
+    ),
+    "the receiver in JavaScript": (
+        "  console.log(type, JSON.stringify(event));",
+        "  if (!globalThis.failed) { globalThis.failed = true; throw new Error('away'); }\n",
+    ),
+}
+SDK_RECEIVER = "the receiver of CloudEvents in JavaScript"
+CLOUD_EVENTS = ("CloudEvents", "CloudEvents in SQL")
 
 SETTINGS = {name: value for name, value in os.environ.items() if name.startswith("ZYVEN_")}
 ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **SETTINGS}
@@ -190,13 +203,19 @@ def start_receivers(key: str, folder: str) -> list[Running]:
     for name, heading, language, port_written, place, command in (
         ("the receiver in Python", "### Python", "python", "9000", Path(folder) / "receiver.py", [sys.executable, "-u"]),
         ("the receiver in JavaScript", "### JavaScript", "js", "9001", modules / "receiver.mjs", ["node"]),
+        (SDK_RECEIVER, "## CloudEvents", "js", "9002", modules / "cloud-events.mjs", ["node"]),
     ):
         port = free_port()
         text = block("receivers.md", heading, language)
         if port_written not in text:
             fail(f"{name} does not listen on {port_written}")
+        if name in FAILING:
+            work, failing = FAILING[name]
+            if text.count(work) != 1:
+                fail(f"{name} does not say {work!r} once")
+            text = text.replace(work, failing + work)
         place.write_text(text.replace(port_written, str(port)))
-        secret = endpoint(key, port)["secret"]
+        secret = endpoint(key, port, retry_base_ms=100)["secret"]
         running = Running(name, [*command, str(place)], {**ENVIRONMENT, "ZYVEN_SECRET": secret}, folder)
         receivers.append(running)
     return receivers
@@ -222,11 +241,11 @@ def publishers(tenant: str, folder: str):
     shutil.copy(SCRIPTS / "Cargo.toml", package)
     (package / "src/main.rs").write_text(block("publishing.md", "## Rust", "rust"))
     yield "Rust", ["cargo", "run", "--quiet", "--manifest-path", str(package / "Cargo.toml")], 1
-    sql = written("publish.sql", block("publishing.md", "## SQL", "sql"))
-    database = os.environ["ZYVEN_DATABASE_URL"]
-    yield "SQL", [PSQL, "-Xqt", "-v", "ON_ERROR_STOP=1", "-v", f"tenant={tenant}", "-f", sql, database], 1
+    psql = [PSQL, "-Xqt", "-v", "ON_ERROR_STOP=1", "-v", f"tenant={tenant}", os.environ["ZYVEN_DATABASE_URL"], "-f"]
+    yield "SQL", [*psql, written("publish.sql", block("publishing.md", "## SQL", "sql"))], 1
     cloud = written("cloud_events.py", block("publishing.md", "## CloudEvents", "python"))
     yield "CloudEvents", [sys.executable, cloud], 2
+    yield "CloudEvents in SQL", [*psql, written("cloud_events.sql", block("publishing.md", "## CloudEvents", "sql"))], 1
 
 
 def publish(name: str, command: list[str], key: str, events: int, front: http.server.HTTPServer) -> list[str]:
@@ -268,7 +287,7 @@ def main(folder: str):
     secret = endpoint(key, shared.server_port)["secret"]
     public_key = endpoint(key, pair.server_port, signing="ed25519")["public_key"]
     verify = function("receivers.md", "### With a public key", "verify")
-    read = function("publishing.md", "## CloudEvents", "read")
+    read = function("receivers.md", "## CloudEvents", "read")
     front = weary()
     for name, command, events in publishers(tenant_id, folder):
         published = publish(name, command, key, events, front)
@@ -278,6 +297,9 @@ def main(folder: str):
                 line = receiver.line(ARRIVAL_S_MAX)
                 if not ("invoice.paid" in line and "4200" in line):
                     fail(f"{receiver.name} says {line}")
+                # By source and subject the SDK shows that it has read the event, and not just its data.
+                if receiver.name == SDK_RECEIVER and line.startswith("CloudEvent invoice.paid /billing INV-1001") != (name in CLOUD_EVENTS):
+                    fail(f"{receiver.name} says of what {name} has published: {line}")
             headers, body = shared.requests.get(timeout=ARRIVAL_S_MAX)
             verify_by_hand(secret, headers, body, folder)
             arrived.add(headers["webhook-id"])
@@ -285,7 +307,10 @@ def main(folder: str):
             if not verify(public_key, signed, text) or verify(public_key, signed, text + b" "):
                 fail(f"the public key does not verify what {name} has sent, or verifies anything")
             verified.add(signed["webhook-id"])
-            if name == "CloudEvents":
+            sent_as = "application/cloudevents+json" if name in CLOUD_EVENTS else "application/json"
+            if headers["content-type"] != sent_as:
+                fail(f"what {name} has published arrives as {headers['content-type']}")
+            if name in CLOUD_EVENTS:
                 event = read(headers, body)
                 if (event.get_id()[:9], event.get_data()["amount"]) != ("paid-1001", 4200):
                     fail(f"the SDK reads {event}")

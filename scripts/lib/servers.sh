@@ -128,6 +128,14 @@ postgres_start() {
         --options="$options" >/dev/null 2>&1 9>&-
 }
 
+# postgres_start_as_usual DATA PORT LOG: with the settings of the local stack.
+postgres_start_as_usual() {
+    local usual="max_connections=200 shared_buffers=256MB max_wal_size=4GB"
+    # One that was built without lz4 takes "on", its own compression.
+    # shellcheck disable=SC2086  # a list of settings
+    postgres_start "$@" $usual wal_compression=lz4 || postgres_start "$@" $usual wal_compression=on
+}
+
 postgres_is_running() {
     local bin
     bin=$(find_postgres_bin) || return 1
@@ -141,4 +149,27 @@ postgres_stop() {
     postgres_is_running "$1" || return 0
     bin=$(find_postgres_bin)
     as_server_user "$bin/pg_ctl" stop --pgdata="$1" --mode="${2:-fast}" --wait --timeout=60 --silent >/dev/null 2>&1
+}
+
+# redis_start FOLDER PORT PASSWORD: keeps its data, its log and its process id in FOLDER, which belongs to the server user.
+redis_start() {
+    # The password goes by file: a command line can be read by everybody.
+    # shellcheck disable=SC2016  # the inner shell expands these
+    redis_configuration "$@" | as_server_user sh -c 'umask 077; cat >"$1"' sh "$1/redis.conf"
+    as_server_user "$(find_redis_server)" "$1/redis.conf" >/dev/null 9>&-
+}
+
+redis_configuration() {
+    cat <<END
+bind 127.0.0.1
+port $2
+requirepass $3
+dir "$1"
+logfile "$1/log"
+pidfile "$1/pid"
+daemonize yes
+appendonly yes
+appendfsync everysec
+save ""
+END
 }

@@ -104,7 +104,7 @@ CREATE FUNCTION zyven.tell_dead_letters() RETURNS trigger
             AND b.reason <> 'cancelled'
             AND EXISTS (SELECT FROM zyven.subscriptions s
                          WHERE s.tenant_id = b.tenant_id
-                           AND s.pattern = ANY (zyven.patterns_of('zyven.delivery.dead_lettered')));
+                           AND s.pattern = ANY (ARRAY['zyven.delivery.dead_lettered', 'zyven.delivery.*', 'zyven.*']));
         RETURN NULL;
     END
     $$;
@@ -168,10 +168,21 @@ CREATE FUNCTION zyven.tell_breaker_opened(event uuid, endpoint uuid, probe_in_ms
 COMMENT ON FUNCTION zyven.tell_breaker_opened(uuid, uuid, bigint)
     IS 'tells that an endpoint was found failing and is left alone; repeatable with the same event id. For dispatchers';
 
--- With the owner's rights they are nobody's but whom they are granted to (sql/roles.sql).
-REVOKE ALL ON FUNCTION
-    zyven.tell, zyven.tell_dead_letters, zyven.tell_endpoint_disabled, zyven.tell_breaker_opened
-FROM PUBLIC;
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOR name IN
+        SELECT p.oid::regprocedure
+          FROM pg_proc p
+         WHERE p.pronamespace = 'zyven'::regnamespace
+           AND p.proname IN ('tell', 'tell_dead_letters', 'tell_endpoint_disabled', 'tell_breaker_opened')
+    LOOP
+        -- With the owner's rights they are nobody's but whom they are granted to (sql/roles.sql).
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', name);
+    END LOOP;
+END
+$$;
 
 -- Publishing ------------------------------------------------------------------------------------------
 

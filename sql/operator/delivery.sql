@@ -3,11 +3,12 @@
 --   psql "$ZYVEN_DATABASE_URL" -v delivery=dlv_0193… -f sql/operator/delivery.sql
 
 \set ON_ERROR_STOP on
+\set SHOW_CONTEXT never
 \if :{?delivery} \else
     -- psql's \quit would end with success.
-    DO $$ BEGIN RAISE EXCEPTION 'missing: -v delivery=dlv_…'; END $$;
+    DO $$ BEGIN RAISE EXCEPTION 'missing: DELIVERY=dlv_… (in psql: -v delivery=…)'; END $$;
 \endif
-SELECT zyven.untyped_id('dlv', :'delivery') AS delivery_id \gset
+SELECT zyven.known(:'delivery', 'dlv') AS delivery_id \gset
 
 SELECT state, reason, generation, attempts, http_status, enqueued_at, next_attempt_at, finished_at,
        zyven.typed_id('evt', event_id) AS event, zyven.typed_id('ep', endpoint_id) AS endpoint

@@ -5,11 +5,13 @@
 --
 -- Variables: reason and one of endpoint and tenant (required), event_type, dead_reason, since, until (default: no filter),
 --            max (default: 10000), go (yes: really do it)
+--            Times are as PostgreSQL reads them (2026-11-28 09:00+00), or how long ago they were (24h, 3 days).
 
 \set ON_ERROR_STOP on
+\set SHOW_CONTEXT never
 \if :{?reason} \else
     -- psql's \quit would end with success.
-    DO $$ BEGIN RAISE EXCEPTION 'missing: -v reason=''why they are deleted'' (it goes into the audit)'; END $$;
+    DO $$ BEGIN RAISE EXCEPTION 'missing: REASON=''why they are deleted'' (in psql: -v reason=…); it goes into the audit'; END $$;
 \endif
 \if :{?tenant} \else \set tenant '' \endif
 \if :{?endpoint} \else \set endpoint '' \endif
@@ -20,14 +22,15 @@
 \if :{?max} \else \set max 10000 \endif
 \if :{?go} \else \set go no \endif
 
-SELECT *
+SELECT purged, payload_bytes, oldest, newest,
+       replace(note, 'call again with dry_run => false', 'do it with GO=yes (in psql: -v go=yes)') AS note
   FROM zyven.purge_dead_letters(
            reason         => :'reason',
            tenant         => nullif(:'tenant', ''),
            endpoint       => nullif(:'endpoint', ''),
            event_type     => nullif(:'event_type', ''),
            dead_reason    => nullif(:'dead_reason', ''),
-           dead_since     => :'since'::timestamptz,
-           dead_until     => :'until'::timestamptz,
-           deliveries_max => :max,
-           dry_run        => :'go' <> 'yes');
+           dead_since     => zyven.given_moment('SINCE', :'since'),
+           dead_until     => zyven.given_moment('UNTIL', :'until'),
+           deliveries_max => zyven.given_number('MAX', :'max', 1, 100000)::integer,
+           dry_run        => NOT zyven.given_go(:'go'));

@@ -51,6 +51,9 @@ function plain(text) {
     // What a chart's axis says depends on the minute in which the deliveries fell.
     .replace(/^( *- 'img "[^']*'): .*$/gm, "$1")
     .replace(/\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?|\b\d\d:\d\d:\d\d(\.\d+)?|\b\d\d:\d\d\b/g, "TIME")
+    .replaceAll("TIME UTC", "TIME")
+    // Seconds since 1970.
+    .replace(/\b[12]\d{9}\b/g, "SECONDS")
     .replace(/(< )?\b[\d.]+ (ms|µs|s|min|h|d)\b( [\d.]+ (s|min|h)\b)?/g, "DURATION")
     .replace(/\b[\d.]+ finished a second/g, "RATE finished a second")
     .replace(/(\n *- text: TIME)+/g, "");

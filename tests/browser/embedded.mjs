@@ -5,12 +5,20 @@ import { until } from "./stack.mjs";
 
 const { CONSOLE } = process.env;
 const ENDED = "This view has ended. Reload the page that shows it.";
+const NO_LINK = "This view was opened without a view link";
+const BAD_LINK = "This view link is not valid, or has ended.";
+/** A little more than the minute before whose end the page around the view is told. */
+const SHORT_S = 64;
 
 /** Everything a customer does, on pages that `open` makes; `picture` is given each look and its name. */
 export async function embedded({ stack, events, open, picture }) {
   const { application, call, receiver } = stack;
-  const link = async (scopes) => (await call("POST", "/v1/view-links", { scopes })).token;
+  const link = async (scopes, expires_in_s = 3600) => (await call("POST", "/v1/view-links", { scopes, expires_in_s })).token;
   const framed = (token, theme = "light") => `<!doctype html><html lang="en"><title>Shop</title><h1>Shop</h1>
+    <script>
+      window.told = [];
+      addEventListener("message", (event) => { if (event.source === document.getElementById("view").contentWindow) told.push(event.data.zyven); });
+    </script>
     <iframe id="view" title="Deliveries" width="1000" height="800" src="${CONSOLE}/embed?theme=${theme}#token=${token}"></iframe></html>`;
   const frameOf = async (page) => (await page.locator("#view").elementHandle()).contentFrame();
   const show = async (page, html) => {
@@ -18,6 +26,12 @@ export async function embedded({ stack, events, open, picture }) {
     await page.goto(application.url);
     return frameOf(page);
   };
+
+  // One whose time runs out while all else is looked at, on a page that asks for nothing by itself.
+  const short = await open(1100, 950, "light");
+  const passing = await show(short, framed(await link(["read"], SHORT_S)));
+  await passing.getByRole("link", { name: "Events", exact: true }).click();
+  await passing.getByRole("row", { name: /Retry|Delivered|Dead/ }).first().waitFor();
 
   // What a link to read shows.
   const where = "embedded";
@@ -56,9 +70,10 @@ export async function embedded({ stack, events, open, picture }) {
   await picture(page, `${where}-replay`);
   receiver.isMended = true;
   await acting.getByRole("button", { name: "Replay 1…" }).click();
-  await acting.getByLabel("Reason").fill("we are back");
+  await acting.getByRole("dialog").getByLabel("Reason").fill("we are back");
   await acting.getByRole("button", { name: "Replay now" }).click();
-  await acting.getByRole("dialog").waitFor({ state: "detached" });
+  await acting.getByRole("dialog").getByText("1 delivered").waitFor();
+  await acting.getByRole("dialog").getByRole("button", { name: "Close" }).click();
   await until(`${lost} is delivered`, isIn("DELIVERED"));
   receiver.isMended = false;
 
@@ -83,10 +98,18 @@ export async function embedded({ stack, events, open, picture }) {
   check(where, (await ending.locator("h1[data-seen]").count()) === 1, "a link in time has disturbed somebody");
   await bring(await address(["read", "replay"]));
   await ending.locator("h1:not([data-seen])").waitFor();
-  // Without any link there was never a view.
+  // Without any link there was never a view, and with a bad one it is not said that there was.
   const without = await show(page, framed(""));
-  await without.getByText(ENDED).waitFor();
+  await without.getByText(NO_LINK).waitFor();
+  const bad = await show(page, framed("zyv_nonsense"));
+  await bad.getByText(BAD_LINK).waitFor();
   await page.context().close();
+
+  // Nobody has asked for anything in the short view since: its end comes all the same, and the page around it was told before.
+  await passing.getByText(ENDED).waitFor({ timeout: 2 * SHORT_S * 1000 });
+  check(where, (await passing.getByRole("row").count()) === 0, "what is no longer true is still shown");
+  await until("the page around is told", async () => (await short.evaluate(() => globalThis.told.join())) === "view-ends-soon,view-ended");
+  await short.context().close();
 
   // A page that is not on the list is shown nothing.
   const stranger = await open(1100, 950, "light");

@@ -48,15 +48,15 @@ async function isReady(url) {
   try { return (await fetch(`${url}/readyz`)).ok; } catch { return false; }
 }
 
-/** Answers by path; what is down can be mended. */
+/** Answers by path; what is down can be mended. Remembers what each try of an event came with. */
 function startReceiver() {
-  const receiver = { isMended: false, tries: new Map() };
+  const receiver = { isMended: false, headers: new Map() };
   const server = createServer(async (request, response) => {
     for await (const piece of request) void piece;
     const event = request.headers["webhook-id"];
-    const tries = (receiver.tries.get(event) ?? 0) + 1;
-    receiver.tries.set(event, tries);
-    const isDown = (request.url === "/down" && !receiver.isMended) || (request.url === "/flaky" && tries <= 2);
+    const tries = [...(receiver.headers.get(event) ?? []), request.headers];
+    receiver.headers.set(event, tries);
+    const isDown = request.url === "/broken" || (request.url === "/down" && !receiver.isMended) || (request.url === "/flaky" && tries.length <= 2);
     // Each attempt has a connection of its own, and says nothing that differs from day to day.
     response.sendDate = false;
     response.setHeader("connection", "close");
@@ -83,7 +83,8 @@ export async function startStack() {
   const { api_key: key } = JSON.parse(run("admin", "create-tenant", "Acme Corporation", "--json"));
   const application = await startApplication();
   const forConsole = { ZYVEN_PROBE_LISTEN: CONSOLE_PROBE, ZYVEN_CONSOLE_FRAME_ANCESTORS: application.url };
-  const processes = [start("all"), start("console", forConsole)];
+  // Long enough for whoever looks at several pages while a breaker is open.
+  const processes = [start("all", { ZYVEN_BREAKER_OPEN_MIN: "2m" }), start("console", forConsole)];
   await until("the stack is ready", () => isReady(PROBE));
   await until("the console is ready", () => isReady(`http://${CONSOLE_PROBE}`));
   const receiver = await startReceiver();

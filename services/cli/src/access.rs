@@ -3,9 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use http::HeaderValue;
 use url::Url;
-use zyven_domain::api_key::{ApiKey, ParseApiKeyError};
+use zyven_domain::api_key::ApiKey;
 use zyven_domain::signature::{ParseSecretError, SigningSecret};
+use zyven_domain::view_link::ViewLink;
 use zyven_runtime::config::Source;
 
 use crate::Program;
@@ -13,7 +15,7 @@ use crate::failure::Failure;
 
 /// The API's base, `http://` or `https://`, perhaps with a path.
 #[derive(Debug, Clone)]
-pub(crate) struct ApiUrl(pub(crate) Url);
+pub struct ApiUrl(pub(crate) Url);
 
 impl FromStr for ApiUrl {
     type Err = &'static str;
@@ -31,14 +33,38 @@ impl FromStr for ApiUrl {
     }
 }
 
-/// A key as it is sent. No `Debug`, no `Display`.
-pub(crate) struct Key(ApiKey);
+/// The text opens nothing. Says nothing about what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("is neither an API key (zyk_…) nor a view link (zyv_…)")]
+pub struct ParseKeyError;
+
+/// What is sent to show who asks: an API key, or a view link, which is used like one. No `Debug`, no `Display`.
+pub struct Key(String);
+
+impl Key {
+    /// The key for a key of an installation that this program has made itself.
+    pub fn of(key: &ApiKey) -> Self {
+        Self(key.expose())
+    }
+
+    /// As it is sent.
+    pub fn authorization(&self) -> HeaderValue {
+        let text = format!("Bearer {}", self.0);
+        let mut value = HeaderValue::try_from(text).expect("keys are visible ASCII");
+        value.set_sensitive(true);
+        value
+    }
+}
 
 impl FromStr for Key {
-    type Err = ParseApiKeyError;
+    type Err = ParseKeyError;
 
-    fn from_str(text: &str) -> Result<Self, ParseApiKeyError> {
-        ApiKey::parse(text).map(Self)
+    fn from_str(text: &str) -> Result<Self, ParseKeyError> {
+        if ApiKey::parse(text).is_ok() || ViewLink::parse(text).is_ok() {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ParseKeyError)
+        }
     }
 }
 
@@ -54,9 +80,11 @@ impl FromStr for Secret {
 }
 
 /// A server and a key for it.
-pub(crate) struct Access {
-    pub(crate) url: Url,
-    pub(crate) key: String,
+pub struct Access {
+    /// Its base, without a query.
+    pub url: Url,
+    /// `None` if no setting has one.
+    pub key: Option<Key>,
 }
 
 /// The settings that these commands read themselves.
@@ -78,7 +106,7 @@ pub fn read(source: &mut Source) -> Settings {
         key: source
             .optional_secret(
                 "ZYVEN_API_KEY",
-                "API key for commands that use the API, as zyk_…",
+                "API key for commands that use the API, as zyk_…, or a view link, zyv_…",
             )
             .flatten(),
         secret: source
@@ -90,8 +118,11 @@ pub fn read(source: &mut Source) -> Settings {
     }
 }
 
-/// The server that the command line or the settings name, and the key.
-pub(crate) fn find(given: Option<ApiUrl>, program: &Program) -> Result<Access, Failure> {
+/// The server that the command line or the settings name, and the key that the settings have.
+///
+/// # Errors
+/// A setting is wrong.
+pub fn find(given: Option<ApiUrl>, program: &Program) -> Result<Access, Failure> {
     let mut source = Source::from_environment();
     let settings = read(&mut source);
     let url = match given {
@@ -105,13 +136,13 @@ pub(crate) fn find(given: Option<ApiUrl>, program: &Program) -> Result<Access, F
         }),
     };
     source.finish()?;
-    let (Some(url), key) = (url, settings.key) else {
-        return Err(Failure::Failed("the API's address is unknown".to_owned()));
+    let unknown = || {
+        Failure::Failed("the API's address is unknown".to_owned())
+            .advised("say where it is in ZYVEN_API_URL or --api-url")
     };
-    let key = key.ok_or(Failure::NoKey)?;
     Ok(Access {
-        url: url.0,
-        key: key.0.expose(),
+        url: url.ok_or_else(unknown)?.0,
+        key: settings.key,
     })
 }
 
@@ -121,4 +152,29 @@ pub(crate) fn secret() -> Result<Option<SigningSecret>, Failure> {
     let settings = read(&mut source);
     source.finish()?;
     Ok(settings.secret.map(|secret| secret.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_and_a_view_link_are_taken_and_nothing_else() {
+        let key = "zyk_00010203040506ff_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+        let link = "zyv_00010203040506ff_AAAA";
+        for good in [key, link] {
+            let read: Key = good.parse().unwrap_or_else(|rule| panic!("{good}: {rule}"));
+            assert_eq!(read.authorization(), format!("Bearer {good}"));
+            assert!(read.authorization().is_sensitive());
+        }
+        for bad in [
+            "",
+            "zyk_",
+            "zyv_",
+            "zyx_00010203040506ff_AAAA",
+            &format!("{key} "),
+        ] {
+            assert!(bad.parse::<Key>().is_err(), "{bad}");
+        }
+    }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -16,9 +16,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use url::Url;
 
-use crate::access::Access;
-use crate::failure::{Failure, Refusal};
+use crate::access::Key;
+use crate::failure::{Failure, Refusal, RefusalHead};
 use crate::output::Output;
+use crate::version::Version;
 
 /// Longer than the API takes to say that it cannot.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
@@ -42,6 +43,17 @@ pub(crate) struct Api {
 /// A successful answer.
 pub(crate) struct Answer {
     body: Bytes,
+    /// Which version of a thing it shows, if it says so.
+    pub(crate) version: Option<Version>,
+}
+
+/// What a request says besides its method and path.
+#[derive(Default)]
+struct Said<'a> {
+    query: &'a [(&'a str, String)],
+    body: Bytes,
+    /// The version that the change is meant for; without one, whichever there is.
+    meant_for: Option<&'a Version>,
 }
 
 /// A page, or several put together.
@@ -75,7 +87,21 @@ impl Answer {
     pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|error| {
             Failure::Failed(format!("the server's answer is not understood: {error}"))
+                .advised("is the server another version than `zyven --version`? --json shows what it says as it is")
         })
+    }
+
+    /// The same with a further member.
+    pub(crate) fn with(self, member: &str, value: Value) -> Self {
+        let mut whole = self.value();
+        let Some(members) = whole.as_object_mut() else {
+            return self;
+        };
+        members.insert(member.to_owned(), value);
+        Self {
+            body: whole.to_string().into(),
+            ..self
+        }
     }
 
     /// For programs: the answer as it came. For people: what `show` makes of it.
@@ -107,7 +133,9 @@ pub(crate) fn http_client(for_https: bool) -> Result<Http, Failure> {
         let trusting = connector.with_provider_and_native_roots(ring);
         trusting.map_err(|error| {
             let what = "this machine's certificate authorities cannot be read";
-            Failure::Failed(format!("{what}: {error}"))
+            Failure::Failed(format!("{what}: {error}")).advised(
+                "install them (ca-certificates), or name a file with them in SSL_CERT_FILE",
+            )
         })?
     } else {
         let nobody = rustls::RootCertStore::empty();
@@ -126,14 +154,11 @@ pub(crate) fn http_client(for_https: bool) -> Result<Http, Failure> {
 
 impl Api {
     /// Connects nowhere yet.
-    pub(crate) fn new(access: &Access) -> Result<Self, Failure> {
-        let mut authorization = HeaderValue::try_from(format!("Bearer {}", access.key))
-            .expect("keys are visible ASCII");
-        authorization.set_sensitive(true);
+    pub(crate) fn new(url: &Url, key: &Key) -> Result<Self, Failure> {
         Ok(Self {
-            base: access.url.clone(),
-            authorization,
-            http: http_client(access.url.scheme() == "https")?,
+            base: url.clone(),
+            authorization: key.authorization(),
+            http: http_client(url.scheme() == "https")?,
         })
     }
 
@@ -143,16 +168,24 @@ impl Api {
     }
 
     pub(crate) async fn get(&self, path: &[&str]) -> Result<Answer, Failure> {
-        self.ask(path, &[]).await
+        self.send(Method::GET, path, Said::default()).await
     }
 
-    pub(crate) async fn delete(&self, path: &[&str]) -> Result<Answer, Failure> {
-        self.send(Method::DELETE, path, &[], Bytes::new()).await
+    pub(crate) async fn delete(
+        &self,
+        path: &[&str],
+        meant_for: Option<&Version>,
+    ) -> Result<Answer, Failure> {
+        let said = Said {
+            meant_for,
+            ..Said::default()
+        };
+        self.send(Method::DELETE, path, said).await
     }
 
     /// POST without a body.
     pub(crate) async fn push(&self, path: &[&str]) -> Result<Answer, Failure> {
-        self.send(Method::POST, path, &[], Bytes::new()).await
+        self.send(Method::POST, path, Said::default()).await
     }
 
     pub(crate) async fn post(
@@ -160,15 +193,25 @@ impl Api {
         path: &[&str],
         body: &impl Serialize,
     ) -> Result<Answer, Failure> {
-        self.send(Method::POST, path, &[], json(body)).await
+        let said = Said {
+            body: json(body),
+            ..Said::default()
+        };
+        self.send(Method::POST, path, said).await
     }
 
     pub(crate) async fn patch(
         &self,
         path: &[&str],
         body: &impl Serialize,
+        meant_for: Option<&Version>,
     ) -> Result<Answer, Failure> {
-        self.send(Method::PATCH, path, &[], json(body)).await
+        let said = Said {
+            body: json(body),
+            meant_for,
+            ..Said::default()
+        };
+        self.send(Method::PATCH, path, said).await
     }
 
     /// GET with parameters.
@@ -177,7 +220,11 @@ impl Api {
         path: &[&str],
         query: &[(&str, String)],
     ) -> Result<Answer, Failure> {
-        self.send(Method::GET, path, query, Bytes::new()).await
+        let said = Said {
+            query,
+            ..Said::default()
+        };
+        self.send(Method::GET, path, said).await
     }
 
     /// One page.
@@ -217,66 +264,68 @@ impl Api {
         }
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        path: &[&str],
-        query: &[(&str, String)],
-        body: Bytes,
-    ) -> Result<Answer, Failure> {
+    async fn send(&self, method: Method, path: &[&str], said: Said<'_>) -> Result<Answer, Failure> {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .expect("http and https have paths")
             .pop_if_empty()
             .extend(path);
-        if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
+        if !said.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(said.query);
         }
-        let mut request = Request::builder()
-            .method(&method)
-            .uri(url.as_str())
-            .header(AUTHORIZATION, &self.authorization)
-            .header(USER_AGENT, concat!("zyven/", env!("CARGO_PKG_VERSION")));
-        if !body.is_empty() {
-            request = request.header(CONTENT_TYPE, "application/json");
-        }
-        let request = request
-            .body(Full::new(body))
-            .map_err(|error| Failure::Usage(format!("{url} is not understood: {error}")))?;
+        let request = self.request(&method, &url, said)?;
         let exchange = tokio::time::timeout(ANSWER_TIME_MAX, exchange(&self.http, request)).await;
         let unreachable = |source| Failure::Unreachable {
             url: self.url().to_owned(),
             source,
         };
-        let (status, retry_after_s, body) = exchange
+        let (status, headers, body) = exchange
             .unwrap_or_else(|_| {
                 Err(format!("no answer came within {} s", ANSWER_TIME_MAX.as_secs()).into())
             })
             .map_err(unreachable)?;
-        if status.is_success() {
-            // A login page answers 200 as well.
-            if !body.is_empty() && serde_json::from_slice::<&RawValue>(&body).is_err() {
-                return Err(Failure::Failed(format!(
-                    "the answer of {} is no JSON, so that is no Zyven API: --api-url or ZYVEN_API_URL must lead to one",
-                    self.url()
-                )));
-            }
-            return Ok(Answer { body });
+        if !status.is_success() {
+            let request = (method, url.path());
+            let refusal = Refusal::new(request, status, RefusalHead::of(&headers), &body);
+            return Err(Failure::Refused(Box::new(refusal)));
         }
-        let problem = serde_json::from_slice(&body).ok();
-        let text = || Value::from(String::from_utf8_lossy(&body).into_owned());
-        Err(Failure::Refused(Box::new(Refusal {
-            method,
-            path: url.path().to_owned(),
-            status,
-            retry_after_s,
-            problem,
-            body: serde_json::from_slice(&body).unwrap_or_else(|_| text()),
-        })))
+        // A login page answers 200 as well.
+        if !body.is_empty() && serde_json::from_slice::<&RawValue>(&body).is_err() {
+            return Err(Failure::Failed(format!(
+                "the answer of {} is no JSON, so that is no Zyven API",
+                self.url()
+            ))
+            .advised("say in ZYVEN_API_URL or --api-url where there is one"));
+        }
+        let version = headers.get(ETAG).and_then(|tag| tag.to_str().ok());
+        let version = version.and_then(|tag| tag.parse().ok());
+        Ok(Answer { body, version })
+    }
+
+    fn request(
+        &self,
+        method: &Method,
+        url: &Url,
+        said: Said<'_>,
+    ) -> Result<Request<Full<Bytes>>, Failure> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(url.as_str())
+            .header(AUTHORIZATION, &self.authorization)
+            .header(USER_AGENT, concat!("zyven/", env!("CARGO_PKG_VERSION")));
+        if !said.body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        if let Some(version) = said.meant_for {
+            request = request.header(IF_MATCH, version.tag());
+        }
+        request
+            .body(Full::new(said.body))
+            .map_err(|error| Failure::Usage(format!("{url} is not understood: {error}")))
     }
 }
 
-type Exchanged = (StatusCode, Option<u64>, Bytes);
+type Exchanged = (StatusCode, HeaderMap, Bytes);
 
 async fn exchange(
     http: &Http,
@@ -284,9 +333,7 @@ async fn exchange(
 ) -> Result<Exchanged, Box<dyn std::error::Error + Send + Sync>> {
     let (head, body) = http.request(request).await?.into_parts();
     let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?;
-    let retry_after = head.headers.get(RETRY_AFTER);
-    let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
-    Ok((head.status, retry_after, body.to_bytes()))
+    Ok((head.status, head.headers, body.to_bytes()))
 }
 
 fn json(body: &impl Serialize) -> Bytes {

@@ -6,20 +6,34 @@ use chrono::{DateTime, Utc};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use tokio::time::sleep;
-use zyven_domain::id::EndpointId;
+use zyven_domain::id::{DeliveryId, EndpointId};
 use zyven_domain::lifecycle::DeliveryState;
 
-use crate::api::{Answer, Api, PAGE_ITEMS_MAX, Page, parsed};
-use crate::deliveries::{COLUMNS, Filter, ROWS_MAX, print};
+use crate::api::{Answer, Api};
+use crate::deliveries::{COLUMNS, Filter, Part, ROWS_MAX, print};
 use crate::failure::Failure;
 use crate::follow::interruption;
-use crate::output::{Column, FAINT, Output, paint};
+use crate::numbers::within;
+use crate::output::{Column, FAINT, Output, paint, shown};
 use crate::time::ago;
 
 const DEAD: [DeliveryState; 1] = [DeliveryState::DeadLettered];
 /// Between two questions how far a replay has come: less often the longer it takes.
 const REST: Duration = Duration::from_millis(500);
 const REST_MAX: Duration = Duration::from_secs(10);
+/// Dead letters that may be named one by one: the API's own limit.
+const CHOSEN_MAX: usize = 1_000;
+/// Deliveries a second that a replay may be asked for: the API's own limit.
+const RATE_MAX: u16 = 10_000;
+/// What narrows a replay, and means nothing where each one is named.
+const NARROWING: [&str; 6] = [
+    "endpoint",
+    "event_type",
+    "dead_reason",
+    "since",
+    "until",
+    "max",
+];
 /// How often the server may be away while its answer is waited for, one after the other.
 const TRANSIENT_FAILURES_MAX: u32 = 20;
 
@@ -45,16 +59,19 @@ pub(crate) enum Action {
     /// List dead letters, the newest first
     List {
         #[command(flatten)]
-        which: Which,
-        /// How many to show
-        #[arg(long, default_value_t = 50, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..=ROWS_MAX))]
-        limit: u64,
+        filter: Filter,
+        /// Only those given up for this reason, such as attempts_exhausted
+        #[arg(long, value_name = "REASON")]
+        dead_reason: Option<String>,
+        #[command(flatten)]
+        part: Part,
     },
     /// Send dead letters back to the start, the oldest first; without --yes only say how many
     Replay(Replay),
     /// Show how far a replay has come
     Progress {
         /// Its number
+        #[arg(value_parser = number)]
         replay: i64,
         /// Wait until it is through
         #[arg(long)]
@@ -62,18 +79,11 @@ pub(crate) enum Action {
     },
 }
 
-// Which dead letters.
-#[derive(clap::Args)]
-pub(crate) struct Which {
-    #[command(flatten)]
-    filter: Filter,
-    /// Only those given up for this reason, such as attempts_exhausted
-    #[arg(long, value_name = "REASON")]
-    dead_reason: Option<String>,
-}
-
 #[derive(clap::Args)]
 pub(crate) struct Replay {
+    /// These, each by its id, whatever they were given up for; by default all that fit the options
+    #[arg(value_name = "DLV", num_args = ..=CHOSEN_MAX, conflicts_with_all = NARROWING)]
+    deliveries: Vec<DeliveryId>,
     /// Only those for this endpoint
     #[arg(long, value_name = "EP")]
     endpoint: Option<EndpointId>,
@@ -96,65 +106,49 @@ pub(crate) struct Replay {
     #[arg(long)]
     yes: bool,
     /// At most so many
-    #[arg(long, default_value_t = ROWS_MAX, value_name = "DELIVERIES", value_parser = clap::value_parser!(u64).range(1..=ROWS_MAX))]
+    #[arg(long, default_value_t = ROWS_MAX, value_name = "DELIVERIES", value_parser = within(1..=ROWS_MAX))]
     max: u64,
     /// So many a second
-    #[arg(long, default_value_t = 50, value_name = "DELIVERIES", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    #[arg(long, default_value_t = 50, value_name = "DELIVERIES", value_parser = within(1..=RATE_MAX))]
     rate: u16,
     /// Do not wait until they are through
     #[arg(long)]
     detach: bool,
 }
 
-impl Which {
-    /// At most `rows` of them. The reason is looked at here, because the API does not.
-    async fn find(&self, api: &Api, rows: u64) -> Result<Page, Failure> {
-        let rows = usize::try_from(rows).unwrap_or(usize::MAX);
-        let path = ["v1", "deliveries"];
-        let query = self.filter.query(&DEAD);
-        let Some(wanted) = &self.dead_reason else {
-            return api.list(&path, &query, rows, None).await;
-        };
-        let mut found = Page::default();
-        let mut cursor = None;
-        loop {
-            let page = api.list(&path, &query, PAGE_ITEMS_MAX, cursor).await?;
-            let fitting = page.data.into_iter();
-            let fitting = fitting.filter(|item| parsed(item)["reason"] == wanted.as_str());
-            found.data.extend(fitting);
-            cursor = page.next_cursor;
-            if cursor.is_none() || found.data.len() >= rows {
-                found.data.truncate(rows);
-                return Ok(found);
-            }
-        }
-    }
-}
-
 pub(crate) async fn run(action: Action, api: &Api, output: &Output) -> Result<(), Failure> {
     match action {
-        Action::List { which, limit } => {
-            let mut page = which.find(api, limit).await?;
-            // A cursor is of no use without an option that takes it; --limit shows more.
-            page.next_cursor = None;
+        Action::List {
+            filter,
+            dead_reason,
+            part,
+        } => {
+            let mut query = filter.query(&DEAD);
+            // Which reasons there are, the server says: a newer one may know more.
+            query.extend(dead_reason.map(|reason| ("dead_reason", reason)));
+            let page = part.of(api, &["v1", "deliveries"], &query).await?;
             print(&page, &COLUMNS, "there is no dead letter like this", output)
         }
         Action::Replay(args) => replay(&args, api, output).await,
         Action::Progress { replay, wait } => {
-            let told = if wait {
-                follow(replay, api).await?
-            } else {
-                ask(replay, api).await?
-            };
-            show(&told, output)
+            if !wait {
+                return show(&ask(replay, api).await?, output);
+            }
+            let told = follow(replay, api).await?;
+            show(&told, output)?;
+            judge(&told.value(), None)
         }
     }
 }
 
 async fn replay(args: &Replay, api: &Api, output: &Output) -> Result<(), Failure> {
-    let mut wanted = json!({
-        "reason": args.reason, "dry_run": !args.yes, "deliveries_max": args.max, "rate_per_s": args.rate,
-    });
+    let mut wanted =
+        json!({ "reason": args.reason, "dry_run": !args.yes, "rate_per_s": args.rate });
+    if args.deliveries.is_empty() {
+        wanted["deliveries_max"] = args.max.into();
+    } else {
+        wanted["deliveries"] = json!(args.deliveries);
+    }
     let mut narrow = |name: &str, value: Option<String>| {
         if let Some(value) = value {
             wanted[name] = Value::String(value);
@@ -169,16 +163,55 @@ async fn replay(args: &Replay, api: &Api, output: &Output) -> Result<(), Failure
     let answer = api.post(&["v1", "replays"], &wanted).await?;
     let begun = answer.value();
     let Some(id) = begun["id"].as_i64() else {
-        return answer.print(output, |begun| found(begun, output));
+        answer.print(output, |begun| {
+            found(begun, output)?;
+            note_refused(begun, output);
+            Ok(())
+        })?;
+        let refused = begun["refused"].as_array().map_or(0, Vec::len);
+        return match args.yes && refused > 0 {
+            true => Err(Failure::Failed("none of them can be replayed".to_owned())),
+            false => Ok(()),
+        };
     };
+    if !output.is_json() {
+        note_refused(&begun, output);
+    }
     if args.detach {
         return answer.print(output, |begun| {
             let count = &begun["deliveries"];
             output.line(format!("replay {id}: {count} go back to the start"))
         });
     }
-    output.note(&paint(FAINT, format!("replay {id}")));
-    show(&follow(id, api).await?, output)
+    if !output.is_json() {
+        output.note(&paint(FAINT, format!("replay {id}")));
+    }
+    let told = follow(id, api).await?;
+    let outcome = judge(&told.value(), args.endpoint);
+    // In JSON nothing else says which were left out.
+    let told = match begun["refused"].as_array() {
+        Some(refused) if !refused.is_empty() && output.is_json() => {
+            told.with("refused", json!(refused))
+        }
+        _ => told,
+    };
+    show(&told, output)?;
+    outcome
+}
+
+/// A replay that is through has failed if something was given up again.
+fn judge(told: &Value, endpoint: Option<EndpointId>) -> Result<(), Failure> {
+    let count = |name: &str| told[name].as_u64().unwrap_or(0);
+    let again = count("dead_lettered");
+    if again == 0 {
+        return Ok(());
+    }
+    let narrowed = endpoint.map(|id| format!(" --endpoint {id}"));
+    let narrowed = narrowed.unwrap_or_default();
+    let what = format!("{again} of {} were given up again", count("deliveries"));
+    Err(Failure::Failed(what).advised(format!(
+        "`zyven dead-letters list{narrowed}` shows why, `zyven deliveries attempts dlv_…` what the endpoint answered"
+    )))
 }
 
 /// What a dry run has found, or why nothing is sent.
@@ -195,6 +228,21 @@ fn found(begun: &Value, output: &Output) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Says of each one that was named and is left out why.
+fn note_refused(begun: &Value, output: &Output) {
+    for one in begun["refused"].as_array().into_iter().flatten() {
+        let text = |name: &str| shown(one[name].as_str().unwrap_or_default());
+        let text = format!("left out: {}: {}", text("delivery"), text("reason"));
+        output.note(&paint(FAINT, text));
+    }
+}
+
+/// A replay's number.
+fn number(text: &str) -> Result<i64, &'static str> {
+    text.parse()
+        .map_err(|_| "must be a replay's number, as zyven dead-letters replay tells it")
+}
+
 async fn ask(replay: i64, api: &Api) -> Result<Answer, Failure> {
     api.get(&["v1", "replays", &replay.to_string()]).await
 }
@@ -206,10 +254,8 @@ fn show(told: &Answer, output: &Output) -> Result<(), Failure> {
 /// Asks until nothing waits any more, with a bar on a terminal. The replay needs nobody who looks at it.
 async fn follow(replay: i64, api: &Api) -> Result<Answer, Failure> {
     let shutdown = interruption()?;
-    let bar = ProgressBar::no_length().with_style(
-        ProgressStyle::with_template("{wide_bar} {pos}/{len} ({per_sec}, {eta} to go)")
-            .expect("a template of this file"),
-    );
+    let bar = ProgressBar::no_length();
+    let next_step = format!("the replay goes on; `zyven dead-letters progress {replay} --wait`");
     let (mut failures, mut rest) = (0, REST);
     loop {
         match ask(replay, api).await {
@@ -217,8 +263,11 @@ async fn follow(replay: i64, api: &Api) -> Result<Answer, Failure> {
                 failures = 0;
                 let told = answer.value();
                 let count = |name: &str| told[name].as_u64().unwrap_or(0);
+                let done = count("deliveries").saturating_sub(count("waiting"));
+                let style = ProgressStyle::with_template(bar_template(done));
+                bar.set_style(style.expect("a template of this file"));
                 bar.set_length(count("deliveries"));
-                bar.set_position(count("deliveries").saturating_sub(count("waiting")));
+                bar.set_position(done);
                 if count("waiting") == 0 {
                     bar.finish_and_clear();
                     return Ok(answer);
@@ -229,7 +278,12 @@ async fn follow(replay: i64, api: &Api) -> Result<Answer, Failure> {
             }
             Err(failure) => {
                 bar.abandon();
-                return Err(failure);
+                // A number that nobody knows again refuses by itself.
+                return Err(if failure.is_transient() {
+                    failure.advised(next_step)
+                } else {
+                    failure
+                });
             }
         }
         // Either may be dropped at any time: neither has done anything.
@@ -237,10 +291,31 @@ async fn follow(replay: i64, api: &Api) -> Result<Answer, Failure> {
             () = sleep(rest) => rest = rest.mul_f64(1.5).min(REST_MAX),
             () = shutdown.requested() => {
                 bar.abandon();
-                return Err(Failure::Failed(format!(
-                    "interrupted; the replay goes on. next: zyven dead-letters progress {replay}"
-                )));
+                return Err(Failure::Failed("interrupted".to_owned()).advised(next_step));
             }
+        }
+    }
+}
+
+/// What the bar shows: no rate before there is one.
+fn bar_template(done: u64) -> &'static str {
+    if done == 0 {
+        "{wide_bar} {pos}/{len}"
+    } else {
+        "{wide_bar} {pos}/{len} ({per_sec}, {eta} to go)"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_shows_a_rate_once_there_is_one_and_both_templates_are_right() {
+        for (done, has_rate) in [(0, false), (1, true)] {
+            let template = bar_template(done);
+            assert_eq!(template.contains("{per_sec}"), has_rate, "{done} done");
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }
 }

@@ -8,6 +8,7 @@ use zyven_domain::lifecycle::DeliveryState;
 use crate::api::{Api, Page};
 use crate::explain;
 use crate::failure::Failure;
+use crate::numbers::within;
 use crate::output::{Column, FAINT, Output, paint, shown};
 use crate::time::{ago, written};
 
@@ -94,13 +95,16 @@ pub(crate) struct Filter {
     /// Only those of events accepted since this time, or this long ago, such as 24h
     #[arg(long, value_name = "TIME", value_parser = ago)]
     pub(crate) since: Option<DateTime<Utc>>,
+    /// Only those of events accepted before this time, or before so long ago
+    #[arg(long, value_name = "TIME", value_parser = ago)]
+    pub(crate) until: Option<DateTime<Utc>>,
 }
 
 // Which part of a list.
 #[derive(clap::Args)]
 pub(crate) struct Part {
     /// How many to show
-    #[arg(long, default_value_t = 50, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..=ROWS_MAX))]
+    #[arg(long, default_value_t = 50, value_name = "ROWS", value_parser = within(1..=ROWS_MAX))]
     limit: u64,
     /// Where an earlier list has ended (its next_cursor)
     #[arg(long)]
@@ -132,8 +136,9 @@ impl Filter {
         let endpoint = self.endpoint.map(|id| ("endpoint", id.to_string()));
         let event_type = self.event_type.clone().map(|name| ("event_type", name));
         let since = self.since.map(|since| ("since", written(since)));
+        let until = self.until.map(|until| ("until", written(until)));
         let all = states.into_iter().chain(endpoint).chain(event_type);
-        all.chain(since).collect()
+        all.chain(since).chain(until).collect()
     }
 }
 

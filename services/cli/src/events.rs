@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
+use zyven_domain::event::ContentType;
 use zyven_domain::id::EventId;
 
 use crate::api::Api;
-use crate::deliveries::Part;
 use crate::failure::Failure;
 use crate::follow::{Follow, Item, until_interrupted};
+use crate::numbers::positive;
 use crate::output::{FAINT, Output, paint, shown};
 use crate::time::{ago, ahead, written};
 use crate::{deliveries, explain, input};
@@ -28,12 +29,7 @@ pub(crate) enum Action {
         id: EventId,
     },
     /// Say why an event reached its endpoints, or did not
-    Explain {
-        /// evt_…
-        id: EventId,
-        #[command(flatten)]
-        part: Part,
-    },
+    Explain(explain::Args),
     /// Call off what has not been delivered of an event
     Cancel {
         /// evt_…
@@ -93,7 +89,7 @@ pub(crate) struct Tail {
     #[arg(long)]
     payload: bool,
     /// End after this many events
-    #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "EVENTS", value_parser = positive)]
     count: Option<u64>,
 }
 
@@ -118,19 +114,26 @@ struct Draft<'a> {
     traceparent: Option<&'a str>,
 }
 
-/// An event as it is delivered: its payload's bytes, and the trace.
+/// An event as it is delivered: its payload's bytes, what they are sent as, and the trace.
 #[derive(Deserialize)]
 pub(crate) struct Stored {
     pub(crate) payload: Box<RawValue>,
+    /// An API of before this member sends every payload as this.
+    #[serde(default = "json")]
+    pub(crate) content_type: String,
     #[serde(default)]
     pub(crate) traceparent: Option<String>,
+}
+
+fn json() -> String {
+    ContentType::Json.to_string()
 }
 
 pub(crate) async fn run(action: Action, api: &Api, output: &Output) -> Result<(), Failure> {
     match action {
         Action::Send(args) => send(&args, api, output).await,
         Action::Get { id } => get(id, api, output).await,
-        Action::Explain { id, part } => explain::event(id, part, api, output).await,
+        Action::Explain(args) => explain::event(args, api, output).await,
         Action::Cancel { id, reason } => cancel(id, &reason, api, output).await,
         Action::Tail(args) => until_interrupted(tail(args, api, output)).await,
     }
@@ -143,8 +146,11 @@ async fn send(args: &Sending, api: &Api, output: &Output) -> Result<(), Failure>
             .map_err(|_| Failure::Usage("the payload is not UTF-8".to_owned()))?,
         (None, None) => return Err(Failure::Usage("there is no payload".to_owned())),
     };
-    let payload: Box<RawValue> = serde_json::from_str(&payload)
-        .map_err(|error| Failure::Usage(format!("the payload is not JSON: {error}")))?;
+    let payload: Box<RawValue> = serde_json::from_str(&payload).map_err(|error| {
+        Failure::Usage(format!("the payload is not JSON: {error}")).advised(
+            "mend it at that place; a text is JSON in quotation marks: --payload '\"text\"'",
+        )
+    })?;
     let random = || format!("cli-{}", Uuid::now_v7().simple());
     let key = args.idempotency_key.clone().unwrap_or_else(random);
     let draft = Draft {
@@ -158,7 +164,8 @@ async fn send(args: &Sending, api: &Api, output: &Output) -> Result<(), Failure>
         ordering_key: args.ordering_key.as_deref(),
         traceparent: args.traceparent.as_deref(),
     };
-    let answer = api.post(&["v1", "events"], &draft).await?;
+    let sent = api.post(&["v1", "events"], &draft).await;
+    let answer = sent.map_err(|failure| repeatable(failure, &key))?;
     answer.print(output, |accepted| {
         let id = shown(accepted["id"].as_str().unwrap_or_default());
         if accepted["repeated"] == true {
@@ -183,6 +190,19 @@ async fn send(args: &Sending, api: &Api, output: &Output) -> Result<(), Failure>
         }
         Ok(())
     })
+}
+
+/// Says how to send the same event again where nobody knows whether it was accepted.
+fn repeatable(failure: Failure, key: &str) -> Failure {
+    if !failure.is_transient() || failure.did_nothing() {
+        return failure;
+    }
+    let first = failure.next_step();
+    let first = first.map(|step| format!("{step}; ")).unwrap_or_default();
+    let then = format!(
+        "whether the event was accepted is unknown: repeat the command with --idempotency-key {key}, and it is published once"
+    );
+    failure.advised(format!("{first}{then}"))
 }
 
 async fn get(id: EventId, api: &Api, output: &Output) -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
 use zyven_domain::api_key::Scope;
 use zyven_domain::id::ApiKeyId;
 use zyven_domain::view_link::view_scope;
@@ -25,10 +25,21 @@ const COLUMNS: [Column; 6] = [
     ("REVOKED", "revoked_at"),
 ];
 
+const CURRENT: [&str; 6] = [
+    "tenant",
+    "tenant_name",
+    "id",
+    "name",
+    "scopes",
+    "expires_at",
+];
+
 #[derive(clap::Subcommand)]
 pub(crate) enum Action {
     /// List the tenant's keys, revoked ones included
     List(Part),
+    /// Show what the key in ZYVEN_API_KEY may do, and for which tenant
+    Current,
     /// Make a key, which is shown this once
     Create {
         /// What it is for
@@ -65,6 +76,10 @@ pub(crate) async fn run(action: Action, api: &Api, output: &Output) -> Result<()
             let page = part.of(api, &["v1", "api-keys"], &[]).await?;
             print(&page, &COLUMNS, "there is no key", output)
         }
+        Action::Current => {
+            let answer = api.get(&["v1", "api-keys", "current"]).await?;
+            answer.print(output, |key| output.members(key, &CURRENT))
+        }
         Action::Create {
             name,
             scopes,
@@ -84,35 +99,50 @@ pub(crate) async fn run(action: Action, api: &Api, output: &Output) -> Result<()
             })
         }
         Action::Revoke { id } => {
-            let answer = api.delete(&["v1", "api-keys", &id.to_string()]).await?;
+            let path = ["v1", "api-keys", &id.to_string()];
+            let answer = api.delete(&path, None).await?;
             answer.print(output, |_| output.line(format!("{id} is revoked")))
         }
         Action::ViewLink {
             scopes,
             expires,
             console,
-        } => {
-            let mut link = json!({});
-            if !scopes.is_empty() {
-                link["scopes"] = scopes.into_iter().map(Scope::as_str).collect();
-            }
-            if let Some(expires) = expires {
-                link["expires_in_s"] = expires.as_secs().into();
-            }
-            let answer = api.post(&["v1", "view-links"], &link).await?;
-            answer.print(output, |made| {
-                let text = |name: &str| shown(made[name].as_str().unwrap_or_default());
-                let token = text("token");
-                match console {
-                    Some(ApiUrl(url)) => {
-                        let base = url.as_str().trim_end_matches('/');
-                        output.line(format!("{base}/embed#token={token}"))?;
-                    }
-                    None => output.line(token)?,
-                }
-                output.note(&format!("good until {}", text("expires_at")));
-                Ok(())
-            })
-        }
+        } => view_link(scopes, expires, console, api, output).await,
     }
+}
+
+async fn view_link(
+    scopes: Vec<Scope>,
+    expires: Option<Duration>,
+    console: Option<ApiUrl>,
+    api: &Api,
+    output: &Output,
+) -> Result<(), Failure> {
+    let mut link = json!({});
+    if !scopes.is_empty() {
+        link["scopes"] = scopes.into_iter().map(Scope::as_str).collect();
+    }
+    if let Some(expires) = expires {
+        link["expires_in_s"] = expires.as_secs().into();
+    }
+    let made = api.post(&["v1", "view-links"], &link).await?;
+    let text = |made: &Value, name: &str| made[name].as_str().unwrap_or_default().to_owned();
+    let made = match console {
+        Some(ApiUrl(url)) => {
+            let base = url.as_str().trim_end_matches('/');
+            let url = format!("{base}/embed#token={}", text(&made.value(), "token"));
+            made.with("url", url.into())
+        }
+        None => made,
+    };
+    made.print(output, |made| {
+        let member = if made["url"].is_string() {
+            "url"
+        } else {
+            "token"
+        };
+        output.line(shown(&text(made, member)))?;
+        output.note(&format!("good until {}", shown(&text(made, "expires_at"))));
+        Ok(())
+    })
 }

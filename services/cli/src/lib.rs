@@ -6,6 +6,7 @@
 //! - [`access`] says where the API is and what opens it; `api` speaks to it.
 //! - `output` is the only place that writes to standard output, `failure` the only one that writes to standard error (besides
 //!   the progress bar): tables and colours for people, JSON for programs.
+//! - `usage` says what is wrong with arguments, `numbers`, `time` and `version` read them.
 //! - One module for each command; `follow` finds what is new in a list, for `events tail` and `listen`.
 //!
 //! # Architecture invariants
@@ -26,20 +27,23 @@ mod follow;
 mod input;
 mod keys;
 mod listen;
+pub mod numbers;
 mod output;
 mod time;
+mod usage;
 mod verify;
+mod version;
 
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
 use zyven_runtime::config::Source;
 
-use access::ApiUrl;
-pub use access::read as read_settings;
+pub use access::{Access, ApiUrl, Key, find as find_api, read as read_settings};
 use api::Api;
-use failure::Failure;
+pub use failure::{Failure, Refusal, RefusalHead};
 use output::Output;
+pub use usage::misread;
 
 /// What the program around these commands knows and they do not.
 pub struct Program {
@@ -163,7 +167,7 @@ pub fn main(Command(command): Command, program: &Program) -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(&output),
+        Err(failure) => failure.report(output.is_json()),
     }
 }
 
@@ -183,7 +187,10 @@ impl Chosen {
 }
 
 async fn run(command: Chosen, program: &Program, output: &Output) -> Result<(), Failure> {
-    let api = |common: Common| Api::new(&access::find(common.api_url, program)?);
+    let api = |common: Common| {
+        let access = access::find(common.api_url, program)?;
+        Api::new(&access.url, &access.key.ok_or(Failure::NoKey)?)
+    };
     match command {
         Chosen::Events(group) => events::run(group.action, &api(group.common)?, output).await,
         Chosen::Deliveries(group) => {

@@ -24,6 +24,7 @@ use crate::events::{Stored, stored};
 use crate::failure::Failure;
 use crate::follow::{Follow, Item, until_interrupted};
 use crate::input;
+use crate::numbers::positive;
 use crate::output::{BAD, FAINT, GOOD, Output, paint, shown};
 use crate::time::ago;
 
@@ -55,7 +56,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "15s", value_name = "TIME", value_parser = parse_duration)]
     timeout: Duration,
     /// End after this many events
-    #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "EVENTS", value_parser = positive)]
     count: Option<u64>,
 }
 
@@ -115,10 +116,14 @@ async fn listen(args: Args, api: &Api, output: &Output) -> Result<(), Failure> {
 
 /// What is signed with: what the command line or the environment names, the endpoint's own, or one for this run.
 async fn secret(args: &Args, api: &Api, output: &Output) -> Result<SigningSecret, Failure> {
+    let note = |whose: &str| output.note(&paint(FAINT, format!("signing with the secret {whose}")));
     if let Some(file) = &args.secret_file {
-        return secret_in(file);
+        let secret = secret_in(file)?;
+        note(&format!("in {}", shown(&file.display().to_string())));
+        return Ok(secret);
     }
     if let Some(secret) = access::secret()? {
+        note("in ZYVEN_SECRET");
         return Ok(secret);
     }
     let why = match args.endpoint {
@@ -130,6 +135,7 @@ async fn secret(args: &Args, api: &Api, output: &Output) -> Result<SigningSecret
                     let current = answer.value();
                     let secret = current["secret"].as_str().map(SigningSecret::parse);
                     if let Some(Ok(secret)) = secret {
+                        note(&format!("of {endpoint}"));
                         return Ok(secret);
                     }
                     "the endpoint signs with a private key, which nobody gets to see. "
@@ -203,7 +209,7 @@ impl Local {
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(self.url.as_str())
-            .header(CONTENT_TYPE, "application/json")
+            .header(CONTENT_TYPE, &stored.content_type)
             .header(USER_AGENT, AGENT)
             .header("webhook-id", id)
             .header("webhook-timestamp", timestamp)

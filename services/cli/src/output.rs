@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::time::written;
 
 pub(crate) const GOOD: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Green)));
 pub(crate) const BAD: Style = Style::new()
@@ -146,7 +147,7 @@ fn cell(member: &str, value: &Value) -> String {
         Value::Null => NOTHING.to_owned(),
         Value::String(text) if text.is_empty() => NOTHING.to_owned(),
         Value::String(text) if member.ends_with("_at") => time(text),
-        Value::String(text) => shown(text).replace(['\n', '\t'], " "),
+        Value::String(text) => shown(&to_the_microsecond(text)).replace(['\n', '\t'], " "),
         Value::Array(items) if items.is_empty() => NOTHING.to_owned(),
         Value::Array(items) => {
             let items: Vec<String> = items.iter().map(|item| cell(member, item)).collect();
@@ -161,6 +162,16 @@ fn time(text: &str) -> String {
     match text.parse::<DateTime<Utc>>() {
         Ok(moment) => moment.format("%Y-%m-%d %H:%M:%SZ").to_string(),
         Err(_) => shown(text),
+    }
+}
+
+/// A time with more digits than anything of Zyven's is kept with, without those; any other text as it is.
+fn to_the_microsecond(text: &str) -> Cow<'_, str> {
+    const LONGEST: usize = "2026-01-31T12:00:00.123456Z".len();
+    let is_longer = text.len() > LONGEST && text.as_bytes().get(19) == Some(&b'.');
+    match text.parse::<DateTime<Utc>>() {
+        Ok(moment) if is_longer => Cow::Owned(written(moment)),
+        _ => Cow::Borrowed(text),
     }
 }
 
@@ -235,6 +246,13 @@ mod tests {
         assert_eq!(cell("created_at", &at), "2026-01-31 12:00:00Z");
         assert_eq!(cell("name", &at), "2026-01-31T12:00:00.123456Z");
         assert_eq!(cell("odd_at", &json!("soon")), "soon");
+        let finer = json!("2026-11-29T02:00:26.176136168Z");
+        assert_eq!(cell("until", &finer), "2026-11-29T02:00:26.176136Z");
+        let prose = json!("2026-11-29T02:00:26.176136168Z it was");
+        assert_eq!(
+            cell("sentence", &prose),
+            "2026-11-29T02:00:26.176136168Z it was"
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TEXT")]
     id: String,
     /// The header webhook-timestamp
-    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds)]
     timestamp: i64,
     /// The header webhook-signature
     #[arg(long, value_name = "TEXT")]
@@ -90,6 +90,10 @@ fn judge(args: &Args, key: &VerifyingKey, body: &[u8], age_s: i64) -> Result<(),
         Unverified::OtherScheme { .. } => {
             format!("{why}; --signature is the header's whole text, such as v1,… (v1a,… goes with --public-key)")
         }
+        Unverified::Wrong { wanted } if !has_complete_signature(&args.signature, wanted) => {
+            let digits = signature_digits(wanted);
+            format!("--signature has no complete {wanted} signature: one is {wanted}, and {digits} characters of base64")
+        }
         Unverified::Wrong { .. } => {
             let without = body.strip_suffix(b"\n").map(|body| body.strip_suffix(b"\r").unwrap_or(body));
             match without {
@@ -110,4 +114,64 @@ fn judge(args: &Args, key: &VerifyingKey, body: &[u8], age_s: i64) -> Result<(),
         ));
     }
     Ok(())
+}
+
+/// Characters of a signature in base64: of 32 bytes (HMAC-SHA256) or of 64 (Ed25519).
+fn signature_digits(scheme: &str) -> usize {
+    if scheme == "v1a" { 88 } else { 44 }
+}
+
+/// True if one of the signatures in the header could be of this scheme.
+fn has_complete_signature(header: &str, scheme: &str) -> bool {
+    let mut signatures = header.split(' ').filter_map(|one| one.split_once(','));
+    signatures.any(|(version, encoded)| {
+        let is_digit =
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+        version == scheme
+            && encoded.len() == signature_digits(scheme)
+            && encoded.bytes().all(is_digit)
+    })
+}
+
+fn seconds(text: &str) -> Result<i64, &'static str> {
+    text.parse()
+        .map_err(|_| "must be seconds since 1970, such as 1764000000")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_complete_if_it_has_all_its_characters() {
+        let whole = "A".repeat(43) + "=";
+        for (header, is_complete) in [
+            (format!("v1,{whole}"), true),
+            (format!("v1,abc v1,{whole}"), true),
+            (format!("v1,{}", &whole[1..]), false),
+            (format!("v1,{whole}="), false),
+            (format!("v1,{}é", &whole[2..]), false),
+            (format!("v1a,{whole}"), false),
+            ("v1,abc".to_owned(), false),
+        ] {
+            assert_eq!(
+                has_complete_signature(&header, "v1"),
+                is_complete,
+                "{header}"
+            );
+        }
+        let longer = format!("v1a,{}==", "A".repeat(86));
+        assert!(has_complete_signature(&longer, "v1a"));
+    }
+
+    #[test]
+    fn a_timestamp_is_seconds() {
+        assert_eq!(seconds("-1"), Ok(-1));
+        for bad in ["2026-01-31T12:00:00Z", "", "1.5"] {
+            assert!(
+                seconds(bad).is_err_and(|rule| rule.contains("seconds since 1970")),
+                "{bad}"
+            );
+        }
+    }
 }

@@ -55,7 +55,8 @@ async function ask(method, path, options = {}) {
     // Another link has come since.
     if (isEmbedded && link !== viewLink) return ask(method, path, options);
     if (isEmbedded) document.dispatchEvent(new Event("view-ended"));
-    else location.assign("/login");
+    // The login leads back to where this was, which the part behind the # tells.
+    else location.assign(`/login?ended${location.hash}`);
     // Nobody is to go on with a page that is being left.
     return new Promise(() => {});
   }

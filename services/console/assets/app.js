@@ -53,15 +53,24 @@ function showNavigation(name) {
 
 async function show() {
   leaving.abort();
+  // What it is about is on the page that is left.
+  document.querySelector("dialog")?.close();
   leaving = new AbortController();
   const { signal } = leaving;
   here = location.hash || "#/";
   const [name, id, parameters] = address();
-  const found = PAGES.find(([of, , , scope]) => of === name && may(scope));
+  const page = PAGES.find(([of]) => of === name);
+  const found = page && may(page[3]) ? page : null;
   showNavigation(name);
   const place = h("div");
   put(main, place);
-  document.title = `${found?.[1] ?? (id || "Not found")} · Zyven`;
+  document.title = `${page?.[1] ?? (id || "Not found")} · Zyven`;
+  // Whoever looks at an embedded view cannot bring another key.
+  if (page && !found && !isEmbedded) {
+    put(place, h("h1", {}, page[1]), notice(`This page needs a key with the scope ${page[3]}; this session's key has ${me.scopes.join(", ")}.`, "warn"),
+      h("p", {}, h("a", { href: "#/" }, "To the overview")));
+    return;
+  }
   if (!found) {
     put(place, h("h1", {}, "Not found"), h("p", {}, "There is no such page. ", h("a", { href: "#/" }, "To the overview")));
     return;
@@ -75,21 +84,63 @@ async function show() {
   }
 }
 
+const NO_LINK = "This view was opened without a view link: its address has to end in #token=zyv_…";
+const BAD_LINK = "This view link is not valid, or has ended. Reload the page that shows it.";
+const ENDED = "This view has ended. Reload the page that shows it.";
+/** How long before its end the page around this one is told, so that it can bring another link. */
+const NOTICE_MS = 60000;
+/** Between two questions whether it has ended, should the clocks disagree. */
+const ASK_AGAIN_MS = 5000;
+let ending = null;
+
 /** Nothing more can be asked; what the page shows is no longer true. */
-function end() {
+function end(why) {
   hasEnded = true;
   leaving.abort();
+  clearTimeout(ending);
   document.querySelector("dialog")?.close();
   put(document.getElementById("nav"));
-  put(main, notice("This view has ended. Reload the page that shows it.", "warn"));
+  put(main, notice(why, "warn"));
+  tell("view-ended");
+}
+
+/** Tells the page around this one; there is nothing in it that others may not read. */
+function tell(what) {
+  if (isEmbedded && parent !== window) parent.postMessage({ zyven: what }, "*");
+}
+
+/** Finds the end of a view link when it comes, whatever page is shown: not every page asks by itself. */
+function awaitEnd() {
+  clearTimeout(ending);
+  if (!isEmbedded) return;
+  const left = Date.parse(me.expires_at) - Date.now();
+  if (left > NOTICE_MS) {
+    ending = setTimeout(() => { tell("view-ends-soon"); awaitEnd(); }, left - NOTICE_MS);
+    return;
+  }
+  // An answer of 401 ends the view.
+  ending = setTimeout(() => get("api-keys/current").catch(() => null).then(awaitEnd), Math.max(left, ASK_AGAIN_MS));
 }
 
 /** The page around this one has brought another link. In time, and of the same tenant, whoever looks is not to be disturbed. */
 async function renew(token) {
-  const now = await get("api-keys/current", { link: token }).catch(() => null);
+  let now = null;
+  try {
+    now = await get("api-keys/current", { link: token });
+  } catch (error) {
+    // Too much to do, or nobody there: what is shown is good still, and so may the link be.
+    if (error.status !== 401 && !hasEnded) {
+      setTimeout(() => renew(token), ASK_AGAIN_MS);
+      return;
+    }
+  }
   const isSame = !hasEnded && now !== null && now.tenant === me.tenant && String(now.scopes) === String(me.scopes);
   useViewLink(token);
-  if (isSame) return;
+  if (isSame) {
+    Object.assign(me, now);
+    awaitEnd();
+    return;
+  }
   // What stands in a dialog is about somebody else's deliveries.
   document.querySelector("dialog")?.close();
   await begin();
@@ -104,6 +155,7 @@ async function begin() {
       put(who, `${me.tenant_name} · ${me.name}`);
       who.title = `${me.tenant}, ${me.id}: ${me.scopes.join(", ")}`;
     }
+    awaitEnd();
     await show();
   } catch (error) {
     put(main, failure(error));
@@ -116,7 +168,13 @@ document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();
   main.focus();
 });
-document.addEventListener("view-ended", end);
+document.addEventListener("show-again", () => { if (!hasEnded) show(); });
+document.addEventListener("click", (event) => {
+  // A link to the page that is shown: browsers do nothing then.
+  const link = event.target.closest?.("a[href^='#/']");
+  if (link && link.href === location.href && !event.ctrlKey && !event.metaKey && !event.shiftKey) document.dispatchEvent(new Event("show-again"));
+});
+document.addEventListener("view-ended", () => end(me.tenant ? ENDED : BAD_LINK));
 window.addEventListener("hashchange", () => {
   const token = takeViewLink(here);
   if (token) {
@@ -132,4 +190,4 @@ window.addEventListener("hashchange", () => {
 const link = takeViewLink(here);
 if (link) useViewLink(link);
 if (link || !isEmbedded) await begin();
-else end();
+else end(NO_LINK);

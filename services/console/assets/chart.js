@@ -6,7 +6,10 @@ import { clock, compact, duration } from "./format.js";
 const HEIGHT = 180;
 const BOTTOM = 22;
 const TOP = 10;
-const LEFT = 46;
+/** Least room for what an axis says, and what a letter of it takes at most: no label is cut, however long. */
+const LEFT_MIN = 46;
+const LETTER = 6.2;
+const GAP = 6;
 
 /** A round number not below value. */
 export function ceiling(value) {
@@ -15,29 +18,32 @@ export function ceiling(value) {
   return [1, 2, 3, 4, 5, 6, 8, 10].map((times) => times * power).find((round) => round >= value * 0.9999);
 }
 
+/** The chart without its content, and where that begins. */
 function frame(title, width, highest, label, steps) {
   const plain = HEIGHT - BOTTOM - TOP;
-  const lines = [0, 0.5, 1].map((part) => {
+  const labels = [0, 0.5, 1].map((part) => [part, label(highest * part)]);
+  const left = Math.max(LEFT_MIN, Math.ceil(Math.max(...labels.map(([, text]) => text.length)) * LETTER) + GAP);
+  const lines = labels.map(([part, text]) => {
     const y = TOP + plain * (1 - part);
     return [
-      s("line", { class: "axis", x1: LEFT, x2: width, y1: y, y2: y }),
-      s("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, label(highest * part)),
+      s("line", { class: "axis", x1: left, x2: width, y1: y, y2: y }),
+      s("text", { class: "label", x: left - GAP, y: y + 4, "text-anchor": "end" }, text),
     ];
   });
   const every = Math.ceil(steps.length / Math.max(2, Math.floor(width / 110)));
-  const each = (width - LEFT) / steps.length;
+  const each = (width - left) / steps.length;
   const times = steps.map((step, index) => index % every === 0
-    && s("text", { x: LEFT + each * index, y: HEIGHT - 5, "text-anchor": index ? "middle" : "start" }, clock(new Date(step.at))));
-  return s("svg", { class: "chart", viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": title }, lines, times);
+    && s("text", { x: left + each * index, y: HEIGHT - 5, "text-anchor": index ? "middle" : "start" }, clock(new Date(step.at))));
+  return { left, each, chart: s("svg", { class: "chart", viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": title }, lines, times) };
 }
 
 /** The part of the window that is counted in part only. */
-function uncounted(chart, statistics, width) {
+function uncounted({ chart, left, each }, statistics) {
   if (!statistics.complete_since) return;
   const part = (Date.parse(statistics.complete_since) - Date.parse(statistics.since))
     / (statistics.steps.length * statistics.step_s * 1000);
-  const wide = Math.min(Math.max(part, 0), 1) * (width - LEFT);
-  chart.prepend(s("rect", { class: "uncounted", x: LEFT, y: TOP, width: wide, height: HEIGHT - TOP - BOTTOM }));
+  const wide = Math.min(Math.max(part, 0), 1) * each * statistics.steps.length;
+  chart.prepend(s("rect", { class: "uncounted", x: left, y: TOP, width: wide, height: HEIGHT - TOP - BOTTOM }));
 }
 
 /** Delivered and dead-lettered, one above the other, by step. */
@@ -45,12 +51,12 @@ export function throughput(statistics, width) {
   const { steps } = statistics;
   const highest = ceiling(Math.max(...steps.map((step) => step.delivered + step.dead_lettered)));
   const title = `Finished deliveries: ${statistics.delivered} delivered, ${statistics.dead_lettered} dead letters`;
-  const chart = frame(title, width, highest, (value) => (Number.isInteger(value) ? compact(value) : ""), steps);
-  uncounted(chart, statistics, width);
-  const each = (width - LEFT) / steps.length;
+  const drawn = frame(title, width, highest, (value) => (Number.isInteger(value) ? compact(value) : ""), steps);
+  uncounted(drawn, statistics);
+  const { chart, left, each } = drawn;
   const scale = (HEIGHT - BOTTOM - TOP) / highest;
   steps.forEach((step, index) => {
-    const x = LEFT + each * index + each * 0.12;
+    const x = left + each * index + each * 0.12;
     const good = step.delivered * scale;
     const bad = step.dead_lettered * scale;
     const bar = (height, from, kind) => height > 0 && s("rect", {
@@ -58,7 +64,7 @@ export function throughput(statistics, width) {
     });
     const text = `${clock(new Date(step.at))}: ${step.delivered} delivered, ${step.dead_lettered} dead letters`;
     chart.append(s("g", {}, s("title", {}, text), bar(good, 0, "fill-good"), bar(bad, good, "fill-bad"),
-      s("rect", { x: LEFT + each * index, y: TOP, width: each, height: HEIGHT - TOP - BOTTOM, fill: "transparent" })));
+      s("rect", { x: left + each * index, y: TOP, width: each, height: HEIGHT - TOP - BOTTOM, fill: "transparent" })));
   });
   return chart;
 }
@@ -71,9 +77,11 @@ export function latency(statistics, width) {
   const title = all
     ? `Time to delivery: half within ${duration(all.p50)}, 95 in 100 within ${duration(all.p95)}`
     : "Time to delivery: nothing was delivered";
-  const chart = frame(title, width, highest, (value) => (value < 1 ? "0" : duration(value)), steps);
-  uncounted(chart, statistics, width);
-  const each = (width - LEFT) / steps.length;
+  // Where nothing was delivered an axis would say something of nothing.
+  const label = (value) => (value === 0 ? "0" : all && value >= 1 ? duration(value) : "");
+  const drawn = frame(title, width, highest, label, steps);
+  uncounted(drawn, statistics);
+  const { chart, left, each } = drawn;
   const scale = (HEIGHT - BOTTOM - TOP) / highest;
   for (const [quantile, kind] of [["p95", "line-2"], ["p50", "line"]]) {
     let path = "";
@@ -81,7 +89,7 @@ export function latency(statistics, width) {
     steps.forEach((step, index) => {
       const value = step.latency_ms?.[quantile];
       if (value === undefined) { isDown = false; return; }
-      const x = LEFT + each * (index + 0.5);
+      const x = left + each * (index + 0.5);
       const y = HEIGHT - BOTTOM - value * scale;
       // A step between two without deliveries is a short line, or nobody would see it.
       path += isDown ? `L${x} ${y}` : `M${x - each * 0.3} ${y}L${x + each * 0.3} ${y}`;

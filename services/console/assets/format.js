@@ -43,12 +43,20 @@ export function moment(text) {
 }
 export function exactMoment(text) {
   const date = new Date(text);
-  return `${day(date)} ${clock(date)}:${two(date.getSeconds())}.${String(date.getMilliseconds()).padStart(3, "0")}`;
+  const offset = -date.getTimezoneOffset();
+  const zone = offset === 0 ? "UTC" : `UTC${offset < 0 ? "−" : "+"}${two(Math.floor(Math.abs(offset) / 60))}:${two(Math.abs(offset) % 60)}`;
+  return `${day(date)} ${clock(date)}:${two(date.getSeconds())}.${String(date.getMilliseconds()).padStart(3, "0")} ${zone}`;
 }
 export const ago = (text) => (text ? `${duration(Math.max(0, Date.now() - Date.parse(text)))} ago` : "–");
 
 /** evt_0199f2…8e0c1d: the beginning tells the time, the end tells which. */
 export const shortId = (id) => (id.length > 20 ? `${id.slice(0, id.indexOf("_") + 5)}…${id.slice(-6)}` : id);
+
+/** When whatever has this id was made, to a millisecond: ids begin with that time (UUIDv7, RFC 9562, section 5.7). */
+export const madeAt = (id) => new Date(Number.parseInt(id.slice(id.indexOf("_") + 1).slice(0, 12), 16)).toISOString();
+
+/** 1 goes, 2 go */
+export const counts = (value, one, more) => `${whole.format(value)} ${value === 1 ? one : more}`;
 
 export const STATES = ["RECEIVED", "DISPATCHING", "RETRY_SCHEDULED", "DELIVERED", "DEAD_LETTERED"];
 const TONES = {

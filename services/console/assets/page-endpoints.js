@@ -2,20 +2,11 @@
 
 import { h, put } from "./dom.js";
 import { get } from "./api.js";
-import { all, badge, empty, head, repeat, table } from "./parts.js";
+import { all, empty, head, repeat, table } from "./parts.js";
 import { duration, number, percent } from "./format.js";
-import { controls } from "./page-endpoint.js";
+import { controls, health } from "./page-endpoint.js";
 
 const EVERY_MS = 5000;
-
-/** What an endpoint's numbers come to, in a word. */
-function health(endpoint, one) {
-  if (endpoint.status !== "enabled") return badge(endpoint.status);
-  if (!one || one.delivered + one.dead_lettered + one.waiting.deliveries === 0) return h("span", { class: "badge" }, "Idle");
-  if (one.dead_lettered > 0 && one.delivered === 0) return h("span", { class: "badge bad" }, "Failing");
-  if (one.dead_lettered > 0 || one.waiting.retrying > 0) return h("span", { class: "badge warn" }, "Troubled");
-  return h("span", { class: "badge good" }, "Healthy");
-}
 
 export async function endpoints(place, { signal }) {
   const list = h("section", { class: "card", "aria-label": "Endpoints" }, h("p", { class: "muted" }, "Loading…"));

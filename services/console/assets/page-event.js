@@ -3,35 +3,23 @@
 import { h, put, announce } from "./dom.js";
 import { get, isEmbedded, may, post, withQuery } from "./api.js";
 import { badge, confirm, empty, facts, head, reasonField, repeat, table, when } from "./parts.js";
-import { duration, exactMoment, micros, words } from "./format.js";
-import { phases } from "./chart.js";
+import { attempt } from "./attempt.js";
+import { duration, exactMoment, words } from "./format.js";
+import { explanations, waitingFor } from "./waiting.js";
 
 const EVERY_MS = 3000;
 const DELIVERIES_SHOWN_MAX = 50;
+/** How much of a time is looked at to see whether it has changed: to the second. */
+const SECONDS = "2026-01-31T12:00:00".length;
+/** Most unfinished deliveries of which it is asked, one by one, what they wait for. */
+const EXPLAINED_MAX = 10;
 
 function pretty(value) {
   return h("pre", { tabindex: "0" }, JSON.stringify(value, null, 2));
 }
 
-function attempt(one) {
-  const isGood = one.status_after === "DELIVERED";
-  const outcome = one.http_status ? `${one.http_status}` : words(one.error ?? "no answer");
-  const kind = isGood ? "good" : one.status_after === "DEAD_LETTERED" ? "bad" : "warn";
-  return h("li", { class: kind },
-    h("div", { class: "what" }, h("strong", {}, `Attempt ${one.number}`), h("span", { class: `badge ${kind}` }, outcome),
-      one.started_at && h("time", { datetime: one.started_at, class: "muted" }, exactMoment(one.started_at)),
-      h("span", { class: "muted" }, `took ${micros(one.total_us)}`)),
-    one.error_detail && h("p", { class: "bad-text" }, one.error_detail),
-    one.total_us !== null && [phases(one), h("p", { class: "hint" },
-      one.connect_us === null ? "connection reused" : `connected after ${micros(one.connect_us)}`,
-      one.first_byte_us === null ? "" : ` · first byte after ${micros(one.first_byte_us)}`, ` · done after ${micros(one.total_us)}`)],
-    h("p", { class: "muted" }, `Then: ${words(one.status_after)}`),
-    (one.response_headers.length > 0 || one.response_body) && h("details", {}, h("summary", {}, "Answer"),
-      one.response_headers.length > 0 && facts(one.response_headers.map(([name, value]) => [name, h("code", {}, value)])),
-      one.response_body ? h("pre", { tabindex: "0" }, one.response_body) : h("p", { class: "muted" }, "The answer has no body.")));
-}
-
-function timeline(event, delivery, attempts) {
+/** From its acceptance to its end, or to what it waits for: `told` explains that, where the API does. */
+function timeline(event, delivery, attempts, endpoint, told) {
   const generations = new Set(attempts.map((one) => one.generation));
   const entries = [];
   let generation = 0;
@@ -40,16 +28,23 @@ function timeline(event, delivery, attempts) {
       entries.push(h("li", {}, h("strong", {}, one.generation === 1 ? "First generation" : `Replayed: generation ${one.generation}`)));
     }
     generation = one.generation;
-    entries.push(attempt(one));
+    entries.push(attempt(one, delivery, event, endpoint));
   }
-  const end = delivery.finished_at
-    ? h("li", { class: delivery.status === "DELIVERED" ? "good" : "bad" }, h("strong", {}, words(delivery.status)),
-      delivery.reason && `: ${words(delivery.reason)}`, h("div", { class: "muted" }, exactMoment(delivery.finished_at)))
-    : h("li", { class: "" }, h("strong", {}, words(delivery.status)),
-      delivery.next_attempt_at && h("div", { class: "muted" }, "next attempt at ", exactMoment(delivery.next_attempt_at)));
   return h("ol", { class: "timeline" },
-    h("li", {}, h("strong", {}, "Accepted"), h("div", { class: "muted" }, exactMoment(event?.accepted_at ?? delivery.created_at))),
-    entries, end);
+    h("li", {}, h("strong", {}, "Accepted"), h("div", { class: "muted" }, exactMoment(event.accepted_at))),
+    entries, end(delivery, told));
+}
+
+function end(delivery, told) {
+  if (delivery.finished_at) {
+    return h("li", { class: delivery.status === "DELIVERED" ? "good" : "bad" }, h("strong", {}, words(delivery.status)),
+      delivery.reason && `: ${words(delivery.reason)}`, h("div", { class: "muted" }, exactMoment(delivery.finished_at)));
+  }
+  const next = delivery.next_attempt_at;
+  const isAhead = next && Date.parse(next) > Date.now();
+  return h("li", { class: "" }, h("strong", {}, words(delivery.status)),
+    told ? h("div", { class: "muted" }, told.sentence)
+      : next && h("div", { class: "muted" }, isAhead ? "next attempt at " : "due since ", exactMoment(next)));
 }
 
 function actions(delivery, renew) {
@@ -77,7 +72,7 @@ function actions(delivery, renew) {
 async function explanation(id, place, signal) {
   try {
     const told = await get(`events/${id}/explain`, { by: "page", signal });
-    put(place, h("section", { class: "card" }, h("h2", {}, "Why it went where it went"), explained(told)));
+    put(place, h("section", { class: "card" }, h("h2", {}, "Why it went where it went"), judgements(told)));
   } catch { /* An API that does not explain. */ }
 }
 
@@ -87,7 +82,7 @@ const JUDGED_BY = {
   present_configuration: "by the endpoint's settings of today, which were changed since",
 };
 
-function explained({ data, next_cursor: next }) {
+function judgements({ data, next_cursor: next }) {
   return [
     table("Endpoints and the event", [
       ["Endpoint", (one) => h("a", { href: `#/endpoint/${one.endpoint}` }, one.url)],
@@ -101,9 +96,11 @@ function explained({ data, next_cursor: next }) {
 /** What it waits for, in numbers. */
 function waits({ next_attempt_at: next, lane }) {
   const line = lane?.position ? `${lane.position} of ${lane.fresh + lane.retries} in its endpoint's line` : null;
-  const breaker = lane && lane.breaker !== "closed" ? `breaker ${words(lane.breaker)}` : null;
+  const breaker = lane && lane.breaker !== "closed" ? `breaker ${words(lane.breaker).toLowerCase()}` : null;
   const told = [line, breaker].filter(Boolean).join(" · ");
-  return (next || told) && h("p", { class: "sub" }, next && ["next attempt ", when(next)], next && told && " · ", told);
+  // One that has passed keeps nothing: the sentence says what does.
+  const isAhead = next && Date.parse(next) > Date.now();
+  return (isAhead || told) && h("p", { class: "sub" }, isAhead && ["next attempt ", when(next)], isAhead && told && " · ", told);
 }
 
 export async function event(place, { id, signal }) {
@@ -112,6 +109,8 @@ export async function event(place, { id, signal }) {
   const why = h("div");
   put(place, body, deliveriesPlace, why);
   let shown = "";
+  // The deliveries that the page's foot speaks of.
+  let explained = "";
   const opened = new Map();
   // Whatever is recorded about an attempt changes its delivery as well.
   const known = new Map();
@@ -128,11 +127,16 @@ export async function event(place, { id, signal }) {
       get(withQuery(`events/${id}/deliveries`, { limit: DELIVERIES_SHOWN_MAX }), { by: "page", signal }),
     ]);
     const attempts = await Promise.all(page.data.map(attemptsOf));
-    const state = JSON.stringify([found.status, page.data, attempts]);
+    const unfinished = page.data.filter((one) => !one.finished_at).slice(0, EXPLAINED_MAX);
+    const told = new Map(await Promise.all(unfinished.map(async (one) => [one.id, await explain(one)])));
+    const state = JSON.stringify([found.status, page.data, attempts, [...told].map(([, one]) => [one?.code, one?.next_attempt_at?.slice(0, SECONDS)])]);
     if (state === shown) return;
     shown = state;
+    const deliveries = JSON.stringify(page.data);
+    if (deliveries !== explained) explanation(id, why, signal);
+    explained = deliveries;
     // What was unfolded stays so.
-    for (const [index, one] of deliveriesPlace.querySelectorAll("details").entries()) opened.set(index, one.open);
+    for (const one of deliveriesPlace.querySelectorAll("details")) opened.set(one.dataset.part, one.open);
     put(body,
       head(h("span", { class: "mono" }, id), h("span", {}, badge(found.status), " ", found.type),
         may("publish") && page.data.some((one) => !one.finished_at) && h("button", { type: "button", class: "danger", onclick: () => confirm({
@@ -147,7 +151,7 @@ export async function event(place, { id, signal }) {
         }) }, "Cancel event…")),
       h("div", { class: "grid" },
         h("section", { class: "card" }, h("h2", {}, "Event"), facts([
-          ["Type", found.type], ["Accepted", exactMoment(found.accepted_at)],
+          ["Type", found.type], ["Content type", h("code", {}, found.content_type)], ["Accepted", exactMoment(found.accepted_at)],
           ["Deliver at", found.deliver_at && exactMoment(found.deliver_at)], ["Expires at", found.expires_at && exactMoment(found.expires_at)],
           ["Ordering key", found.ordering_key], ["Source", found.source], ["Channels", found.channels.join(", ")],
           ["Trace", found.traceparent && h("code", {}, found.traceparent)], ["Deliveries", String(found.deliveries)],
@@ -156,21 +160,24 @@ export async function event(place, { id, signal }) {
     put(deliveriesPlace, page.data.length === 0 && h("section", { class: "card" },
       empty("No endpoint wanted this event when it was accepted.")),
     page.data.map((one, index) => h("section", { class: "card", "aria-label": `Delivery ${one.id}` },
-      h("div", { class: "head" }, h("h2", {}, "Delivery to ", h("a", { href: `#/endpoint/${one.endpoint}` }, names.get(one.endpoint) ?? one.endpoint)),
+      h("div", { class: "head" }, h("h2", {}, "Delivery to ", h("a", { href: `#/endpoint/${one.endpoint}` }, receivers.get(one.endpoint)?.url ?? one.endpoint)),
         actions(one, renew)),
-      facts([["State", badge(one.status)], ["Id", h("code", {}, one.id)], one.generation > 1 && ["Generation", String(one.generation)],
+      facts([["State", badge(one.status)], ["Waits for", waitingFor(told.get(one.id))], ["Id", h("code", {}, one.id)], one.generation > 1 && ["Generation", String(one.generation)],
         one.finished_at && ["Time to the end", duration(Date.parse(one.finished_at) - Date.parse(one.created_at))]]),
-      h("h3", {}, "Timeline"), timeline(found, one, attempts[index].data))),
+      h("h3", {}, "Timeline"), timeline(found, one, attempts[index].data, receivers.get(one.endpoint), told.get(one.id)))),
     page.next_cursor && h("p", { class: "muted" }, `The first ${DELIVERIES_SHOWN_MAX} deliveries are shown.`));
-    for (const [index, one] of deliveriesPlace.querySelectorAll("details").entries()) one.open = opened.get(index) ?? false;
+    for (const one of deliveriesPlace.querySelectorAll("details")) one.open = opened.get(one.dataset.part) ?? false;
   };
-  const names = new Map();
+  const receivers = new Map();
+  const explain = explanations(signal);
   await renew();
-  explanation(id, why, signal);
-  // Names of endpoints come when they come.
+  // Endpoints come when they come.
   const ids = [...new Set([...deliveriesPlace.querySelectorAll("h2 a")].map((one) => one.getAttribute("href").split("/").pop()))];
   await Promise.all(ids.slice(0, DELIVERIES_SHOWN_MAX).map(async (of) => {
-    try { names.set(of, (await get(`endpoints/${of}`, { by: "page", signal })).url); } catch { /* deleted: its id is shown */ }
+    try { receivers.set(of, await get(`endpoints/${of}`, { by: "page", signal })); } catch (error) {
+      // Deleted: its id is shown.
+      if (error.status === 404) receivers.set(of, null);
+    }
   }));
   shown = "";
   await repeat(signal, EVERY_MS, renew);

@@ -2,7 +2,7 @@
 
 import { h, put } from "./dom.js";
 import { get, withQuery } from "./api.js";
-import { all, empty, failure, head, link, notice, repeat, table, when } from "./parts.js";
+import { empty, failure, head, notice, repeat, table, urls, when } from "./parts.js";
 import { compact, duration, number, percent } from "./format.js";
 import { latency, legend, throughput } from "./chart.js";
 
@@ -63,16 +63,22 @@ export async function overview(place, { parameters, signal }) {
   const select = h("select", { "aria-label": "Period", onchange: () => { location.hash = `#/?minutes=${select.value}`; } },
     WINDOWS.map(([value, text]) => h("option", { value, selected: value === minutes }, text)));
   const body = h("div", { "aria-busy": "true" }, h("p", { class: "muted" }, "Loading…"));
-  put(place, head("Overview", "All endpoints, renewed every 5 seconds", select), body);
-  const names = new Map((await all("endpoints", 1000, { signal })).map((one) => [one.id, one.url]));
+  const told = h("div");
+  put(place, head("Overview", "All endpoints, renewed every 5 seconds", select), told, body);
+  let names = null;
   await repeat(signal, EVERY_MS, async () => {
     let statistics;
     try {
+      names ??= await urls(1000, { by: "page", signal });
       statistics = await get(withQuery("statistics", { minutes }), { by: "page", signal });
     } catch (error) {
-      if (error.name !== "AbortError") put(body, failure(error));
+      // What was last known stays, and is said to be old.
+      if (error.name !== "AbortError") put(told, failure(error), body.dataset.at && notice(["The numbers are those of ", when(body.dataset.at), "."], "warn"));
+      if (!body.dataset.at) put(body);
       throw error;
     }
+    put(told);
+    body.dataset.at = statistics.until;
     body.removeAttribute("aria-busy");
     put(body, figures(statistics, chartWidth()),
       h("section", { class: "card" }, h("h2", {}, "By endpoint"), statistics.endpoints.length

@@ -2,18 +2,20 @@
 
 import { h, put, announce } from "./dom.js";
 import { get, withQuery } from "./api.js";
-import { all, empty, failure, head, notice, repeat, row } from "./parts.js";
+import { empty, failure, head, notice, repeat, row, urls } from "./parts.js";
 import { deliveryColumns } from "./page-events.js";
 
 const EVERY_MS = 2000;
 const SHOWN_MAX = 100;
 
 export async function tail(place, { signal }) {
-  const names = new Map((await all("endpoints", 2000, { signal })).map((one) => [one.id, one.url]));
+  // By endpoint; asked for with the first deliveries, so that an API that is away just then is asked again.
+  const names = new Map();
+  let isNamed = false;
   const columns = deliveryColumns(names);
   const body = h("tbody");
   const told = h("div");
-  const nothing = h("div", {}, empty("Waiting for events. Publish one, and it appears here."));
+  const nothing = h("div", { hidden: true }, empty("Waiting for events. Publish one, and it appears here."));
   let isPaused = false;
   const pause = h("button", { type: "button", "aria-pressed": "false", onclick: () => {
     isPaused = !isPaused;
@@ -21,7 +23,7 @@ export async function tail(place, { signal }) {
     pause.textContent = isPaused ? "Go on" : "Hold";
     announce(isPaused ? "Held" : "Going on");
   } }, "Hold");
-  put(place, head("Live tail", "The latest deliveries, renewed every 2 seconds", pause), told,
+  put(place, head("Live tail", "Deliveries of the newest events first, renewed every 2 seconds. A retry or replay changes its row where that stands", pause), told,
     h("section", { class: "card", "aria-label": "Latest deliveries" }, nothing,
       h("div", { class: "scroll" }, h("table", { class: "stack" }, h("caption", { class: "unseen" }, "Latest deliveries"),
         h("thead", {}, h("tr", {}, columns.map(([name, , kind]) => h("th", { scope: "col", class: kind }, name)))), body))));
@@ -32,6 +34,8 @@ export async function tail(place, { signal }) {
     if (isPaused) return;
     let page;
     try {
+      if (!isNamed) for (const [id, url] of await urls(2000, { by: "page", signal })) names.set(id, url);
+      isNamed = true;
       page = await get(withQuery("deliveries", { limit: SHOWN_MAX }), { by: "page", signal });
       put(told);
     } catch (error) {
@@ -56,6 +60,6 @@ export async function tail(place, { signal }) {
       if (focused?.isConnected && body.contains(focused)) focused.focus({ preventScroll: true });
     }
     nothing.hidden = rows.length > 0;
-    if (rows.length === SHOWN_MAX && page.next_cursor) put(told, notice(`The latest ${SHOWN_MAX} are shown. Older ones are under Events.`));
+    if (rows.length === SHOWN_MAX && page.next_cursor) put(told, notice(`The ${SHOWN_MAX} of the newest events are shown. Retries and replays of older ones are under Events.`));
   });
 }

@@ -75,6 +75,34 @@ export async function all(path, most = 2000, options = {}) {
   return items;
 }
 
+/** The URLs of up to so many endpoints by their ids. */
+export const urls = async (most, options) => new Map((await all("endpoints", most, options)).map((one) => [one.id, one.url]));
+
+/** Goes to a page of the console. To the one that is shown: asks for it again, which the browser alone would not. */
+export function go(hash) {
+  const before = location.href;
+  location.hash = hash;
+  if (location.href === before) document.dispatchEvent(new Event("show-again"));
+}
+
+/** The path of a page with the values that a form has; those without a value are left out. */
+export function searched(page, values) {
+  const wanted = new URLSearchParams();
+  for (const [name, value] of Object.entries(values)) if (value) wanted.set(name, value);
+  return wanted.size ? `#/${page}?${wanted}` : `#/${page}`;
+}
+
+/** Fields for a time, and `since` and `until` as the API takes them. Local time, as every time on these pages. */
+export function period(parameters) {
+  const hours = choice("hours", [["", "as far as it is kept"], ["1", "1 hour"], ["24", "24 hours"], ["168", "7 days"]], parameters.get("hours"));
+  const before = h("input", { name: "before", type: "datetime-local", step: 1, value: parameters.get("before") ?? "" });
+  const within = Number(parameters.get("hours"));
+  // What somebody has written into the address by hand need be no time.
+  const until = before.value ? new Date(before.value) : null;
+  const since = within ? new Date((until ?? Date.now()) - within * 3600000) : null;
+  return { hours, before, since: since?.toISOString(), until: until?.toISOString() };
+}
+
 /** A labelled field. */
 export function field(label, input, hint) {
   const id = `field-${++field.count}`;
@@ -88,32 +116,45 @@ export const choice = (name, options, chosen) => h("select", { name }, options.m
   h("option", { value, selected: value === (chosen ?? "") }, text)));
 
 /**
- * Asks before something is done. `act` gets the form's values and returns what is then shown, if anything; what it throws
- * is shown in the dialog, which stays open.
+ * Asks before something is done. `act` gets the form's values and a stage: `stage.begun(title)` takes the questions away and
+ * leaves `stage.place` for what is told until somebody closes the dialog, and `stage.isOpen()` says whether anybody looks.
+ * Without that the dialog closes when it is done. What `act` throws is shown in the dialog, which stays open.
  */
 export function confirm({ title, body, fields = [], button, danger = false, act }) {
   const place = h("div");
-  const go = h("button", { type: "submit", class: danger ? "danger" : "main" }, button);
-  const form = h("form", { method: "dialog" }, h("h2", { id: "dialog-title" }, title), body, fields, place,
-    h("div", { class: "row" }, h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"), go));
+  const heading = h("h2", { id: "dialog-title" }, title);
+  const questions = h("div", {}, body, fields);
+  const submit = h("button", { type: "submit", class: danger ? "danger" : "main" }, button);
+  const leave = h("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
+  const form = h("form", { method: "dialog" }, heading, questions, place, h("div", { class: "row" }, leave, submit));
   const dialog = h("dialog", { "aria-labelledby": "dialog-title" }, form);
+  let stays = false;
+  const begun = (now) => {
+    stays = true;
+    put(heading, now);
+    put(questions);
+    submit.remove();
+    put(leave, "Close");
+    leave.focus();
+  };
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    go.disabled = true;
+    if (submit.disabled || stays) return;
+    submit.disabled = true;
     put(place, h("p", { class: "muted", role: "status" }, "Working…"));
     try {
-      await act(Object.fromEntries(new FormData(form)), place, dialog);
-      if (!dialog.dataset.stays) dialog.close();
+      await act(Object.fromEntries(new FormData(form)), { place, begun, isOpen: () => dialog.open });
+      if (!stays) dialog.close();
     } catch (error) {
       put(place, failure(error));
-      go.disabled = false;
+      submit.disabled = false;
     }
   });
   const asked = document.activeElement;
   dialog.addEventListener("close", () => { dialog.remove(); if (asked?.isConnected) asked.focus(); });
   document.body.append(dialog);
   dialog.showModal();
-  (form.querySelector("input, textarea, select") ?? go).focus();
+  (form.querySelector("input, textarea, select") ?? submit).focus();
   return dialog;
 }
 

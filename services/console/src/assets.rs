@@ -29,9 +29,11 @@ static FILES: &[File] = &files! {
     "icon.svg": PICTURE,
     "app.js": SCRIPT,
     "api.js": SCRIPT,
+    "attempt.js": SCRIPT,
     "chart.js": SCRIPT,
     "dom.js": SCRIPT,
     "format.js": SCRIPT,
+    "login.js": SCRIPT,
     "parts.js": SCRIPT,
     "page-audit.js": SCRIPT,
     "page-dead-letters.js": SCRIPT,
@@ -42,6 +44,7 @@ static FILES: &[File] = &files! {
     "page-keys.js": SCRIPT,
     "page-overview.js": SCRIPT,
     "page-tail.js": SCRIPT,
+    "waiting.js": SCRIPT,
 };
 
 /// What changes with any of them: a browser asks each time, and is told that nothing has changed.

@@ -13,6 +13,7 @@ use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use zyven_domain::api_key::Scope;
 use zyven_domain::view_link::{VIEW_LINK_PREFIX, ViewLink};
 
 use crate::App;
@@ -40,7 +41,7 @@ const TARGET_BYTES_MAX: usize = 2_048;
 /// Everything the page asks for. `*` stands for an id. What is not here is not passed on: publishing, signing
 /// secrets, and whatever changes how an endpoint is reached or signed.
 #[rustfmt::skip] // One route per line.
-const PASSED_ON: [(Method, &str); 24] = [
+const PASSED_ON: [(Method, &str); 25] = [
     (Method::GET,    "/v1/api-keys/current"),
     (Method::GET,    "/v1/statistics"),
     (Method::GET,    "/v1/events/*"),
@@ -50,6 +51,7 @@ const PASSED_ON: [(Method, &str); 24] = [
     (Method::GET,    "/v1/deliveries"),
     (Method::GET,    "/v1/deliveries/*"),
     (Method::GET,    "/v1/deliveries/*/attempts"),
+    (Method::GET,    "/v1/deliveries/*/explain"),
     (Method::POST,   "/v1/deliveries/*/replay"),
     (Method::POST,   "/v1/deliveries/*/cancel"),
     (Method::POST,   "/v1/replays"),
@@ -86,6 +88,7 @@ pub(crate) enum Known {
 struct CurrentKey {
     id: String,
     tenant: String,
+    scopes: Vec<String>,
 }
 
 impl Upstream {
@@ -117,10 +120,16 @@ impl Upstream {
         };
         match answer.status() {
             StatusCode::OK => match answer.json::<CurrentKey>().await {
-                Ok(CurrentKey { id, tenant }) => Known::Yes { id, tenant },
+                Ok(CurrentKey { scopes, .. })
+                    if !scopes.iter().any(|it| it == Scope::Read.as_str()) =>
+                {
+                    Known::MayNotRead
+                }
+                Ok(CurrentKey { id, tenant, .. }) => Known::Yes { id, tenant },
                 Err(_) => Known::Unavailable,
             },
             StatusCode::UNAUTHORIZED => Known::No,
+            // Of an API that asks for the scope itself, as it did before any key might ask.
             StatusCode::FORBIDDEN => Known::MayNotRead,
             _ => Known::Unavailable,
         }

@@ -1,4 +1,5 @@
-//! Logging in and out. The login is a plain form: the page's script never sees a key.
+//! Logging in and out. The login is a plain form: the page's script never sees a key, and the form's own, which keeps
+//! where somebody was, does not look at it.
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use http::header::{COOKIE, SET_COOKIE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use zyven_domain::api_key::ApiKey;
 
 use crate::App;
@@ -20,6 +21,10 @@ use crate::sessions::{Doing, Token};
 const FORM_BYTES_MAX: usize = 1_024;
 
 const FORM: &str = include_str!("../assets/login.html");
+/// The login, for whoever had a session that is over. The page's own script goes there as well.
+pub(crate) const AFTER_THE_END: &str = "/login?ended";
+/// What is said there.
+const ENDED: &str = "<p class=\"notice warn\" role=\"status\">Your session has ended. Log in again to go on where you were.</p>";
 /// Where the form says what went wrong. What is put there is ours, word for word.
 const MESSAGE_PLACE: &str = "<!--message-->";
 
@@ -63,13 +68,19 @@ impl Refusal {
     }
 }
 
-/// `GET /login`
-pub(crate) async fn form(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+/// `GET /login`. With `?ended` it says that the session is over.
+///
+/// Where somebody was, `#/…`, never comes here: browsers send it to nobody, and the form's script keeps it. So no address
+/// leads from here to anywhere but the console's own page.
+pub(crate) async fn form(State(app): State<Arc<App>>, headers: HeaderMap, uri: Uri) -> Response {
     let token = token(&headers, &app.config);
     if token.is_some_and(|token| app.sessions.key(&token, Doing::Page).is_some()) {
         return Redirect::to("/").into_response();
     }
-    Html(FORM).into_response()
+    match uri.query() {
+        Some("ended") => Html(FORM.replace(MESSAGE_PLACE, ENDED)).into_response(),
+        Some(_) | None => Html(FORM).into_response(),
+    }
 }
 
 /// `POST /login`: begins a session with the form's `key`. A session the browser had before ends.

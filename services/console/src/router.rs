@@ -16,6 +16,9 @@ use crate::{App, assets, gate, headers, login};
 /// The one page that others may frame.
 const EMBEDDED: &str = "/embed";
 
+/// What is said instead of it where nobody may.
+const NOT_EMBEDDED: &str = "There is no embedded view here: ZYVEN_CONSOLE_FRAME_ANCESTORS has to name the pages that may show it.\n";
+
 /// All that is answered.
 pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
@@ -30,12 +33,14 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// The page, for whoever has a session; where it leads is the page's own affair (`/#/events/evt_…`).
+/// The page, for whoever has a session; where it leads is the page's own affair (`/#/event/evt_…`), and a browser keeps that part of
+/// the address when it is sent to the login.
 async fn page(State(app): State<Arc<App>>, request_headers: HeaderMap) -> Response {
     let token = login::token(&request_headers, &app.config);
-    let key = token.and_then(|token| app.sessions.key(&token, Doing::Person));
-    match key {
-        Some(_) => assets::page(),
+    let has_session = |token| app.sessions.key(token, Doing::Person).is_some();
+    match &token {
+        Some(token) if has_session(token) => assets::page(),
+        Some(_) => Redirect::to(login::AFTER_THE_END).into_response(),
         None => Redirect::to("/login").into_response(),
     }
 }
@@ -44,7 +49,7 @@ async fn page(State(app): State<Arc<App>>, request_headers: HeaderMap) -> Respon
 async fn embedded(State(app): State<Arc<App>>, uri: Uri) -> Response {
     match app.config.frame_ancestors {
         Some(_) => assets::embedded(uri.query().unwrap_or_default()),
-        None => StatusCode::NOT_FOUND.into_response(),
+        None => (StatusCode::NOT_FOUND, NOT_EMBEDDED).into_response(),
     }
 }
 

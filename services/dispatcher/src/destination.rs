@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use http_body_util::Full;
+use zyven_domain::event::ContentType;
 use zyven_domain::retry::RetryPolicy;
 use zyven_domain::signature::{SigningKey, sign};
 use zyven_domain::target::EndpointUrl;
@@ -23,7 +24,8 @@ const DELIVERY_ID: HeaderName = HeaderName::from_static("zyven-delivery-id");
 const ATTEMPT: HeaderName = HeaderName::from_static("zyven-attempt");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const JSON: HeaderValue = HeaderValue::from_static(ContentType::Json.as_str());
+const CLOUD_EVENT: HeaderValue = HeaderValue::from_static(ContentType::CloudEvent.as_str());
 pub(crate) const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("Zyven/", env!("CARGO_PKG_VERSION")));
 
@@ -86,7 +88,7 @@ impl Destination {
         self.authentication.apply(&mut headers, token);
         headers.insert(HOST, self.host_header.clone());
         headers.insert(USER_AGENT, AGENT);
-        headers.insert(CONTENT_TYPE, JSON);
+        headers.insert(CONTENT_TYPE, sent_as(delivery.content_type));
         headers.insert(WEBHOOK_ID, ascii(webhook_id));
         headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp_s));
         headers.insert(WEBHOOK_SIGNATURE, ascii(signature));
@@ -105,6 +107,13 @@ impl Destination {
         *request.uri_mut() = self.path_and_query.clone();
         *request.headers_mut() = headers;
         request
+    }
+}
+
+fn sent_as(content_type: ContentType) -> HeaderValue {
+    match content_type {
+        ContentType::Json => JSON,
+        ContentType::CloudEvent => CLOUD_EVENT,
     }
 }
 

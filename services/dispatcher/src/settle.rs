@@ -18,12 +18,12 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
-use zyven_domain::id::EndpointId;
+use zyven_domain::id::{DeliveryId, EndpointId, EventId, TenantId};
 use zyven_domain::retry::LaneSignal;
 use zyven_queue::{ClaimedTicket, Completion, Learned, Next};
 use zyven_runtime::pace::Backoff;
 use zyven_runtime::supervisor::Chain;
-use zyven_store::{Actor, SettleItem, Settled, Settlement, Store, StoreError};
+use zyven_store::{Actor, DISABLED_AS_GONE, SettleItem, Settled, Settlement, Store, StoreError};
 
 use crate::statistics::Statistics;
 
@@ -44,8 +44,6 @@ const BACKOFF: Backoff = Backoff {
     min: Duration::from_millis(50),
     max: Duration::from_secs(2),
 };
-/// Why a 410 disables its endpoint, as its owner reads it.
-const GONE: &str = "the endpoint answered 410 Gone";
 
 /// What an attempt led to.
 pub(crate) struct Finished {
@@ -56,6 +54,17 @@ pub(crate) struct Finished {
     pub(crate) ticket: ClaimedTicket,
     /// What the endpoint's lane learns from it.
     pub(crate) lane: LaneSignal,
+}
+
+/// An endpoint that answered 410, and which delivery of whom.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Gone {
+    endpoint_id: EndpointId,
+    /// When what the attempt knew of the endpoint had last changed.
+    seen: DateTime<Utc>,
+    tenant_id: TenantId,
+    event_id: EventId,
+    delivery_id: DeliveryId,
 }
 
 /// What goes back to Redis once an item is on record.
@@ -137,14 +146,20 @@ pub(crate) async fn run(
 }
 
 async fn flush(store: &Store, statistics: &Statistics, batch: Vec<Finished>) -> Flushed {
-    let mut gone: Vec<(EndpointId, DateTime<Utc>)> = Vec::new();
+    let mut gone: Vec<Gone> = Vec::new();
     let mut pending = Pending {
         items: Vec::with_capacity(batch.len()),
         returns: Vec::with_capacity(batch.len()),
     };
     for finished in batch {
         if let Some(seen) = finished.disable_endpoint {
-            gone.push((finished.item.endpoint_id, seen));
+            gone.push(Gone {
+                endpoint_id: finished.item.endpoint_id,
+                seen,
+                tenant_id: finished.ticket.lane.tenant_id,
+                event_id: finished.item.event_id,
+                delivery_id: finished.item.delivery_id,
+            });
         }
         pending.items.push(finished.item);
         pending.returns.push(Return {
@@ -155,9 +170,9 @@ async fn flush(store: &Store, statistics: &Statistics, batch: Vec<Finished>) -> 
     statistics.settle_batch.observe(pending.items.len() as f64);
     let flushed = settle(store, statistics, pending).await;
     gone.sort_unstable();
-    gone.dedup();
-    for (endpoint_id, seen) in gone {
-        disable(store, endpoint_id, seen).await;
+    gone.dedup_by_key(|gone| (gone.endpoint_id, gone.seen));
+    for gone in gone {
+        disable(store, gone).await;
     }
     flushed
 }
@@ -221,17 +236,23 @@ async fn settle_patiently(store: &Store, items: &[SettleItem]) -> Result<Vec<Set
 }
 
 /// Repeated like a settlement, but not for ever: the next delivery is told 410 again.
-async fn disable(store: &Store, endpoint_id: EndpointId, seen: DateTime<Utc>) {
+async fn disable(store: &Store, gone: Gone) {
     const TRIES_MAX: u32 = 5;
     for failures in 1..=TRIES_MAX {
         match store
             .by(Actor::Dispatcher)
-            .disable_endpoint(endpoint_id, seen, GONE)
+            .disable_endpoint(gone.endpoint_id, gone.seen, DISABLED_AS_GONE)
             .await
         {
             Ok(is_news) => {
                 if is_news {
-                    tracing::info!(endpoint.id = %endpoint_id, "disabled: it answered 410");
+                    tracing::warn!(
+                        tenant.id = %gone.tenant_id,
+                        endpoint.id = %gone.endpoint_id,
+                        event.id = %gone.event_id,
+                        delivery.id = %gone.delivery_id,
+                        "endpoint disabled: it answered 410"
+                    );
                 }
                 return;
             }

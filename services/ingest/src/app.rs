@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::Request;
-use tokio::sync::Semaphore;
+use http::HeaderMap;
 use zyven_domain::secret_box::KeyRing;
 use zyven_queue::Queue;
 use zyven_runtime::doorbell::Bell;
@@ -15,8 +16,11 @@ use crate::auth::{Caller, Keys};
 use crate::batcher::Batcher;
 use crate::body::{self, Allowed, Received, Room, Takes};
 use crate::config::Config;
+use crate::fields::Members;
 use crate::openapi::Description;
+use crate::places::Places;
 use crate::problem::{Code, Problem};
+use crate::rates::Rates;
 use crate::schemas::Schemas;
 use crate::statistics::Statistics;
 
@@ -31,15 +35,16 @@ pub(crate) struct App {
     pub(crate) batcher: Batcher,
     pub(crate) aside: Aside,
     pub(crate) room: Room,
+    pub(crate) rates: Rates,
     pub(crate) bell: Bell,
     pub(crate) statistics: Arc<Statistics>,
     /// What the API says of itself.
     pub(crate) description: Description,
     pub(crate) tracer: Tracer,
     /// A place for each request whose answer is counted from many rows.
-    pub(crate) overviews: Arc<Semaphore>,
+    pub(crate) overviews: Places,
     /// A place for each request about many dead letters.
-    pub(crate) replays: Arc<Semaphore>,
+    pub(crate) replays: Places,
 }
 
 impl App {
@@ -53,6 +58,25 @@ impl App {
         let (head, body) = request.into_parts();
         let allowed = self.event_allowed(Takes::Json);
         body::receive(&head.headers, body, allowed, &self.room).await
+    }
+
+    /// The body of a request that need not have one.
+    pub(crate) async fn receive_perhaps(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Option<Received>, Problem> {
+        let allowed = self.event_allowed(Takes::Json);
+        body::receive_perhaps(headers, body, allowed, &self.room).await
+    }
+
+    /// A request that has nothing in its body, or an object without members.
+    pub(crate) async fn receive_nothing(&self, request: Request) -> Result<Request, Problem> {
+        let (head, body) = request.into_parts();
+        if let Some(received) = self.receive_perhaps(&head.headers, body).await? {
+            Members::parse(received.text()?)?.finish()?;
+        }
+        Ok(Request::from_parts(head, Body::empty()))
     }
 
     /// What the body of a request with one event may be.

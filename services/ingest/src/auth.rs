@@ -15,7 +15,7 @@ use zyven_domain::id::{ApiKeyId, TenantId};
 use zyven_domain::secret_box::KeyRing;
 use zyven_domain::view_link::ViewLink;
 use zyven_runtime::pace::Backoff;
-use zyven_store::{CheckedType, Credential, Store, StoreConfig, StoreError};
+use zyven_store::{CheckedType, Credential, Store, StoreConfig, StoreError, TenantRates};
 
 use crate::body::only;
 use crate::problem::Problem;
@@ -49,6 +49,8 @@ pub(crate) struct Caller {
     pub(crate) link_expires_at: Option<DateTime<Utc>>,
     /// When the key ends, if it does by itself.
     pub(crate) key_expires_at: Option<DateTime<Utc>>,
+    /// How often its tenant may ask, if that is not for the settings to say.
+    pub(crate) rates: TenantRates,
     /// The tenant's types whose events are checked against a schema.
     pub(crate) checked_types: Arc<[CheckedType]>,
 }
@@ -119,14 +121,14 @@ impl Keys {
         }
     }
 
-    /// The caller of a request, if its key or view link is good and has the scope.
+    /// The caller of a request, if its key or view link is good and has the scope, if one is needed.
     ///
     /// No key, a malformed, unknown, revoked or expired one, and a wrong secret are all the same 401; so is a link that was
     /// changed, has expired, or whose key is no longer good.
     pub(crate) async fn authenticate(
         self: &Arc<Self>,
         headers: &HeaderMap,
-        scope: Scope,
+        needed: Option<Scope>,
     ) -> Result<Caller, Problem> {
         let shown = bearer(headers)
             .and_then(Shown::parse)
@@ -137,10 +139,9 @@ impl Keys {
             Shown::Link(link) => judge_link(link, credential.as_ref(), &self.ring, Utc::now()),
         };
         let caller = caller.ok_or_else(Problem::unauthenticated)?;
-        if caller.scopes.contains(scope) {
-            Ok(caller)
-        } else {
-            Err(Problem::scope_missing(scope))
+        match needed {
+            Some(scope) if !caller.scopes.contains(scope) => Err(Problem::scope_missing(scope)),
+            Some(_) | None => Ok(caller),
         }
     }
 
@@ -301,6 +302,7 @@ fn caller_of(public_id: PublicId, credential: &Credential, now: DateTime<Utc>) -
         scopes: credential.scopes,
         link_expires_at: None,
         key_expires_at: credential.expires_at,
+        rates: credential.rates,
         checked_types: Arc::clone(&credential.checked_types),
     })
 }
@@ -349,6 +351,7 @@ mod tests {
             secret_hash: key.secret_hash(),
             scopes: Scopes::all(),
             expires_at: None,
+            rates: TenantRates::default(),
             checked_types: Arc::default(),
         };
         let mut answers = Answers::default();
@@ -378,6 +381,7 @@ mod tests {
             tenant_id: TenantId::new(),
             secret_hash: key.secret_hash(),
             scopes: Scopes::all(),
+            rates: TenantRates::default(),
             checked_types: Arc::default(),
             expires_at: expires_in_s.map(|seconds| now + TimeDelta::seconds(seconds)),
         };
@@ -399,6 +403,7 @@ mod tests {
             tenant_id: TenantId::from_uuid(Uuid::from_u128(2)),
             secret_hash: SecretHash([0; 32]),
             scopes: scopes.iter().copied().collect(),
+            rates: TenantRates::default(),
             checked_types: Arc::default(),
             expires_at: Some(now + TimeDelta::seconds(expires_in_s)),
         };

@@ -426,7 +426,7 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use zyven_domain::event::{DeliveryOptions, EventType};
+    use zyven_domain::event::{ContentType, DeliveryOptions, EventType};
     use zyven_domain::id::{EventId, TenantId};
 
     use super::*;
@@ -438,6 +438,7 @@ mod tests {
             tenant_id: TenantId::new(),
             event_type: EventType::parse("a").expect("a type"),
             payload: Bytes::from_static(b"{}"),
+            content_type: ContentType::Json,
             channels: Vec::new(),
             source: None,
             traceparent: None,

@@ -154,6 +154,31 @@ where
     })
 }
 
+/// Receives a body that need not be there. An empty one may be of any type: it has none.
+pub(crate) async fn receive_perhaps<B>(
+    headers: &HeaderMap,
+    body: B,
+    allowed: Allowed,
+    room: &Room,
+) -> Result<Option<Received>, Problem>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    if body.is_end_stream() {
+        return Ok(None);
+    }
+    let of_any_type = Allowed {
+        takes: Takes::Data,
+        ..allowed
+    };
+    let received = receive(headers, body, of_any_type, room).await?;
+    if received.bytes.is_empty() {
+        return Ok(None);
+    }
+    let format = format_of(only(headers, &CONTENT_TYPE), allowed.takes)?;
+    Ok(Some(Received { format, ..received }))
+}
+
 /// Everything that can be told before the first byte.
 fn admit<B: Body>(
     headers: &HeaderMap,

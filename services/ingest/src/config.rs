@@ -6,6 +6,7 @@ use std::time::Duration;
 use zyven_domain::target::NamePolicy;
 use zyven_runtime::config::Source;
 use zyven_runtime::doorbell::Peer;
+use zyven_store::{RATE_PER_SECOND_MAX, TenantRates};
 
 /// Largest request head, in bytes.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -29,6 +30,8 @@ pub struct Config {
     pub writers: usize,
     /// How large and how many things may be.
     pub limits: Limits,
+    /// How often a tenant may ask that has no rates of its own.
+    pub rates: TenantRates,
     /// How long things may take.
     pub deadlines: Deadlines,
 }
@@ -94,6 +97,7 @@ impl Config {
             1..=64,
         );
         let limits = Limits::read(source);
+        let rates = rates(source);
         let deadlines = Deadlines::read(source);
         Some(Self {
             listen: listen?,
@@ -101,6 +105,7 @@ impl Config {
             names: names?,
             writers: to_usize(writers?),
             limits: limits?,
+            rates: rates?,
             deadlines: deadlines?,
         })
     }
@@ -205,6 +210,26 @@ impl Deadlines {
             lame_duck: lame_duck?,
         })
     }
+}
+
+/// A tenant's own rates are kept in columns with the same bounds.
+fn rates(source: &mut Source) -> Option<TenantRates> {
+    let events = source.number(
+        "ZYVEN_INGEST_TENANT_EVENTS_PER_SECOND",
+        "events that a tenant may publish per second at each process of the API, ten times as many at once; 0: no limit. A tenant may have a rate of its own",
+        Some("0"),
+        0..=u64::from(RATE_PER_SECOND_MAX),
+    );
+    let requests = source.number(
+        "ZYVEN_INGEST_TENANT_REQUESTS_PER_SECOND",
+        "the same for requests that do not publish",
+        Some("0"),
+        0..=u64::from(RATE_PER_SECOND_MAX),
+    );
+    Some(TenantRates {
+        events_per_second: u32::try_from(events?).ok(),
+        requests_per_second: u32::try_from(requests?).ok(),
+    })
 }
 
 fn bytes(

@@ -182,7 +182,9 @@ pub(crate) async fn list(
         event_type: query.parsed("event_type", |text| {
             EventType::parse(text).map_err(|rule| rule.0)
         }),
+        dead_reason: query.parsed("dead_reason", fields::dead_reason),
         since: query.parsed("since", fields::moment),
+        until: query.parsed("until", fields::moment),
     };
     query.finish()?;
     let deliveries = app

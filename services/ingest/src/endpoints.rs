@@ -18,7 +18,7 @@ use http::{HeaderMap, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
-use zyven_domain::event::{DeliveryOptions, EventType};
+use zyven_domain::event::{ContentType, DeliveryOptions, EventType};
 use zyven_domain::id::{DeliveryId, EndpointId, EventId};
 use zyven_domain::lifecycle::DeliveryState;
 use zyven_store::{
@@ -355,6 +355,7 @@ pub(crate) async fn test(
         tenant_id: caller.tenant,
         event_type: EventType::parse(TEST_EVENT_TYPE).expect("the constant is a type"),
         payload: Bytes::from(payload.to_string()),
+        content_type: ContentType::Json,
         channels: Vec::new(),
         source: None,
         traceparent: None,

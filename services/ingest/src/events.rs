@@ -9,7 +9,6 @@ pub(crate) mod operations;
 mod read;
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -20,7 +19,6 @@ use zyven_domain::api_key::Scope;
 use zyven_domain::event::{IdempotencyKey, TraceParent};
 use zyven_domain::id::EventId;
 use zyven_domain::lifecycle::DeliveryState;
-use zyven_runtime::traces::OpenSpan;
 use zyven_store::{Accepted, NewEvent};
 
 use crate::answer::{self, Answer};
@@ -31,8 +29,9 @@ use crate::body::{self, Format, Share, Takes};
 use crate::exchange::Trail;
 use crate::fields::Members;
 use crate::problem::{Code, FieldError, Problem};
+use crate::rates::Counted;
 use crate::router::PUBLISH_BATCH;
-use crate::trace;
+use crate::trace::{self, RequestSpan};
 
 pub(crate) use read::{event, event_deliveries, event_id, recent};
 
@@ -42,7 +41,6 @@ use items::Items;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// `POST /v1/events`. Called by the exchange itself: the one request that comes thousands of times a
 /// second has no router, no layers and no extensions to pay for.
@@ -51,14 +49,35 @@ pub(crate) async fn publish<B>(
     headers: &HeaderMap,
     body: B,
     trail: &mut Trail,
-    span: &mut Option<OpenSpan>,
+    span: &mut RequestSpan,
 ) -> Result<Answer, Problem>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let began = SystemTime::now();
-    let caller = app.keys.authenticate(headers, Scope::Publish).await?;
+    let caller = app.keys.authenticate(headers, Some(Scope::Publish)).await?;
     trail.tenant = Some(caller.tenant);
+    trail.limit = app.rates.limit(&caller, Counted::Events);
+    let published = accept(app, &caller, headers, body, trail, span).await;
+    if published.is_err() && app.tracer.is_on() {
+        // It was refused before its event was found in it.
+        span.place(app, &mut trace::of_request(headers));
+    }
+    published
+}
+
+/// The same for a caller who may.
+async fn accept<B>(
+    app: &App,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: B,
+    trail: &mut Trail,
+    span: &mut RequestSpan,
+) -> Result<Answer, Problem>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    app.rates.take(trail.limit.as_ref())?;
     let takes = if binary_mode::is_meant(headers) {
         Takes::Data
     } else {
@@ -80,11 +99,17 @@ where
     let key = header_key(headers, &mut members);
     let draft = draft.filter(|_| members.is_right());
     let Some(mut draft) = draft else {
-        return Err(Problem::invalid(members.into_errors()));
+        place_refused(app, text, span);
+        let errors = members.into_errors().into_iter();
+        return Err(Problem::invalid(match takes {
+            Takes::Data => errors.map(binary_mode::as_sent).collect(),
+            Takes::Json | Takes::Event | Takes::Batch => errors.collect(),
+        }));
     };
     match (&draft.key, key) {
         // A CloudEvent has no such member: its key is made of what identifies it.
         (Some(member), Some(header)) if received.format == Format::Json && *member != header => {
+            place_refused(app, text, span);
             return Err(Problem::one_invalid(
                 "idempotency_key",
                 "must be the same as the header Idempotency-Key if both are sent",
@@ -93,15 +118,12 @@ where
         (_, Some(header)) => draft.key = Some(header),
         (_, None) => {}
     }
-    let mut event = draft.into_event(
-        caller.tenant,
-        &received.bytes,
-        header_trace(headers).as_ref(),
-    );
-    *span = trace::begin(app, &mut event.traceparent, began);
+    let request_trace = trace::of_request(headers);
+    let mut event = draft.into_event(caller.tenant, &received.bytes, request_trace.as_ref());
+    span.place(app, &mut event.traceparent);
     let (id, event_type) = (event.id, event.event_type.clone());
     let events = vec![event];
-    let warnings = check::schemas(app, &caller, &events, |_| String::new()).await?;
+    let warnings = check::schemas(app, caller, &events, |_| String::new()).await?;
     let results = store(app, events, received.share).await?;
     let result = results.first().copied().ok_or_else(|| internal(0))?;
     trail.event = Some(match result {
@@ -156,13 +178,36 @@ pub(crate) async fn publish_batch(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Answer, Problem> {
-    let began = SystemTime::now();
     let (head, body) = request.into_parts();
-    let received = body::receive(&head.headers, body, app.batch_allowed(), &app.room).await?;
+    let mut trace = trace::of_request(&head.headers);
+    let mut span = RequestSpan::begin();
+    span.place(&app, &mut trace);
+    let published = accept_batch(&app, &caller, &head.headers, body, trace).await;
+    let outcome = match &published {
+        Ok(answer) => (answer.status(), None),
+        Err(problem) => (problem.code.status(), Some(problem.code)),
+    };
+    span.end(PUBLISH_BATCH, outcome, Some(caller.tenant), None);
+    published
+}
+
+/// The same, below the request's own span; events with a trace of their own are not.
+async fn accept_batch(
+    app: &App,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: axum::body::Body,
+    trace: Option<TraceParent>,
+) -> Result<Answer, Problem> {
+    let received = body::receive(headers, body, app.batch_allowed(), &app.room).await?;
     let limits = &app.config.limits;
     let items = Items::split(received.text()?, received.format, limits.batch_events_max)?;
     let drafts = items.drafts(limits.body_bytes_max)?;
-    if head.headers.contains_key(IDEMPOTENCY_KEY) {
+    // One was taken when the request came in.
+    let limit = app.rates.limit(caller, Counted::Events);
+    let more = drafts.len().saturating_sub(1);
+    app.rates.take_more(limit.as_ref(), more)?;
+    if headers.contains_key(IDEMPOTENCY_KEY) {
         let rule = match received.format {
             Format::CloudEvents => {
                 "is for single events; in a batch source and id of each CloudEvent are its key"
@@ -173,9 +218,6 @@ pub(crate) async fn publish_batch(
         };
         return Err(Problem::one_invalid("Idempotency-Key", rule));
     }
-    let mut trace = header_trace(&head.headers);
-    // Events with a trace of their own are not below the request.
-    let span = trace::begin(&app, &mut trace, began);
     let events: Vec<NewEvent> = drafts
         .into_iter()
         .map(|draft| draft.into_event(caller.tenant, &received.bytes, trace.as_ref()))
@@ -184,22 +226,12 @@ pub(crate) async fn publish_batch(
     if ids.is_empty() {
         return Ok(batch_answer(&ids, &[], &[]));
     }
-    let warnings = check::schemas(&app, &caller, &events, |number| format!("[{number}].")).await?;
-    let results = store(&app, events, received.share).await?;
+    let warnings = check::schemas(app, caller, &events, |number| format!("[{number}].")).await?;
+    let results = store(app, events, received.share).await?;
     if results.len() != ids.len() {
         return Err(internal(results.len()));
     }
-    let answer = batch_answer(&ids, &results, &warnings);
-    if let Some(span) = span {
-        trace::end(
-            span,
-            PUBLISH_BATCH,
-            answer.status(),
-            Some(caller.tenant),
-            None,
-        );
-    }
-    Ok(answer)
+    Ok(batch_answer(&ids, &results, &warnings))
 }
 
 /// 202 if every event is accepted, now or before; 207 if a key was used for another one.
@@ -276,11 +308,17 @@ fn header_key(headers: &HeaderMap, members: &mut Members<'_>) -> Option<Idempote
         .ok()
 }
 
-/// A trace header is often a proxy's and not the publisher's, so a bad one is ignored, as W3C Trace
-/// Context (section 3.2) demands.
-fn header_trace(headers: &HeaderMap) -> Option<TraceParent> {
-    let text = headers.get(TRACEPARENT)?.to_str().ok()?;
-    TraceParent::parse(text).ok()
+/// Places the span of an event that is refused below what the event itself says, if it does and that is right. Its members are read
+/// once more, as nobody else has kept them.
+fn place_refused(app: &App, text: &str, span: &mut RequestSpan) {
+    if !app.tracer.is_on() {
+        return;
+    }
+    let members = Members::parse(text).ok();
+    let mut own = members.and_then(|mut members| members.text("traceparent", TraceParent::parse));
+    if own.is_some() {
+        span.place(app, &mut own);
+    }
 }
 
 fn internal(results: usize) -> Problem {

@@ -22,9 +22,10 @@ use crate::app::App;
 use crate::body::{self, OnLoan, Returned};
 use crate::events;
 use crate::problem::{Code, Problem};
+use crate::rates::Limit;
 use crate::router::{self, PUBLISH};
 use crate::statistics::Requests;
-use crate::trace;
+use crate::trace::RequestSpan;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is taken over from a client.
@@ -49,6 +50,8 @@ pub(crate) struct Trail {
     route: &'static str,
     pub(crate) tenant: Option<TenantId>,
     pub(crate) event: Option<EventId>,
+    /// What the request was counted under, if anything limits that.
+    pub(crate) limit: Option<Limit>,
 }
 
 impl Trail {
@@ -57,6 +60,7 @@ impl Trail {
             route,
             tenant: None,
             event: None,
+            limit: None,
         }
     }
 }
@@ -127,18 +131,25 @@ impl Exchange {
         }
         log(&response, &method, &trail, &id, duration);
         response.headers_mut().insert(REQUEST_ID, id);
+        if let Some(limit) = &trail.limit {
+            let is_refusal = response.extensions().get() == Some(&Code::RateLimited);
+            if is_refusal {
+                self.app.statistics.rate_limited(limit.counted());
+            }
+            let headers = response.headers_mut();
+            self.app.rates.tell(limit, is_refusal, headers);
+        }
         Ok(response)
     }
 
     async fn publish(&self, headers: &HeaderMap, body: OnLoan) -> (Sent, Trail) {
         let mut trail = Trail::on(PUBLISH);
-        let mut span = None;
+        let mut span = RequestSpan::begin();
         let answer = events::publish(&self.app, headers, body, &mut trail, &mut span)
             .await
             .unwrap_or_else(Problem::into_answer);
-        if let Some(span) = span {
-            trace::end(span, PUBLISH, answer.status(), trail.tenant, trail.event);
-        }
+        let outcome = (answer.status(), answer.extensions().get().copied());
+        span.end(PUBLISH, outcome, trail.tenant, trail.event);
         (answer.map(Either::Left), trail)
     }
 

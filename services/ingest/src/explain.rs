@@ -24,7 +24,6 @@ use crate::auth::Caller;
 use crate::deliveries::{AttemptFacts, delivery_id, response_body};
 use crate::events::event_id;
 use crate::openapi::values;
-use crate::overview;
 use crate::pages::{self, Query};
 use crate::problem::Problem;
 use lanes::{LaneView, Lanes, Waits};
@@ -72,8 +71,7 @@ struct ExplanationView<'a> {
     #[schemars(example = &"https://receiver.example.com/hooks")]
     url: &'a str,
     matched: bool,
-    /// Why, for programs.
-    #[schemars(example = &"matched")]
+    #[schemars(with = "values::ExplanationCode")]
     code: &'a str,
     /// Why, for people.
     #[schemars(example = &"The event was routed to this endpoint.")]
@@ -82,6 +80,15 @@ struct ExplanationView<'a> {
     #[schemars(example = &"record")]
     judged_by: &'a str,
     endpoint_updated_at: DateTime<Utc>,
+    /// The endpoint's patterns as they are now.
+    #[schemars(example = &["invoice.*"])]
+    event_types: &'a [String],
+    /// Its channels now. Empty: every event.
+    #[schemars(with = "Vec<values::Channel>")]
+    channels: &'a [String],
+    /// Its filter now. Null: every payload.
+    #[schemars(example = &"$.amount > 1000")]
+    filter: Option<&'a str>,
     /// Null: there is none.
     delivery: Option<DeliveryView<'a>>,
 }
@@ -96,6 +103,9 @@ impl<'a> ExplanationView<'a> {
             sentence: &explanation.sentence,
             judged_by: &explanation.judged_by,
             endpoint_updated_at: explanation.endpoint_updated_at,
+            event_types: &explanation.event_types,
+            channels: &explanation.channels,
+            filter: explanation.filter.as_deref(),
             delivery: (explanation.delivery.as_ref())
                 .map(|delivery| DeliveryView::of(delivery, lanes)),
         }
@@ -243,7 +253,7 @@ pub(crate) async fn event(
     let after = query.value::<EndpointId>("cursor");
     query.finish()?;
     let id = event_id(&id)?;
-    let _place = overview::place(&app).await?;
+    let _place = app.overviews.take(caller.tenant).await?;
     let (event, explanations) = app
         .store
         .explain_event(caller.tenant, id, after, pages::asked(limit))

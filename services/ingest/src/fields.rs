@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use zyven_domain::retry::DeadLetterReason;
 
 use crate::problem::{Code, FieldError, Problem};
 
@@ -58,6 +59,18 @@ impl<'a> Members<'a> {
             return None;
         };
         self.checked(name, parse(&text))
+    }
+
+    /// The same where null says that there is none, as programs write it that have no other way to.
+    pub(crate) fn optional<T, E: Display>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        if self.take_null(name) {
+            return None;
+        }
+        self.text(name, parse)
     }
 
     /// An array of strings, each of which `parse` takes, with bounds on their number.
@@ -133,11 +146,6 @@ impl<'a> Members<'a> {
         read: impl FnOnce(&mut Members<'a>) -> Option<T>,
     ) -> Option<T> {
         let raw = self.raw(name)?;
-        // Said here because serde would repeat the value, which may be a secret.
-        if !raw.get().starts_with('{') {
-            self.mistake(name, "must be a JSON object");
-            return None;
-        }
         let mut members = match Self::parse_item(raw.get(), format!("{}{name}.", self.prefix)) {
             Ok(members) => members,
             Err(error) => {
@@ -159,6 +167,11 @@ impl<'a> Members<'a> {
             .iter()
             .map(|(name, _)| name.clone().into_owned());
         names.collect()
+    }
+
+    /// Whether the member is there and nobody has asked for it yet.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.members.iter().any(|(known, _)| known == name)
     }
 
     /// Whether the member is there and null, in which case it is used up.
@@ -183,6 +196,11 @@ impl<'a> Members<'a> {
             self.mistake(name, "must be true or false");
         }
         flag
+    }
+
+    /// Asks for none of the members that nobody has asked for yet.
+    pub(crate) fn forget(&mut self) {
+        self.members.clear();
     }
 
     /// Records that a member must be there.
@@ -265,6 +283,15 @@ impl<'a> Members<'a> {
     }
 }
 
+/// Why a delivery was given up.
+pub(crate) fn dead_reason(text: &str) -> Result<DeadLetterReason, String> {
+    let mut all = DeadLetterReason::ALL.into_iter();
+    all.find(|reason| reason.as_str() == text).ok_or_else(|| {
+        let names = DeadLetterReason::ALL.map(DeadLetterReason::as_str);
+        format!("must be one of {}", names.join(", "))
+    })
+}
+
 /// A time, to the microsecond: what is beyond that is cut off, for the database would not keep it.
 pub(crate) fn moment(text: &str) -> Result<DateTime<Utc>, &'static str> {
     DateTime::parse_from_rfc3339(text)
@@ -290,15 +317,27 @@ pub(crate) fn problem_of(error: &serde_json::Error) -> Problem {
     if error.is_data() {
         Problem::one_invalid("body", rule_of(error))
     } else {
-        Problem::new(Code::BodyNotJson, format!("The body is not JSON: {error}."))
+        let (rule, line, column) = (rule_of(error), error.line(), error.column());
+        Problem::new(
+            Code::BodyNotJson,
+            format!("The body is not JSON: {rule} (line {line}, column {column} of the body)."),
+        )
     }
 }
 
-/// What serde_json says, without the place it appends.
+/// What serde_json says, without the place it appends. Of a value of another kind only what was expected: the kinds have names of
+/// the parser's own, and the value may be a secret.
 pub(crate) fn rule_of(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let end = text.rfind(" at line ").unwrap_or(text.len());
-    text[..end].to_owned()
+    let rule = &text[..end];
+    let expected = rule
+        .strip_prefix("invalid type: ")
+        .and_then(|kinds| kinds.rsplit_once(", expected "));
+    match expected {
+        Some((_, expected)) => format!("must be {expected}"),
+        None => rule.to_owned(),
+    }
 }
 
 /// A string, borrowed unless it contains escapes.
@@ -380,6 +419,30 @@ mod tests {
         let kept = |text: &str| Ok::<_, &str>(text.to_owned());
         assert_eq!(given.text("t", kept).as_deref(), Some("A"));
         assert!(given.finish().is_ok());
+    }
+
+    #[test]
+    fn null_says_that_an_optional_member_is_not_there() {
+        let mut given = members(r#"{"a": null, "b": null, "c": "null"}"#);
+        let kept = |text: &str| Ok::<_, &str>(text.to_owned());
+        assert_eq!(given.optional("a", kept), None);
+        assert_eq!(given.text("b", kept), None);
+        assert_eq!(given.optional("c", kept).as_deref(), Some("null"));
+        assert_eq!(fields(given), ["b"], "only what may be null");
+    }
+
+    #[test]
+    fn what_is_of_another_kind_is_told_in_words_of_the_api_and_without_its_value() {
+        for other in ["1", "[]", "true", "null", r#""a, expected b""#] {
+            let problem = Members::parse(other).expect_err(other);
+            let told = format!("{:?}", problem.into_answer().body());
+            assert!(told.contains("must be a JSON object"), "{told}");
+            let text = format!(r#"{{"a": {other}}}"#);
+            let mut outer = members(&text);
+            assert_eq!(outer.object("a", |_| Some(())), None);
+            let errors = outer.into_errors();
+            assert_eq!(errors[0].rule, "must be a JSON object");
+        }
     }
 
     #[test]

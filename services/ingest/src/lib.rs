@@ -16,6 +16,7 @@
 //!   fields, schema, idempotency. A caller without a key learns of nothing but the first.
 //! - Bad input is a [`problem`] of the 4xx kind that names field and rule. Everything that can pile up
 //!   has a limit, and beyond it the answer is 503 with `Retry-After`, at once.
+//! - A tenant that asks more often than it may is answered 429, and told when to come again ([`rates`]).
 //! - A database that is away for less than the request deadline costs its publishers time, not errors.
 //!
 //! # Architecture invariants
@@ -45,8 +46,10 @@ mod fields;
 mod openapi;
 mod overview;
 mod pages;
+mod places;
 mod preconditions;
 mod problem;
+mod rates;
 mod replays;
 mod router;
 mod schemas;
@@ -62,7 +65,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use zyven_domain::secret_box::KeyRing;
@@ -82,6 +84,7 @@ pub use config::{
     Config, Deadlines, FLUSH_BYTES_MAX, FLUSH_EVENTS_MAX, HEAD_BYTES_MAX, HEAD_LINES_MAX, Limits,
 };
 pub use openapi::document as openapi;
+pub use rates::WINDOW as RATE_WINDOW;
 pub use router::{Route, routes};
 
 use app::App;
@@ -90,6 +93,7 @@ use auth::Keys;
 use batcher::{Batcher, Writer};
 use body::Room;
 use exchange::Exchange;
+use rates::Rates;
 use schemas::Schemas;
 use server::ConnectionLimits;
 use statistics::Statistics;
@@ -189,10 +193,11 @@ fn assemble(config: Config, deps: Deps) -> io::Result<App> {
     let batcher = Batcher::new(config.limits.queue_events_max, config.deadlines.request);
     let aside = Aside::new(config.limits.queue_events_max);
     let room = Room::new(config.limits.bodies_bytes_max);
+    let rates = Rates::new(config.rates);
     Ok(App {
         description: openapi::Description::of(&config.limits),
-        overviews: Arc::new(Semaphore::new(overview::ASKING_MAX)),
-        replays: Arc::new(Semaphore::new(replays::AT_ONCE_MAX)),
+        overviews: overview::places(config.deadlines.request),
+        replays: replays::places(config.deadlines.request),
         keys: Arc::new(Keys::new(
             deps.store.clone(),
             deps.ring.clone(),
@@ -208,6 +213,7 @@ fn assemble(config: Config, deps: Deps) -> io::Result<App> {
         batcher,
         aside,
         room,
+        rates,
         config,
     })
 }

@@ -4,6 +4,7 @@ pub(crate) mod operations;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -11,8 +12,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use http::StatusCode;
 use schemars::JsonSchema;
 use serde::Serialize;
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
 use zyven_domain::api_key::Scope;
 use zyven_domain::id::{ApiKeyId, EndpointId, TenantId};
 use zyven_store::{DEAD_LETTERS_COUNTED_MAX, Tally, Waiting, Window};
@@ -22,12 +21,13 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::openapi::values;
 use crate::pages::Query;
+use crate::places::Places;
 use crate::problem::Problem;
 
-/// Questions of this kind that are asked at the same time, lists of recent events and explanations among them; more wait for
-/// their turn. Each reads tens of thousands of rows, on connections by which keys are looked up as well, and publishing
-/// must not feel how many people look at it.
-pub(crate) const ASKING_MAX: usize = 2;
+/// Questions of this kind that are asked at the same time, lists of recent events and explanations of events among them, each of
+/// another tenant; more wait for their turn. Each reads tens of thousands of rows, on connections by which keys are looked up as
+/// well, and publishing must not feel how many people look at it.
+const ASKING_MAX: usize = 2;
 /// How far back one may look, in minutes. Also the length of a step in seconds, as there are sixty.
 const MINUTES: std::ops::RangeInclusive<u32> = 5..=1440;
 const MINUTES_DEFAULT: u32 = 60;
@@ -190,20 +190,10 @@ pub(crate) async fn current_key(
     Ok(answer::value(StatusCode::OK, &view))
 }
 
-/// Waits for one of [`ASKING_MAX`] places, for as long as a request may take.
-pub(crate) async fn place(app: &App) -> Result<SemaphorePermit<'_>, Problem> {
-    place_among(app, &app.overviews)
-        .await
-        .ok_or_else(Problem::unavailable)
-}
-
-/// One of these places; `None` if there is none for as long as a request may take.
-pub(crate) async fn place_among<'a>(
-    app: &App,
-    places: &'a Semaphore,
-) -> Option<SemaphorePermit<'a>> {
-    let place = timeout(app.config.deadlines.request, places.acquire()).await;
-    place.ok().and_then(Result::ok)
+/// For these questions, none of which waits longer than a request may take.
+pub(crate) fn places(patience: Duration) -> Places {
+    const WHAT: &str = "statistics, recent events or explanations";
+    Places::new(ASKING_MAX, WHAT, patience)
 }
 
 /// `GET /v1/statistics`: sixty steps up to now, and what waits.
@@ -216,7 +206,7 @@ pub(crate) async fn statistics(
     let minutes = query.parsed("minutes", minutes).unwrap_or(MINUTES_DEFAULT);
     let endpoint = query.value::<EndpointId>("endpoint");
     query.finish()?;
-    let _place = place(&app).await?;
+    let _place = app.overviews.take(caller.tenant).await?;
     let until = Utc::now();
     let window = window(until, minutes);
     let finished = app

@@ -23,6 +23,8 @@ pub(crate) const LIMIT_MAX: u32 = 200;
 /// Query parameters, and the mistakes found in them so far.
 pub(crate) struct Query {
     parameters: Vec<(String, String)>,
+    /// Those there are, as far as somebody has asked for them.
+    known: Vec<&'static str>,
     errors: Vec<FieldError>,
 }
 
@@ -33,12 +35,13 @@ impl Query {
             parameters: url::form_urlencoded::parse(query.as_bytes())
                 .into_owned()
                 .collect(),
+            known: Vec::new(),
             errors: Vec::new(),
         }
     }
 
     /// A parameter that can be read from text. `None` if absent, or after a mistake was recorded.
-    pub(crate) fn value<T: FromStr>(&mut self, name: &str) -> Option<T>
+    pub(crate) fn value<T: FromStr>(&mut self, name: &'static str) -> Option<T>
     where
         T::Err: Display,
     {
@@ -50,9 +53,10 @@ impl Query {
     /// A parameter that `parse` takes.
     pub(crate) fn parsed<T, E: Into<Cow<'static, str>>>(
         &mut self,
-        name: &str,
+        name: &'static str,
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
+        self.known.push(name);
         let index = self
             .parameters
             .iter()
@@ -81,9 +85,17 @@ impl Query {
     /// The end of reading: parameters nobody has asked for are mistakes.
     pub(crate) fn finish(mut self) -> Result<(), Problem> {
         for (name, _) in std::mem::take(&mut self.parameters) {
+            let rule = if self.known.contains(&name.as_str()) {
+                "must be sent once".into()
+            } else if self.known.is_empty() {
+                "is not a parameter of this request, which has none".into()
+            } else {
+                let known = self.known.join(", ");
+                format!("is not a parameter of this request; there are {known}").into()
+            };
             self.errors.push(FieldError {
                 field: name.chars().take(128).collect(),
-                rule: "is not a parameter of this request, or was sent twice".into(),
+                rule,
             });
         }
         if self.errors.is_empty() {
@@ -146,9 +158,19 @@ mod tests {
         assert_eq!(given.limit(), 7);
         assert_eq!(given.value::<String>("a").as_deref(), Some("A"));
         assert_eq!(given.value::<String>("b"), None);
-        let problem = given.finish().expect_err("two left over").into_answer();
-        let text = format!("{:?}", problem.body());
-        assert!(text.contains("limit") && text.contains('z'), "{text}");
+        let problem = given.finish().expect_err("two left over");
+        let told: Vec<(&str, &str)> = problem
+            .errors()
+            .iter()
+            .map(|error| (error.field.as_str(), &*error.rule))
+            .collect();
+        let unknown = "is not a parameter of this request; there are limit, a, b";
+        assert_eq!(told, [("limit", "must be sent once"), ("z", unknown)]);
+
+        let problem = query("z=1").finish().expect_err("one left over");
+        let none = "is not a parameter of this request, which has none";
+        let told: Vec<&str> = problem.errors().iter().map(|error| &*error.rule).collect();
+        assert_eq!(told, [none]);
     }
 
     #[test]

@@ -15,10 +15,10 @@ use crate::openapi::values;
 /// Seconds after which a client that was turned away may come again.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
 
-/// Every kind of problem. Its code never changes once published; programs branch on it.
 /// The media type of every problem (RFC 9457, section 3).
 pub(crate) const ANSWERED_AS: &str = "application/problem+json";
 
+/// Every kind of problem. Its code never changes once published; programs branch on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Code {
     RequestMalformed,
@@ -45,6 +45,7 @@ pub(crate) enum Code {
     Invalid,
     SchemaMismatch,
     FiltersTooCostly,
+    RateLimited,
     Internal,
     Overloaded,
     Unavailable,
@@ -52,7 +53,7 @@ pub(crate) enum Code {
 
 impl Code {
     /// Every code, in order.
-    pub(crate) const ALL: [Self; 27] = [
+    pub(crate) const ALL: [Self; 28] = [
         Self::RequestMalformed,
         Self::BodyNotJson,
         Self::BodyNotUtf8,
@@ -77,6 +78,7 @@ impl Code {
         Self::Invalid,
         Self::SchemaMismatch,
         Self::FiltersTooCostly,
+        Self::RateLimited,
         Self::Internal,
         Self::Overloaded,
         Self::Unavailable,
@@ -184,6 +186,11 @@ impl Code {
                 "filters_too_costly",
                 "Asking the endpoints' filters would take too long",
             ),
+            Self::RateLimited => (
+                S::TOO_MANY_REQUESTS,
+                "rate_limited",
+                "The tenant asks more often than it may",
+            ),
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "Zyven failed"),
             Self::Overloaded => (
                 S::SERVICE_UNAVAILABLE,
@@ -213,7 +220,10 @@ impl Code {
     /// What such an answer says in its head besides its status.
     pub(crate) fn header(self) -> Option<(HeaderName, HeaderValue)> {
         match self {
-            Self::Overloaded | Self::Unavailable => Some((RETRY_AFTER, RETRY_AFTER_S)),
+            // How long it takes until one may ask again, the exchange knows better.
+            Self::Overloaded | Self::Unavailable | Self::RateLimited => {
+                Some((RETRY_AFTER, RETRY_AFTER_S))
+            }
             Self::Unauthenticated => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             _ => None,
         }
@@ -339,6 +349,11 @@ impl Problem {
             code: self.code.as_str(),
             errors: &self.errors,
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn errors(&self) -> &[FieldError] {
+        &self.errors
     }
 
     pub(crate) fn into_answer(self) -> Answer {

@@ -3,6 +3,7 @@
 pub(crate) mod operations;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{Path, Request, State};
@@ -10,24 +11,24 @@ use chrono::{DateTime, Utc};
 use http::StatusCode;
 use schemars::JsonSchema;
 use serde::Serialize;
-use tokio::sync::SemaphorePermit;
 use zyven_domain::event::EventType;
-use zyven_domain::id::EndpointId;
-use zyven_domain::retry::DeadLetterReason;
+use zyven_domain::id::{DeliveryId, EndpointId};
 use zyven_store::{
-    REPLAY_DELIVERIES_MAX, REPLAY_REASON_CHARS_MAX, Replay, ReplayFilter, ReplayProgress,
+    REPLAY_CHOSEN_MAX, REPLAY_DELIVERIES_MAX, REPLAY_REASON_CHARS_MAX, Replay, ReplayBegun,
+    ReplayFilter, ReplayProgress,
 };
 
 use crate::answer::{self, Answer};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::fields::{self, Members};
-use crate::overview;
+use crate::openapi::values;
+use crate::places::Places;
 use crate::problem::Problem;
 
-/// Replays that are begun, or asked how far they have come, at the same time; more wait for their turn. Each reads and writes as many
-/// rows as ten thousand events.
-pub(crate) const AT_ONCE_MAX: usize = 2;
+/// Replays that are begun, or asked how far they have come, at the same time, each of another tenant; more wait for their turn.
+/// Each reads and writes as many rows as ten thousand events.
+const AT_ONCE_MAX: usize = 2;
 /// How fast a replay may be asked to go, in deliveries a second.
 const RATE_PER_S: std::ops::RangeInclusive<u64> = 1..=10_000;
 
@@ -44,6 +45,43 @@ struct BegunView {
     oldest_at: Option<DateTime<Utc>>,
     /// When the last of them was given up.
     newest_at: Option<DateTime<Utc>>,
+    /// Those of the `deliveries` that were asked for that cannot be sent back. Of what a filter finds there are none.
+    refused: Vec<RefusedView>,
+}
+
+impl BegunView {
+    fn of(begun: ReplayBegun, replay: Replay) -> Self {
+        let refused = begun.refused.into_iter();
+        Self {
+            id: begun.id,
+            dry_run: replay == Replay::DryRun,
+            deliveries: begun.deliveries,
+            oldest_at: begun.dead_between.map(|(oldest, _)| oldest),
+            newest_at: begun.dead_between.map(|(_, newest)| newest),
+            refused: refused
+                .map(|(delivery, reason)| RefusedView { delivery, reason })
+                .collect(),
+        }
+    }
+}
+
+/// A delivery that is not a dead letter any more, or never was.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "RefusedReplay")]
+struct RefusedView {
+    #[schemars(with = "values::DeliveryId")]
+    delivery: DeliveryId,
+    /// Why not, for people. A delivery of somebody else is one that never was.
+    #[schemars(example = &"it was delivered")]
+    reason: String,
+}
+
+/// Which dead letters are meant.
+enum Which {
+    /// These, each by its id.
+    Chosen(Vec<DeliveryId>),
+    /// All that fit.
+    Fitting(ReplayFilter),
 }
 
 /// How far a replay has come: the tenant's own part of it.
@@ -89,12 +127,9 @@ impl From<ReplayProgress> for ProgressView {
     }
 }
 
-/// Waits for one of [`AT_ONCE_MAX`] places, for as long as a request may take.
-async fn place(app: &App) -> Result<SemaphorePermit<'_>, Problem> {
-    let place = overview::place_among(app, &app.replays).await;
-    place.ok_or_else(|| {
-        Problem::overloaded("Too many replays are asked about at this moment; nothing was done.")
-    })
+/// For replays, none of which waits longer than a request may take.
+pub(crate) fn places(patience: Duration) -> Places {
+    Places::new(AT_ONCE_MAX, "replays", patience)
 }
 
 /// `POST /v1/replays`: 202 if something is sent back, 200 if nothing is, or if it was a dry run.
@@ -108,35 +143,66 @@ pub(crate) async fn begin(
     let reason = members.required("reason", |text| {
         fields::reason(text, REPLAY_REASON_CHARS_MAX)
     });
-    let filter = filter(&mut members);
+    let which = which(&mut members);
     let rate_per_s = members.number("rate_per_s", RATE_PER_S);
     let is_dry = members.flag("dry_run").unwrap_or(false);
     members.finish()?;
+    let reason = reason.unwrap_or_default();
     let replay = if is_dry {
         Replay::DryRun
     } else {
         let rate_per_s = rate_per_s.map(|rate| u32::try_from(rate).unwrap_or(u32::MAX));
         Replay::Do { rate_per_s }
     };
-    let _place = place(&app).await?;
-    let begun = app
-        .store_of(&caller)
-        .replay_dead_letters(caller.tenant, &filter, &reason.unwrap_or_default(), replay)
-        .await?;
+    let _place = app.replays.take(caller.tenant).await?;
+    let store = app.store_of(&caller);
+    let begun = match which {
+        Which::Chosen(chosen) => {
+            store
+                .replay_chosen(caller.tenant, &chosen, &reason, replay)
+                .await?
+        }
+        Which::Fitting(filter) => {
+            store
+                .replay_dead_letters(caller.tenant, &filter, &reason, replay)
+                .await?
+        }
+    };
     let status = if begun.id.is_some() {
         app.bell.ring();
         StatusCode::ACCEPTED
     } else {
         StatusCode::OK
     };
-    let view = BegunView {
-        id: begun.id,
-        dry_run: is_dry,
-        deliveries: begun.deliveries,
-        oldest_at: begun.dead_between.map(|(oldest, _)| oldest),
-        newest_at: begun.dead_between.map(|(_, newest)| newest),
-    };
-    Ok(answer::value(status, &view))
+    Ok(answer::value(status, &BegunView::of(begun, replay)))
+}
+
+/// Members that narrow a replay, and mean nothing where each delivery is named.
+const FILTERS: [&str; 6] = [
+    "endpoint",
+    "event_type",
+    "dead_reason",
+    "since",
+    "until",
+    "deliveries_max",
+];
+
+/// What is wrong is noted among the members.
+fn which(members: &mut Members<'_>) -> Which {
+    if !members.has("deliveries") {
+        return Which::Fitting(filter(members));
+    }
+    for name in FILTERS {
+        if members.raw(name).is_some() {
+            members.mistake(name, "must not be sent together with deliveries");
+        }
+    }
+    let chosen = members.texts(
+        "deliveries",
+        1..=REPLAY_CHOSEN_MAX,
+        str::parse::<DeliveryId>,
+    );
+    Which::Chosen(chosen.unwrap_or_default())
 }
 
 fn filter(members: &mut Members<'_>) -> ReplayFilter {
@@ -146,7 +212,7 @@ fn filter(members: &mut Members<'_>) -> ReplayFilter {
                 .map_err(|error| error.to_string())
         }),
         event_type: members.text("event_type", EventType::parse),
-        dead_reason: members.text("dead_reason", dead_reason),
+        dead_reason: members.text("dead_reason", fields::dead_reason),
         since: members.text("since", fields::moment),
         until: members.text("until", fields::moment),
         deliveries_max: members
@@ -164,14 +230,6 @@ fn filter(members: &mut Members<'_>) -> ReplayFilter {
     filter
 }
 
-fn dead_reason(text: &str) -> Result<DeadLetterReason, String> {
-    let mut all = DeadLetterReason::ALL.into_iter();
-    all.find(|reason| reason.as_str() == text).ok_or_else(|| {
-        let names = DeadLetterReason::ALL.map(DeadLetterReason::as_str);
-        format!("must be one of {}", names.join(", "))
-    })
-}
-
 /// `GET /v1/replays/{id}`
 pub(crate) async fn progress(
     State(app): State<Arc<App>>,
@@ -179,7 +237,7 @@ pub(crate) async fn progress(
     Path(id): Path<String>,
 ) -> Result<Answer, Problem> {
     let id: i64 = id.parse().map_err(|_| Problem::not_found("replay"))?;
-    let _place = place(&app).await?;
+    let _place = app.replays.take(caller.tenant).await?;
     let progress = app
         .store
         .replay_progress(caller.tenant, id)

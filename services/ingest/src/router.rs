@@ -16,6 +16,7 @@ use crate::exchange::Trail;
 use crate::openapi::{self, Operation};
 use crate::pages::Query;
 use crate::problem::{Code, Problem};
+use crate::rates::Counted;
 use crate::{
     api_keys, audit, cancel, deliveries, endpoints, event_types, events, explain, overview,
     replays, view_links,
@@ -33,8 +34,8 @@ pub struct Route {
     pub method: Method,
     /// Its path, with `{…}` where an id or a name stands.
     pub path: &'static str,
-    /// What a key needs to get in.
-    pub scope: Scope,
+    /// What a key needs to get in; none if any good key will do.
+    pub scope: Option<Scope>,
 }
 
 /// Every route there is, from the table that requests are routed by.
@@ -48,7 +49,7 @@ pub(crate) fn described() -> Vec<(Route, Operation)> {
     let publish = Route {
         method: Method::POST,
         path: PUBLISH,
-        scope: Scope::Publish,
+        scope: Some(Scope::Publish),
     };
     fill(vec![(publish, events::operations::publish())])
 }
@@ -66,6 +67,7 @@ pub(crate) fn router(app: &Arc<App>) -> (Router, Vec<&'static str>) {
 fn fill<T: Table>(table: T) -> T {
     use MethodFilter as M;
     use Scope::{Manage, Publish, Read, Replay};
+    const ANY_KEY: Option<Scope> = None;
     table
         .add(M::GET,    PUBLISH,                            Read,    events::recent,           events::operations::recent)
         .add(M::POST,   PUBLISH_BATCH,                      Publish, events::publish_batch,    events::operations::publish_batch)
@@ -101,7 +103,7 @@ fn fill<T: Table>(table: T) -> T {
         .add(M::DELETE, "/v1/event-types/{name}",           Manage,  event_types::archive,     event_types::operations::archive)
         .add(M::GET,    "/v1/api-keys",                     Manage,  api_keys::list,           api_keys::operations::list)
         .add(M::POST,   "/v1/api-keys",                     Manage,  api_keys::create,         api_keys::operations::create)
-        .add(M::GET,    "/v1/api-keys/current",             Read,    overview::current_key,    overview::operations::current_key)
+        .add(M::GET,    "/v1/api-keys/current",             ANY_KEY, overview::current_key,    overview::operations::current_key)
         .add(M::DELETE, "/v1/api-keys/{id}",                Manage,  api_keys::revoke,         api_keys::operations::revoke)
         .add(M::POST,   "/v1/view-links",                   Manage,  view_links::create,       view_links::operations::create)
         .add(M::GET,    "/v1/audit-log",                    Manage,  audit::list,              audit::operations::list)
@@ -115,7 +117,7 @@ trait Table: Sized {
         self,
         method: MethodFilter,
         path: &'static str,
-        scope: Scope,
+        scope: impl Into<Option<Scope>>,
         handler: H,
         operation: fn() -> Operation,
     ) -> Self
@@ -129,7 +131,7 @@ impl Table for Vec<(Route, Operation)> {
         mut self,
         method: MethodFilter,
         path: &'static str,
-        scope: Scope,
+        scope: impl Into<Option<Scope>>,
         _: H,
         operation: fn() -> Operation,
     ) -> Self
@@ -149,7 +151,7 @@ impl Table for Vec<(Route, Operation)> {
         let route = Route {
             method,
             path,
-            scope,
+            scope: scope.into(),
         };
         self.push((route, operation()));
         self
@@ -213,7 +215,7 @@ impl Table for Routes {
         mut self,
         method: MethodFilter,
         path: &'static str,
-        scope: Scope,
+        scope: impl Into<Option<Scope>>,
         handler: H,
         operation: fn() -> Operation,
     ) -> Self
@@ -221,13 +223,22 @@ impl Table for Routes {
         H: Handler<T, Arc<App>>,
         T: 'static,
     {
+        let operation = operation();
         let guard = Guard {
             app: Arc::clone(&self.app),
             path,
-            scope,
-            parameters: match operation().takes_parameters() {
-                true => Parameters::ReadByHandler,
-                false => Parameters::Refused,
+            scope: scope.into(),
+            counted: match path {
+                PUBLISH_BATCH => Counted::Events,
+                _ => Counted::Requests,
+            },
+            parameters: match operation.takes_parameters() {
+                true => Part::ReadByHandler,
+                false => Part::Refused,
+            },
+            body: match operation.refuses_a_body() {
+                true => Part::Refused,
+                false => Part::ReadByHandler,
             },
         };
         let guarded = on(method, handler).route_layer(middleware::from_fn_with_state(guard, admit));
@@ -243,39 +254,57 @@ impl Table for Routes {
 struct Guard {
     app: Arc<App>,
     path: &'static str,
-    scope: Scope,
-    parameters: Parameters,
+    scope: Option<Scope>,
+    counted: Counted,
+    /// What stands behind the question mark.
+    parameters: Part,
+    body: Part,
 }
 
-/// Who looks at what stands behind the question mark.
+/// Who looks at a part of a request.
 #[derive(Clone, Copy)]
-enum Parameters {
+enum Part {
     ReadByHandler,
-    /// There are none, so each is one too many.
+    /// Nothing is known that could stand there, so whatever does is one thing too many.
     Refused,
 }
 
-/// Lets a request through to its handler if its key is good and has the scope.
+/// Lets a request through to its handler if its key is good and has the scope, and if it has no more than it may have.
 async fn admit(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     let mut trail = Trail::on(guard.path);
     let keys = &guard.app.keys;
     let mut response = match keys.authenticate(request.headers(), guard.scope).await {
         Ok(caller) => {
             trail.tenant = Some(caller.tenant);
+            trail.limit = guard.app.rates.limit(&caller, guard.counted);
             request.extensions_mut().insert(caller);
-            let refusal = match guard.parameters {
-                Parameters::ReadByHandler => None,
-                Parameters::Refused => Query::of(&request).finish().err(),
+            let admitted = match guard.app.rates.take(trail.limit.as_ref()) {
+                Ok(()) => guard.look_over(request).await,
+                Err(problem) => Err(problem),
             };
-            match refusal {
-                None => next.run(request).await,
-                Some(problem) => problem.into_response(),
+            match admitted {
+                Ok(request) => next.run(request).await,
+                Err(problem) => problem.into_response(),
             }
         }
         Err(problem) => problem.into_response(),
     };
     response.extensions_mut().insert(trail);
     response
+}
+
+impl Guard {
+    /// The request, if it has nothing that nobody would look at.
+    async fn look_over(&self, request: Request) -> Result<Request, Problem> {
+        match self.parameters {
+            Part::ReadByHandler => {}
+            Part::Refused => Query::of(&request).finish()?,
+        }
+        match self.body {
+            Part::ReadByHandler => Ok(request),
+            Part::Refused => self.app.receive_nothing(request).await,
+        }
+    }
 }
 
 async fn no_such_route() -> Problem {

@@ -10,6 +10,7 @@ mod rules;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jsonschema::error::ValidationErrorKind;
 use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 use zyven_domain::event::EventType;
@@ -57,7 +58,7 @@ impl Schema {
             )
             .build(&schema)
             .map(|validator| Self { validator, weight })
-            .map_err(|error| shortened(&format!("is not a JSON Schema: {error}")))
+            .map_err(|error| shortened(&not_a_schema(&error)))
     }
 
     /// What does not fit, at most [`MISTAKES_MAX`]; fields begin with `payload`.
@@ -98,6 +99,26 @@ fn mistake(error: &ValidationError<'_>) -> FieldError {
     FieldError {
         field: shortened(&format!("payload{place}")),
         rule: shortened(&rule).into(),
+    }
+}
+
+/// What is wrong with a schema, and where in it.
+fn not_a_schema(error: &ValidationError<'_>) -> String {
+    // What breaks the specification's own schema of schemas is an instance of that. What cannot be compiled is no instance of
+    // anything, and is said by its place as a schema.
+    let place = match error.instance_path().as_str() {
+        "" => error.schema_path().as_str(),
+        place => place,
+    };
+    match error.kind() {
+        // What the alternatives are only the specification says, in a keyword of its own.
+        ValidationErrorKind::AnyOf { .. } | ValidationErrorKind::OneOfNotValid { .. } => {
+            format!(
+                "is not a JSON Schema at {place}: {} is nothing that may stand there",
+                error.instance()
+            )
+        }
+        _ => format!("is not a JSON Schema at {place}: {error}"),
     }
 }
 
@@ -310,6 +331,27 @@ mod tests {
             r#"{"properties": {"a": 7}}"#,
         ] {
             assert!(Schema::compile(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_schema_is_told_with_its_place() {
+        for (bad, place) in [
+            (
+                r#"{"properties": {"a": {"type": "objekt"}}}"#,
+                "/properties/a/type: \"objekt\" ",
+            ),
+            (r#"{"type": "objekt"}"#, "/type: \"objekt\" "),
+            (
+                r#"{"properties": {"a/b": {"minimum": "1"}}}"#,
+                "/properties/a~1b/minimum: ",
+            ),
+            (r#"{"items": {"pattern": "("}}"#, "/items/pattern: "),
+        ] {
+            let told = Schema::compile(bad).err().unwrap_or_default();
+            let expected = format!("is not a JSON Schema at {place}");
+            assert!(told.starts_with(&expected), "{bad}: {told}");
+            assert!(!told.contains("anyOf"), "{bad}: {told}");
         }
     }
 

@@ -8,6 +8,7 @@ use zyven_runtime::metrics::{BATCH_BOUNDS, Counter, Histogram, LATENCY_BOUNDS_S,
 use crate::aside::{Aside, Reason};
 use crate::batcher::Batcher;
 use crate::body::Room;
+use crate::rates::Counted;
 
 /// Handles to every series of this service. Requests are counted per route by [`Requests`].
 pub(crate) struct Statistics {
@@ -24,6 +25,7 @@ pub(crate) struct Statistics {
     /// From the request's head to the answer, for publishing requests that were answered 2xx.
     pub(crate) acknowledged: Histogram,
     pub(crate) connections_refused: Counter,
+    rate_limited: [Counter; 2],
     metrics: Metrics,
 }
 
@@ -107,8 +109,22 @@ impl Statistics {
                 "Connections answered 503 because there were too many",
                 &[],
             ),
+            rate_limited: Counted::ALL.map(|counted| {
+                metrics.counter(
+                    "zyven_ingest_rate_limited_total",
+                    "Requests answered 429 because their tenant asks more often than it may, by which of its limits",
+                    &[("limit", counted.as_str())],
+                )
+            }),
             metrics: metrics.clone(),
         })
+    }
+
+    pub(crate) fn rate_limited(&self, counted: Counted) {
+        let counters = Counted::ALL.into_iter().zip(&self.rate_limited);
+        for (_, counter) in counters.filter(|(known, _)| *known == counted) {
+            counter.increment();
+        }
     }
 
     pub(crate) fn note_storing_failed(&self) {

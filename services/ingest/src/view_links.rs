@@ -4,12 +4,12 @@ pub(crate) mod operations;
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{Request, State};
-use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use http::StatusCode;
-use hyper::body::Body as _;
 use schemars::JsonSchema;
 use serde::Serialize;
 use zyven_domain::api_key::{Scope, Scopes};
@@ -45,8 +45,8 @@ pub(crate) async fn create(
     request: Request,
 ) -> Result<Answer, Problem> {
     let (mut scopes, mut expires_in_s) = (vec![Scope::Read], EXPIRES_IN_S_DEFAULT);
-    if !request.body().is_end_stream() {
-        let received = app.receive(request).await?;
+    let (head, body) = request.into_parts();
+    if let Some(received) = app.receive_perhaps(&head.headers, body).await? {
         let mut members = Members::parse(received.text()?)?;
         let wanted = members.texts("scopes", 1..=VIEW_SCOPES.len(), view_scope);
         scopes = wanted.unwrap_or(scopes);
@@ -58,7 +58,7 @@ pub(crate) async fn create(
     if let Some(scope) = caller.scopes.first_missing_of(scopes) {
         return Err(Problem::scope_missing(scope));
     }
-    let lasts = TimeDelta::seconds(expires_in_s.try_into().expect("a day has few seconds"));
+    let lasts = Duration::from_secs(expires_in_s);
     let view = View {
         scopes,
         // It ends with its key.
@@ -70,7 +70,7 @@ pub(crate) async fn create(
     let link = ViewLink::seal(view, caller.public_id, holder, &app.ring, random()?);
     // First: a link that nobody can know of must not exist.
     app.store_of(&caller)
-        .note_view_link(caller.tenant, caller.key, view.scopes, view.expires_at)
+        .note_view_link(caller.tenant, caller.key, view.scopes, lasts)
         .await?;
     let view = ViewLinkView {
         token: link.expose(),

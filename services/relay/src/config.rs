@@ -43,7 +43,7 @@ impl Config {
         );
         let poll_interval = source.duration_in(
             "ZYVEN_RELAY_POLL_INTERVAL",
-            "how often the relay looks for new events if nobody rings",
+            "how often the relay looks for new events if nobody rings; up to ten times as long, at most 1s, where there was nothing for long",
             Some("100ms"),
             Duration::from_millis(1)..=MINUTE,
         );

@@ -11,7 +11,7 @@ use zyven_store::{OutboxRow, Store};
 
 use crate::gaps::{self, Gaps};
 use crate::term::{Offered, Term};
-use crate::{RelayError, Statistics};
+use crate::{LEAD_POLL, RelayError, Statistics};
 
 /// The watermark is recorded no more often than this while rows keep coming: it is for showing states
 /// and for beginning again after a restart, and rows behind it are merely handed over twice.
@@ -21,10 +21,16 @@ const WATERMARK_INTERVAL_BEHIND_OLD: Duration = Duration::from_secs(2);
 /// From this age on a transaction counts as old.
 const OLD_TRANSACTION_S: i64 = 60;
 
-/// After so long without a row the relay looks less often by itself, [`QUIET_INTERVALS`] times the poll
-/// interval apart: an idle installation costs mostly these looks. A bell wakes it all the same.
-const QUIET_AFTER: Duration = Duration::from_secs(10);
-const QUIET_INTERVALS: u32 = 2;
+/// The longer nothing has come, the less often the relay looks by itself, as these looks are most of what an idle
+/// installation costs (ADR 0041). What comes without a bell is late by this part of the quiet before it at most.
+const QUIET_PART: u32 = 60;
+/// The longest rest in poll intervals, so that who wants short ones gets them always.
+const QUIET_INTERVALS_MAX: u32 = 10;
+/// The longest rest, unless the poll interval is longer: what a lost bell may cost.
+const QUIET_REST_MAX: Duration = LEAD_POLL;
+/// Rest once rests have become that long. The look that renews the lead then looks for rows as well, and rings; should
+/// it not, this bounds how late the relay looks by itself.
+const REST_WHILE_LOOKED_AFTER: Duration = Duration::from_secs(30);
 
 /// Rest while there is no epoch: the sweep has been alarmed and is about to begin one.
 const REST_WITHOUT_EPOCH: Duration = Duration::from_millis(20);
@@ -170,12 +176,17 @@ impl HandOver {
     }
 
     fn rest(&self, cursor: i64) -> Duration {
+        let quiet = self.busy_at.elapsed();
+        // Rows that fill a gap come before the cursor, where no look looks.
+        let leaves_looking = (self.gaps.is_empty() && cursor == self.recorded)
+            && can_leave_looking(self.poll_interval, quiet);
+        self.term.leave_looking(leaves_looking);
         if cursor > self.recorded {
             WATERMARK_INTERVAL.min(self.poll_interval)
-        } else if self.busy_at.elapsed() >= QUIET_AFTER {
-            self.poll_interval * QUIET_INTERVALS
+        } else if leaves_looking {
+            REST_WHILE_LOOKED_AFTER
         } else {
-            self.poll_interval
+            rest_after_quiet(self.poll_interval, quiet)
         }
     }
 
@@ -209,5 +220,70 @@ impl HandOver {
 
     fn statistics(&self) -> &Statistics {
         &self.term.statistics
+    }
+}
+
+/// When to look again, after so long without a row.
+fn rest_after_quiet(poll_interval: Duration, quiet: Duration) -> Duration {
+    let longest = poll_interval.saturating_mul(QUIET_INTERVALS_MAX);
+    let longest = longest.min(QUIET_REST_MAX).max(poll_interval);
+    (quiet / QUIET_PART).clamp(poll_interval, longest)
+}
+
+/// Whether a look every second finds rows as soon as the hand-over itself would.
+fn can_leave_looking(poll_interval: Duration, quiet: Duration) -> bool {
+    quiet >= QUIET_PART * QUIET_REST_MAX && rest_after_quiet(poll_interval, quiet) >= LEAD_POLL
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In milliseconds.
+    fn rest(poll_interval: u64, quiet: u64) -> u128 {
+        let ms = Duration::from_millis;
+        rest_after_quiet(ms(poll_interval), ms(quiet)).as_millis()
+    }
+
+    #[test]
+    fn rests_grow_with_the_quiet_from_the_poll_interval_to_a_second() {
+        for (quiet, expected) in [
+            (0, 100),
+            (6_000, 100),
+            (6_060, 101),
+            (30_000, 500),
+            (59_940, 999),
+            (60_000, 1_000),
+            (86_400_000, 1_000),
+        ] {
+            assert_eq!(rest(100, quiet), expected, "after {quiet} ms");
+        }
+    }
+
+    #[test]
+    fn looks_are_relied_on_when_they_are_as_good() {
+        let can_leave = |poll_interval, quiet| {
+            let ms = Duration::from_millis;
+            can_leave_looking(ms(poll_interval), ms(quiet))
+        };
+        assert!(!can_leave(100, 59_999));
+        assert!(can_leave(100, 60_000));
+        assert!(!can_leave(99, 86_400_000));
+        assert!(!can_leave(5_000, 59_999));
+        assert!(can_leave(5_000, 60_000));
+    }
+
+    #[test]
+    fn a_shorter_poll_interval_shortens_the_longest_rest() {
+        assert_eq!(rest(20, 11_940), 199);
+        assert_eq!(rest(20, 86_400_000), 200);
+    }
+
+    #[test]
+    fn no_rest_is_shorter_than_the_poll_interval() {
+        assert_eq!(rest(999, 0), 999);
+        assert_eq!(rest(1_000, 86_400_000), 1_000);
+        assert_eq!(rest(60_000, 0), 60_000);
+        assert_eq!(rest(60_000, 86_400_000), 60_000);
     }
 }

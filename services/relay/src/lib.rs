@@ -10,7 +10,8 @@
 //! dispatchers' beats, and [`Reclaim`] takes from the dead what they held. [`Maintenance`] cares for partitions and retention by a cron schedule.
 //!
 //! Any number of relays may run. One *leads* for a few seconds at a time, by a lease in PostgreSQL; the
-//! others wait for it to fail.
+//! others wait for it to fail. The statement that renews the lead also finds whatever else there may be to do, so
+//! that a relay without work asks PostgreSQL little more than that (ADR 0041).
 //!
 //! # What is promised
 //!
@@ -155,16 +156,27 @@ struct Relay {
     doorbell: Doorbell,
 }
 
+/// What a relay has found by looking around.
+struct Look {
+    leadership: Leadership,
+    /// Until when the lead lasts, if it has it; from before it was asked for.
+    leads_until: Instant,
+    /// Who has been silent for too long.
+    silent: Vec<DispatcherBeat>,
+    have_endpoints_changed: bool,
+    has_rows: bool,
+}
+
 impl Relay {
     /// One try for the lead, and the term that follows if it succeeds.
     async fn lead_if_possible(self: &Arc<Self>, shutdown: &Shutdown) -> Result<Rest, RelayError> {
-        let asked_at = Instant::now();
-        match self.reported(self.try_to_lead().await)? {
+        let look = self.reported(self.look(None).await)?;
+        match look.leadership {
             Leadership::Leader => {
                 tracing::info!(holder = %self.holder, "leading");
                 self.statistics.is_leading.set(1);
                 // Boxed: it holds the futures of a whole term.
-                Box::pin(self.serve(asked_at + LEAD, shutdown)).await;
+                Box::pin(self.serve(look, shutdown)).await;
                 // What only a leader looks at is nobody's to show any more.
                 self.statistics.show_nothing();
                 self.store.resign_relay_lease(&self.holder).await?;
@@ -176,7 +188,6 @@ impl Relay {
             }
             Leadership::Follower => {
                 // Whoever waits must be able to take over.
-                self.reported(self.silent_dispatchers().await)?;
                 self.reported(self.queue.health().await.map_err(RelayError::from))?;
                 self.hand_over_works.ready();
                 self.queue_is_filled.ready();
@@ -185,17 +196,30 @@ impl Relay {
         }
     }
 
-    async fn try_to_lead(&self) -> Result<Leadership, RelayError> {
-        let tried = self.store.relay_lease(&self.holder, LEAD).await;
-        if tried.is_err() {
-            // No look follows, and nobody can beat either: what is not heard meanwhile is no evidence.
-            self.watch().interrupt();
+    /// Tries to lead, and looks around. Behind a look that failed nobody can have beaten either: what is not heard
+    /// meanwhile is no evidence.
+    async fn look(&self, after_seq: Option<i64>) -> Result<Look, RelayError> {
+        let began = Instant::now();
+        let looked = (self.store)
+            .relay_look(&self.holder, LEAD, limits::CHANGED_WITHIN, after_seq)
+            .await;
+        match looked {
+            Ok(look) => Ok(Look {
+                leadership: look.leadership,
+                leads_until: began + LEAD,
+                silent: self.watch().look(&look.beats, began, Instant::now()),
+                have_endpoints_changed: look.have_endpoints_changed,
+                has_rows: look.has_rows,
+            }),
+            Err(error) => {
+                self.watch().interrupt();
+                Err(error.into())
+            }
         }
-        Ok(tried?)
     }
 
-    /// Leads until the lead is lost or shutdown is requested.
-    async fn serve(self: &Arc<Self>, leads_until: Instant, shutdown: &Shutdown) {
+    /// Leads from a look that took the lead, until that is lost or shutdown is requested.
+    async fn serve(self: &Arc<Self>, look: Look, shutdown: &Shutdown) {
         let (end, ended) = Shutdown::new();
         let term = Arc::new(Term::new(
             self.store.clone(),
@@ -203,7 +227,7 @@ impl Relay {
             self.statistics.clone(),
         ));
         tokio::join!(
-            self.keep_leading(leads_until, &term, end, shutdown),
+            self.keep_leading(look, &term, end, shutdown),
             Arc::clone(self).hand_over(Arc::clone(&term), ended.clone()),
             Arc::clone(self).sweep(Arc::clone(&term), ended.clone()),
             // Boxed: together they would be larger than a future should be.
@@ -215,9 +239,13 @@ impl Relay {
 
     async fn hand_over(self: Arc<Self>, term: Arc<Term>, ended: Shutdown) {
         let mut hand_over = HandOver::new(Arc::clone(&term), self.config.poll_interval);
-        let relay = Arc::clone(&self);
+        let (relay, rung) = (Arc::clone(&self), Arc::clone(&term));
+        // Either may be dropped at any moment: a ring stays in its socket, news in their place.
         let listen = async move |at_most| {
-            relay.doorbell.rung(at_most).await;
+            tokio::select! {
+                _ = relay.doorbell.rung(at_most) => {}
+                () = rung.news().notified() => {}
+            }
         };
         pace::run_with_alarm("relay hand-over", ended, BACKOFF, listen, async move || {
             let step = self.reported(hand_over.step().await);
@@ -278,33 +306,36 @@ impl Relay {
         .await;
     }
 
-    /// Renews the lead, and ends the term (by dropping `end`) when it is lost.
-    async fn keep_leading(
-        &self,
-        mut leads_until: Instant,
-        term: &Term,
-        end: Trigger,
-        shutdown: &Shutdown,
-    ) {
-        self.bury_silent_dispatchers(term).await;
+    /// Renews the lead, sees to what it finds on the way, and ends the term (by dropping `end`) when it is lost.
+    async fn keep_leading(&self, look: Look, term: &Term, end: Trigger, shutdown: &Shutdown) {
+        let mut leads_until = look.leads_until;
+        // Of the endpoints the sweep tells everything by itself at first.
+        self.bury(&look.silent, term).await;
         loop {
             tokio::select! {
                 () = shutdown.requested() => break,
                 () = tokio::time::sleep(LEAD_POLL) => {}
             }
-            let asked_at = Instant::now();
-            match self.try_to_lead().await {
-                Ok(Leadership::Leader) => {
-                    leads_until = asked_at + LEAD;
-                    self.bury_silent_dispatchers(term).await;
+            match self.look(term.looked_after()).await {
+                Ok(look) => {
+                    match look.leadership {
+                        Leadership::Leader => leads_until = look.leads_until,
+                        Leadership::Follower => {
+                            tracing::warn!(holder = %self.holder, "another relay has taken the lead");
+                            break;
+                        }
+                    }
+                    if look.have_endpoints_changed {
+                        term.note_changed_endpoints();
+                    }
+                    if look.has_rows {
+                        term.news().notify_one();
+                    }
+                    self.bury(&look.silent, term).await;
                 }
-                Ok(Leadership::Follower) => {
-                    tracing::warn!(holder = %self.holder, "another relay has taken the lead");
-                    break;
-                }
-                // The other tasks meet the same error and say so. Going on is harmless until somebody
-                // else may lead, and pointless after.
-                Err(_) if Instant::now() < leads_until => {}
+                // The other tasks meet the same error and say so; one that rests is woken for that. Going on is
+                // harmless until somebody else may lead, and pointless after.
+                Err(_) if Instant::now() < leads_until => term.news().notify_one(),
                 Err(error) => {
                     tracing::warn!(%error, "the lead has run out");
                     break;
@@ -314,22 +345,10 @@ impl Relay {
         drop(end);
     }
 
-    /// Those who have been silent for too long.
-    async fn silent_dispatchers(&self) -> Result<Vec<DispatcherBeat>, RelayError> {
-        let began = Instant::now();
-        match self.store.dispatcher_beats().await {
-            Ok(beats) => Ok(self.watch().look(&beats, began, Instant::now())),
-            Err(error) => {
-                self.watch().interrupt();
-                Err(error.into())
-            }
-        }
-    }
-
-    /// Called behind a renewal of the lead: PostgreSQL takes writes, so it would have taken beats.
-    async fn bury_silent_dispatchers(&self, term: &Term) {
-        // The hand-over meets the same error, and says so.
-        for silent in self.silent_dispatchers().await.unwrap_or_default() {
+    /// Declares those dead who have been silent for too long. The look that found them has renewed the lead:
+    /// PostgreSQL takes writes, so it would have taken beats.
+    async fn bury(&self, silent: &[DispatcherBeat], term: &Term) {
+        for silent in silent {
             match self.store.declare_dead(silent.number, silent.beat).await {
                 Ok(true) => {
                     tracing::warn!(dispatcher = %silent.number, "a dispatcher has fallen silent and is declared dead");

@@ -2,10 +2,11 @@
 //!
 //! PostgreSQL has them; Redis is told, as it is told of tickets, and forgets them with its epoch. So they
 //! are told before an epoch's first ticket, before a lane's first ticket, again with every scrub, and in
-//! between what has changed. A pause does not depend on that: a dispatcher looks at the endpoint before
-//! it sends.
+//! between what has changed. Whether anything has is found by the look that renews the lead, so that nothing is
+//! asked while nothing changes. A pause does not depend on that: a dispatcher looks at the endpoint before it sends.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::RelayError;
 
 /// How far back changes are looked for. What a transaction commits that was open for longer, the next
 /// scrub finds.
-const CHANGED_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const CHANGED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Tells lanes their limits.
 #[derive(Default)]
@@ -27,9 +28,21 @@ pub(crate) struct Limits {
     told: tokio::sync::Mutex<HashMap<Lane, LaneSettings>>,
     /// Whose limits were looked at. Held for look-ups only.
     known: Mutex<HashSet<EndpointId>>,
+    /// Whether a look has found changes that were not told since.
+    changed: AtomicBool,
 }
 
 impl Limits {
+    /// Something has changed, or had a moment ago.
+    pub(crate) fn note_change(&self) {
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was noted since the last call. Should telling fail, the next look notes it again.
+    pub(crate) fn take_change(&self) -> bool {
+        self.changed.swap(false, Ordering::Relaxed)
+    }
+
     /// Makes what lanes were told, by whomever and whenever, agree with what PostgreSQL says.
     pub(crate) async fn tell_all(
         &self,

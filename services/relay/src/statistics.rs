@@ -127,7 +127,7 @@ impl Statistics {
             retry_scheduled: unfinished("RETRY_SCHEDULED"),
             oldest_due: gauge(
                 "zyven_relay_oldest_due_seconds",
-                "For how long the oldest delivery that nobody holds had been due at the last walk",
+                "For how long the oldest delivery that nobody holds had been due at the last walk, without those to endpoints that are paused or whose breaker is open",
             ),
             oldest_transaction: gauge(
                 "zyven_relay_oldest_transaction_seconds",

@@ -1,12 +1,15 @@
 //! Walking over the whole outbox: slowly, to replace lost tickets; as fast as it goes, when Redis was
 //! emptied.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use zyven_crash_points::CrashPoint;
+use zyven_domain::id::EndpointId;
 use zyven_runtime::pace::Rest;
+use zyven_runtime::supervisor::Chain;
 use zyven_store::{OutboxRow, Store};
 
 use crate::RelayError;
@@ -17,8 +20,11 @@ use crate::term::{Offered, Term};
 const REST_PER_WORK: u32 = 9;
 
 /// How often to see whether Redis still has its epoch. A walk would notice too, but with nothing but
-/// retries in the outbox that is up to a whole walk later. Changed limits are told as often.
+/// retries in the outbox that is up to a whole walk later.
 const EPOCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Who has been due for less is on its way. Also the unit of the gauge.
+const OVERDUE_MIN: Duration = Duration::from_secs(1);
 
 /// How often to see how full Redis is.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(10);
@@ -54,8 +60,8 @@ struct Walk {
     rows: u64,
     waiting_for_retry: u64,
     added: u64,
-    /// The longest that a delivery nobody holds has been due.
-    overdue: Duration,
+    /// By endpoint: the longest that a delivery nobody holds has been due.
+    overdue: HashMap<EndpointId, Duration>,
 }
 
 impl Sweep {
@@ -81,6 +87,7 @@ impl Sweep {
         if self.is_epoch_in_doubt() {
             self.look_after_epoch().await?;
         }
+        self.tell_changed_limits().await?;
         self.look_after_revivals().await?;
         self.watch_memory().await;
         match &self.walk {
@@ -143,7 +150,7 @@ impl Sweep {
         let epoch = self.term.queue.epoch().await?;
         match (epoch, self.term.epoch()) {
             (None, _) => self.begin_epoch().await?,
-            (Some(theirs), Some(ours)) if theirs == ours => self.tell_changed_limits(&ours).await?,
+            (Some(theirs), Some(ours)) if theirs == ours => {}
             (Some(theirs), _) => {
                 // Begun by a leader before us, or by one that believes to be one still. Two that
                 // answer each other with ever new epochs would keep Redis closed.
@@ -203,10 +210,20 @@ impl Sweep {
         told.await.map(drop)
     }
 
-    async fn tell_changed_limits(&self, epoch: &zyven_queue::Epoch) -> Result<(), RelayError> {
-        let Term { store, queue, .. } = &*self.term;
-        let told = self.term.limits.tell_changed(store, queue, epoch);
-        told.await.map(drop)
+    /// Without an epoch there is nobody to be told; whoever begins one tells all.
+    async fn tell_changed_limits(&self) -> Result<(), RelayError> {
+        let Term {
+            store,
+            queue,
+            limits,
+            ..
+        } = &*self.term;
+        match self.term.epoch() {
+            Some(epoch) if limits.take_change() => {
+                limits.tell_changed(store, queue, &epoch).await.map(drop)
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn start_over(&mut self, epoch: zyven_queue::Epoch, reason: Reason) {
@@ -249,10 +266,10 @@ impl Sweep {
         let retries = page.iter().filter(|row| row.waits_for_retry);
         walk.waiting_for_retry += retries.count() as u64;
         walk.added += added as u64;
-        let waiting = page.iter().filter(|row| !row.leased);
-        walk.overdue = waiting
-            .map(|row| row.overdue)
-            .fold(walk.overdue, Duration::max);
+        for row in (page.iter()).filter(|row| !row.leased && row.overdue >= OVERDUE_MIN) {
+            let longest = walk.overdue.entry(row.endpoint_id).or_default();
+            *longest = row.overdue.max(*longest);
+        }
         walk.ahead = ahead?;
         if !goes_on {
             self.end_walk().await?;
@@ -283,7 +300,7 @@ impl Sweep {
                 tracing::warn!(
                     rows = walk.rows,
                     tickets = walk.added,
-                    duration_ms = took.as_millis(),
+                    duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                     "Redis was filled again"
                 );
             }
@@ -293,10 +310,29 @@ impl Sweep {
         let dispatching = walk.rows - walk.waiting_for_retry;
         statistics.dispatching.set(dispatching as i64);
         (statistics.retry_scheduled).set(walk.waiting_for_retry as i64);
-        statistics.oldest_due.set(walk.overdue.as_secs() as i64);
+        let overdue = self.longest_overdue(walk.overdue).await;
+        statistics.oldest_due.set(overdue.as_secs() as i64);
         self.next_walk_at = walk.started + self.interval;
         statistics.show(self.term.queue.depth().await?);
         Ok(())
+    }
+
+    /// Of what is not meant to wait: an endpoint that is paused or fails is no trouble of Zyven's. Who cannot be asked about hints
+    /// counts all.
+    async fn longest_overdue(&self, mut overdue: HashMap<EndpointId, Duration>) -> Duration {
+        if !overdue.is_empty() {
+            match self.term.store.endpoints_left_alone().await {
+                Ok(left_alone) => {
+                    for endpoint in left_alone {
+                        overdue.remove(&endpoint);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&error), "cannot see which endpoints are left alone");
+                }
+            }
+        }
+        overdue.into_values().max().unwrap_or_default()
     }
 
     async fn mend(&self) -> Result<u64, RelayError> {
@@ -324,7 +360,7 @@ impl Walk {
             rows: 0,
             waiting_for_retry: 0,
             added: 0,
-            overdue: Duration::ZERO,
+            overdue: HashMap::new(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the steps of one leader share.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -20,6 +20,9 @@ pub struct Term {
     standing: Mutex<Standing>,
     /// The hand-over's cursor; rows beyond it are its business and not the sweep's.
     handed_over: AtomicI64,
+    /// Whether the hand-over leaves it to the looks that renew the lead to find rows beyond its cursor.
+    leaves_looking: AtomicBool,
+    news: Notify,
     alarm: Notify,
     death: Notify,
 }
@@ -52,6 +55,8 @@ impl Term {
             limits: Limits::default(),
             standing: Mutex::default(),
             handed_over: AtomicI64::new(i64::MAX),
+            leaves_looking: AtomicBool::new(false),
+            news: Notify::new(),
             alarm: Notify::new(),
             death: Notify::new(),
         }
@@ -123,7 +128,13 @@ impl Term {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Rung when the epoch was found to be lost.
+    /// Takes note of a look that found endpoints changed: the sweep tells their lanes at once.
+    pub(crate) fn note_changed_endpoints(&self) {
+        self.limits.note_change();
+        self.alarm.notify_one();
+    }
+
+    /// Rung when the epoch was found to be lost, or endpoints have changed.
     pub(crate) fn alarm(&self) -> &Notify {
         &self.alarm
     }
@@ -131,6 +142,22 @@ impl Term {
     /// Rung when a dispatcher was declared dead.
     pub(crate) fn death(&self) -> &Notify {
         &self.death
+    }
+
+    /// Rung when a look has found rows that the hand-over does not look for by itself, or could not look.
+    pub(crate) fn news(&self) -> &Notify {
+        &self.news
+    }
+
+    /// Says whether the hand-over looks for rows by itself, or leaves that to whoever renews the lead.
+    pub(crate) fn leave_looking(&self, leaves: bool) {
+        self.leaves_looking.store(leaves, Ordering::Relaxed);
+    }
+
+    /// Behind which number a look is to look for rows, if it is to.
+    pub(crate) fn looked_after(&self) -> Option<i64> {
+        let leaves = self.leaves_looking.load(Ordering::Relaxed);
+        leaves.then(|| self.handed_over())
     }
 
     /// Up to where the hand-over has come; everything, while that is not known.

@@ -17,6 +17,7 @@
 
 mod api;
 mod arguments;
+mod error;
 mod latency;
 mod ledger;
 mod machine;
@@ -31,17 +32,18 @@ mod scenario;
 mod template;
 
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use chrono::Utc;
-use http::StatusCode;
-use zyven_runtime::config::{ConfigError, Source};
+use url::Url;
+use zyven_cli::{Failure, Key};
 use zyven_runtime::shutdown::{self, Shutdown};
+use zyven_runtime::supervisor::Chain;
 
-use crate::{admin, settings};
-use api::{Api, Unanswered};
+use crate::{PROGRAM, admin};
+use api::Api;
 pub(crate) use arguments::Args;
+use error::Error;
 use machine::Machine;
 use outcome::Outcome;
 use processes::Stack;
@@ -53,91 +55,17 @@ const TENANT: &str = "bench";
 /// Longer than any run.
 const KEY_LIFETIME: chrono::TimeDelta = chrono::TimeDelta::days(1);
 
-/// Why a measurement came to nothing.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// Settings are wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// Only plain HTTP is spoken here.
-    #[error("the API's URL must be written as http://host:port, not \"{0}\"")]
-    ApiUrl(String),
-    /// A key that cannot stand in a header.
-    #[error("the API key must be ASCII text")]
-    ApiKey,
-    /// Making one failed.
-    #[error(
-        "making an API key failed (give one in ZYVEN_API_KEY, or the database in ZYVEN_DATABASE_URL)"
-    )]
-    MakeApiKey(#[source] Box<crate::Failure>),
-    /// The API's host has no address.
-    #[error("the address of {host} is unknown")]
-    ApiHost {
-        /// As in the URL.
-        host: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Nobody answers.
-    #[error("the API at {url} cannot be used")]
-    Unreachable {
-        /// Where it should be.
-        url: String,
-        /// Why not.
-        source: Unanswered,
-    },
-    /// The API does not want what it was sent.
-    #[error("{what} was answered {status}: {body}")]
-    Refused {
-        /// What was asked.
-        what: String,
-        /// The answer's status.
-        status: StatusCode,
-        /// The answer's text.
-        body: String,
-    },
-    /// There is no receiving.
-    #[error("cannot listen on {listen}")]
-    Listen {
-        /// Where.
-        listen: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A task of the generator did not end by itself.
-    #[error("a sender ended unexpectedly")]
-    Sender(#[source] tokio::task::JoinError),
-    /// The results have no place.
-    #[error("cannot write the results to {file}")]
-    Write {
-        /// Where to.
-        file: String,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The runtime of the generator could not be made.
-    #[error("cannot start")]
-    Runtime(#[source] std::io::Error),
-    /// A signal came.
-    #[error("interrupted")]
-    Interrupted,
-    /// The stack broke its promise.
-    #[error("{missing} acknowledged deliveries are missing, {altered} requests were altered")]
-    Lost {
-        /// Acknowledged and never taken.
-        missing: u64,
-        /// Not what was sent.
-        altered: u64,
-    },
-}
-
 /// Measures, and prints what came out.
 ///
 /// # Errors
 ///
 /// Nothing could be measured, or something that was acknowledged is missing or was altered.
-pub(crate) async fn run(args: Args) -> Result<(), Error> {
-    let (url, key) = access(&args).await?;
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let zyven_cli::Access { url, key } = zyven_cli::find_api(args.api_url.clone(), &PROGRAM)?;
+    let key = match key {
+        Some(key) => key,
+        None => make_key().await.map_err(no_key)?,
+    };
     // Generator and receiver share state without locks, so they need a thread of their own.
     let measuring = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -147,52 +75,39 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, measure(&args, &url, &key))
     });
-    measuring.await.map_err(Error::Sender)?
+    Ok(measuring.await.map_err(Error::Sender)??)
 }
 
-/// The API's URL and a key for it.
-async fn access(args: &Args) -> Result<(String, String), Error> {
-    let url = match &args.api_url {
-        Some(url) => url.clone(),
-        None => {
-            let mut source = Source::from_environment();
-            let url = settings::api_url(&mut source);
-            source.finish()?;
-            url.unwrap_or_default()
-        }
+/// Why there is no key, in the words of the clients.
+fn no_key(failure: crate::Failure) -> Failure {
+    let failure = match failure {
+        crate::Failure::Config(mistakes) => Failure::Config(mistakes),
+        other => Failure::Failed(format!("making an API key failed: {}", Chain(&other))),
     };
-    let key = match &args.api_key {
-        Some(key) => key.clone(),
-        None => make_key()
-            .await
-            .map_err(|failure| Error::MakeApiKey(Box::new(failure)))?,
-    };
-    Ok((url, key))
+    failure.advised(
+        "set ZYVEN_API_KEY to a key that may publish and manage, or ZYVEN_DATABASE_URL, so that a key can be made",
+    )
 }
 
 /// A key of a tenant whose only endpoints are the bench's, for a day.
-async fn make_key() -> Result<String, crate::Failure> {
+async fn make_key() -> Result<Key, crate::Failure> {
     let store = admin::open_store()?;
-    let known = store
-        .tenant_named(TENANT)
-        .await
-        .map_err(crate::Failure::other)?;
-    let tenant = match known {
-        Some(tenant) => tenant,
-        None => admin::new_tenant(&store, TENANT).await?.0,
-    };
+    let tenant = admin::own_tenant(&store, TENANT).await?;
     let ends = Utc::now() + KEY_LIFETIME;
     let key = admin::add_key(&store, tenant, "bench", Some(ends)).await?;
-    Ok(key.expose())
+    Ok(Key::of(&key))
 }
 
-async fn measure(args: &Args, url: &str, key: &str) -> Result<(), Error> {
+async fn measure(args: &Args, url: &Url, key: &Key) -> Result<(), Error> {
     let started_at = Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
     let stack = Stack::find(&args.stack_dir, &args.pids);
     let machine = Machine::look(&stack);
-    tell(&machine.sentence());
+    tell(args, &machine.sentence());
     if stack.members.is_empty() {
-        tell("no process of the stack is known (--stack-dir, --pid), so neither is its CPU time");
+        tell(
+            args,
+            "no process of the stack is known (--stack-dir, --pid), so neither is its CPU time",
+        );
     }
     let api = Rc::new(Api::new(url, key).await?);
     let bench = Bench::start(args, api, stack).await?;
@@ -215,7 +130,10 @@ async fn run_all(args: &Args, bench: &Bench) -> Result<Vec<Outcome>, Error> {
     let mut outcomes = Vec::new();
     for round in 1..=args.rounds {
         for plan in &plans {
-            tell(&format!("{} (round {round} of {})", plan.name, args.rounds));
+            tell(
+                args,
+                &format!("{} (round {round} of {})", plan.name, args.rounds),
+            );
             outcomes.push(bench.run(plan).await?);
         }
     }
@@ -230,33 +148,24 @@ fn show(
 ) -> Result<(), Error> {
     let (results, rounds) = added_up(args.rounds, outcomes);
     let report = Report::new(started_at, machine, &results, &rounds);
-    let mut text = String::new();
-    if let Some(file) = &args.json {
-        let mut json =
-            serde_json::to_string_pretty(&report).expect("keys are text, numbers finite");
-        json.push('\n');
-        if file.as_os_str() == "-" {
-            text = json;
-        } else {
-            std::fs::write(file, json).map_err(|source| Error::Write {
-                file: file.display().to_string(),
-                source,
-            })?;
-        }
-    }
-    if text.is_empty() {
-        text = report.table();
-        if args.verbose {
-            text.push('\n');
-            text.push_str(&report.process_table());
-        }
-    }
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(|source| Error::Write {
-            file: "standard output".to_owned(),
+    let mut json = serde_json::to_string_pretty(&report).expect("keys are text, numbers finite");
+    json.push('\n');
+    if let Some(file) = &args.output {
+        std::fs::write(file, &json).map_err(|source| Error::Write {
+            file: file.display().to_string(),
             source,
         })?;
+    }
+    let text = if args.json {
+        json
+    } else if args.verbose {
+        format!("{}\n{}", report.table(), report.process_table())
+    } else {
+        report.table()
+    };
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(Error::Output)?;
     let counts = || results.iter().map(|outcome| outcome.passed.accounts.counts);
     let (missing, altered) = (
         counts().map(|counts| counts.missing).sum(),
@@ -287,7 +196,10 @@ fn added_up(rounds: u32, outcomes: Vec<Outcome>) -> (Vec<Outcome>, Vec<Outcome>)
     (results, outcomes)
 }
 
-/// Progress goes where it does not mix with results. A closed standard error is no reason to stop.
-fn tell(line: &str) {
-    let _ = writeln!(std::io::stderr(), "bench: {line}");
+/// Progress goes where it does not mix with results; in JSON there is one document and nothing else. A closed standard error is
+/// no reason to stop.
+fn tell(args: &Args, line: &str) {
+    if !args.json {
+        let _ = writeln!(std::io::stderr(), "bench: {line}");
+    }
 }

@@ -90,14 +90,7 @@ impl Demo {
         let api_url =
             api_url.ok_or_else(|| Failure::Plain("the API's address is unknown".to_owned()))?;
         let store = admin::open_store()?;
-        let tenant = match store
-            .tenant_named(DEMO_TENANT)
-            .await
-            .map_err(Failure::other)?
-        {
-            Some(tenant) => tenant,
-            None => admin::new_tenant(&store, DEMO_TENANT).await?.0,
-        };
+        let tenant = admin::own_tenant(&store, DEMO_TENANT).await?;
         let known = store
             .endpoints_of(tenant, None, 1)
             .await

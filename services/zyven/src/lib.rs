@@ -53,8 +53,12 @@ enum Command {
     /// Run all services in one process, the console apart
     All,
     /// Bring the database to this version's schema
-    Migrate,
-    /// Make tenants and keys, check invariants
+    Migrate {
+        /// Answer in JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make, list and limit tenants, make keys, check invariants
     #[command(subcommand)]
     Admin(admin::Command),
     /// Print every setting with its meaning and default
@@ -90,6 +94,12 @@ enum Failure {
     Other(Box<dyn std::error::Error + Send + Sync>),
     #[error("a service failed; see the log")]
     Service,
+    /// The bench fails as a client does.
+    #[error("{failure}")]
+    Bench {
+        failure: zyven_cli::Failure,
+        is_json: bool,
+    },
 }
 
 impl Failure {
@@ -100,9 +110,12 @@ impl Failure {
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
-    let command = match Cli::parse().command {
-        Command::Client(command) => return zyven_cli::main(command, &PROGRAM),
-        command => command,
+    let command = match Cli::try_parse() {
+        Ok(Cli {
+            command: Command::Client(command),
+        }) => return zyven_cli::main(command, &PROGRAM),
+        Ok(cli) => cli.command,
+        Err(error) => return misread(&error),
     };
     // Before the runtime and all else opens descriptors, which must not be taken for those that were passed.
     let sockets = Inherited::take(&Activation::from_environment());
@@ -130,7 +143,7 @@ async fn run(command: Command, sockets: Result<Inherited, InheritedError>) -> Re
         Command::Egress => serve::run(&[serve::Service::Egress], sockets).await,
         Command::Console => serve::run(&[serve::Service::Console], sockets).await,
         Command::All => serve::run(&serve::Service::ALL, sockets).await,
-        Command::Migrate => admin::migrate().await,
+        Command::Migrate { json } => admin::migrate(json).await,
         Command::Admin(command) => admin::run(command).await,
         Command::Config => {
             print!("{}", settings::reference());
@@ -142,13 +155,37 @@ async fn run(command: Command, sockets: Result<Inherited, InheritedError>) -> Re
         }
         Command::Echo(args) => echo::run(&args).await,
         Command::Demo(args) => demo::run(args).await,
-        Command::Bench(args) => bench::run(*args).await.map_err(Failure::other),
+        Command::Bench(args) => {
+            let is_json = args.json;
+            let outcome = bench::run(*args).await;
+            outcome.map_err(|failure| Failure::Bench { failure, is_json })
+        }
         Command::Probe(args) => probe::run(&args).await,
         Command::Client(_) => Err(Failure::Plain("a client runs by itself".to_owned())),
     }
 }
 
+/// Help, or arguments that are wrong: of clients and the bench they are told as their other failures are.
+fn misread(error: &clap::Error) -> ExitCode {
+    let arguments: Vec<String> = std::env::args_os()
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+    let is_client = (arguments.get(1)).is_some_and(|name| is_client(name));
+    if is_client && error.use_stderr() {
+        return zyven_cli::misread(error, &arguments, Cli::command());
+    }
+    error.exit()
+}
+
+/// True for the commands that keep the rules of docs/cli.md.
+fn is_client(command: &str) -> bool {
+    zyven_cli::Command::has_subcommand(command) || command == "bench"
+}
+
 fn complain(failure: &Failure) -> ExitCode {
+    if let Failure::Bench { failure, is_json } = failure {
+        return failure.report(*is_json);
+    }
     // Standard error may be gone; there is nobody else to tell.
     let _ = std::io::Write::write_fmt(
         &mut std::io::stderr(),
@@ -156,7 +193,9 @@ fn complain(failure: &Failure) -> ExitCode {
     );
     match failure {
         Failure::Config(_) => ExitCode::from(EXIT_CONFIG),
-        Failure::Plain(_) | Failure::Other(_) | Failure::Service => ExitCode::FAILURE,
+        Failure::Plain(_) | Failure::Other(_) | Failure::Service | Failure::Bench { .. } => {
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -186,7 +225,7 @@ mod tests {
         let program = Cli::command();
         let clients = program
             .get_subcommands()
-            .filter(|command| zyven_cli::Command::has_subcommand(command.get_name()));
+            .filter(|command| is_client(command.get_name()));
         let mut found = 0;
         for client in clients {
             for (command, options) in leaves(client, &format!("zyven {}", client.get_name())) {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
 use uuid::Uuid;
 use zyven_domain::secret_box::{KeyRing, NONCE_BYTES, key_id};
 use zyven_store::{EnvelopeTable, ResealedEnvelope, Store, StoredEnvelope};
@@ -53,19 +54,24 @@ pub(crate) async fn rotate(store: &Store, ring: &KeyRing) -> Result<(), Failure>
             break;
         }
     }
-    report(store, ring).await
+    Ok(())
 }
 
 /// Says which keys are still needed; fails if it is any but the first.
-pub(crate) async fn report(store: &Store, ring: &KeyRing) -> Result<(), Failure> {
+pub(crate) async fn report(store: &Store, ring: &KeyRing, json: bool) -> Result<(), Failure> {
     let survey = survey(store, Some(ring)).await?;
-    survey.print();
     let id = ring.sealing_key_id();
-    match survey.outdated {
-        0 => {
+    if json {
+        let report = json!({ "sealing_key": id, "master_keys": survey.document(), "outdated": survey.outdated });
+        println!("{report}");
+    } else {
+        survey.print();
+        if survey.outdated == 0 {
             println!("every envelope is sealed with {id}; other keys may be removed");
-            Ok(())
         }
+    }
+    match survey.outdated {
+        0 => Ok(()),
         outdated => Err(Failure::Plain(format!(
             "{outdated} envelopes are not sealed with {id}, or not as this version seals"
         ))),
@@ -90,6 +96,11 @@ pub(crate) async fn survey(store: &Store, ring: Option<&KeyRing>) -> Result<Surv
 }
 
 impl Survey {
+    /// How many envelopes each key has sealed.
+    pub(crate) fn document(&self) -> Value {
+        json!(self.by_key)
+    }
+
     /// One line for each key.
     pub(crate) fn print(&self) {
         for (id, envelopes) in &self.by_key {

@@ -12,7 +12,7 @@ use zyven_queue::{QueueConfig, Tls};
 use zyven_runtime::config::{Setting, Source};
 use zyven_runtime::supervisor::Threads;
 use zyven_runtime::{telemetry, traces};
-use zyven_store::StoreConfig;
+use zyven_store::{DatabaseTls, Store, StoreConfig, StoreError};
 
 use crate::Failure;
 
@@ -23,16 +23,96 @@ pub(crate) fn store(source: &mut Source) -> Option<StoreConfig> {
         "PostgreSQL, as postgres://user:password@host:port/database; of several hosts, separated by commas, the one that takes writes",
         None,
     );
+    let tls = tls_files(source, &DATABASE_TLS);
     let pool_size = source.number(
         "ZYVEN_DATABASE_POOL_SIZE",
         "connections per process of each of three kinds (durable, relaxed, reads)",
         Some("8"),
         1..=100,
     );
-    Some(StoreConfig {
+    let (authorities_pem, identity_pem) = tls?;
+    let config = StoreConfig {
         url: url?.0,
+        tls: DatabaseTls {
+            authorities_pem,
+            identity_pem,
+        },
         pool_size: usize::try_from(pool_size?).ok()?,
-    })
+    };
+    // Nothing is connected, and the URL by itself is in order.
+    if let Err(StoreError::Tls(rule)) = Store::connect(&config) {
+        source.mistake(
+            DATABASE_TLS.authorities.0,
+            &format!("and the other files for TLS: {rule}"),
+        );
+        return None;
+    }
+    Some(config)
+}
+
+/// Settings that name files for TLS, with their meanings.
+struct TlsFiles {
+    authorities: (&'static str, &'static str),
+    certificate: (&'static str, &'static str),
+    key: (&'static str, &'static str),
+}
+
+const DATABASE_TLS: TlsFiles = TlsFiles {
+    authorities: (
+        "ZYVEN_DATABASE_TLS_CA_FILE",
+        "PEM file of the certificate authorities that PostgreSQL's certificate is checked with, instead of the system's",
+    ),
+    certificate: (
+        "ZYVEN_DATABASE_TLS_CERTIFICATE_FILE",
+        "PEM file of the certificate shown to PostgreSQL, if it wants one",
+    ),
+    key: (
+        "ZYVEN_DATABASE_TLS_KEY_FILE",
+        "PEM file of that certificate's private key",
+    ),
+};
+
+const REDIS_TLS: TlsFiles = TlsFiles {
+    authorities: (
+        "ZYVEN_REDIS_TLS_CA_FILE",
+        "PEM file of the certificate authorities that Redis' certificate is checked with, instead of the system's",
+    ),
+    certificate: (
+        "ZYVEN_REDIS_TLS_CERTIFICATE_FILE",
+        "PEM file of the certificate shown to Redis, if it wants one",
+    ),
+    key: (
+        "ZYVEN_REDIS_TLS_KEY_FILE",
+        "PEM file of that certificate's private key",
+    ),
+};
+
+/// Authorities, and a certificate with its key; each as PEM, if there is any.
+type Pems = (Option<Vec<u8>>, Option<(Vec<u8>, Vec<u8>)>);
+
+fn tls_files(source: &mut Source, files: &TlsFiles) -> Option<Pems> {
+    let authorities = pem_file(source, files.authorities);
+    let certificate = pem_file(source, files.certificate);
+    let key = pem_file(source, files.key);
+    let identity = match (certificate?, key?) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) => {
+            source.mistake(
+                files.key.0,
+                "must be set together with the certificate's file",
+            );
+            return None;
+        }
+        (None, Some(_)) => {
+            source.mistake(
+                files.certificate.0,
+                "must be set together with the key's file",
+            );
+            return None;
+        }
+    };
+    Some((authorities?, identity))
 }
 
 /// The queue.
@@ -104,38 +184,13 @@ pub(crate) fn names_redis(source: &Source) -> bool {
 
 /// Where Redis is, and how to know it.
 fn redis(source: &mut Source) -> Option<(String, Tls)> {
-    const FILE: &str = "ZYVEN_REDIS_TLS_CA_FILE";
-    const CERTIFICATE: &str = "ZYVEN_REDIS_TLS_CERTIFICATE_FILE";
-    const KEY: &str = "ZYVEN_REDIS_TLS_KEY_FILE";
     let url = source.secret::<RedisUrl>(
         REDIS_URL,
         "Redis, as redis://:password@host:port/; Sentinels as redis+sentinel://:password@host:port,host:port/service; a cluster as redis+cluster://:password@host:port,host:port; each with rediss for TLS",
         None,
     );
-    let authorities = pem_file(
-        source,
-        FILE,
-        "PEM file of the certificate authorities that Redis' certificate is checked with, instead of the system's",
-    );
-    let certificate = pem_file(
-        source,
-        CERTIFICATE,
-        "PEM file of the certificate shown to Redis, if it wants one",
-    );
-    let key = pem_file(source, KEY, "PEM file of that certificate's private key");
-    let (url, authorities_pem) = (url?.0, authorities?);
-    let identity_pem = match (certificate?, key?) {
-        (Some(certificate), Some(key)) => Some((certificate, key)),
-        (None, None) => None,
-        (Some(_), None) => {
-            source.mistake(KEY, "must be set together with the certificate's file");
-            return None;
-        }
-        (None, Some(_)) => {
-            source.mistake(CERTIFICATE, "must be set together with the key's file");
-            return None;
-        }
-    };
+    let files = tls_files(source, &REDIS_TLS);
+    let (url, (authorities_pem, identity_pem)) = (url?.0, files?);
     let tls = Tls {
         authorities_pem,
         identity_pem,
@@ -149,7 +204,10 @@ fn redis(source: &mut Source) -> Option<(String, Tls)> {
         return None;
     }
     if let Some(rule) = zyven_queue::mistake_in(&url, &tls) {
-        source.mistake(FILE, &format!("and the other files for TLS: {rule}"));
+        source.mistake(
+            REDIS_TLS.authorities.0,
+            &format!("and the other files for TLS: {rule}"),
+        );
         return None;
     }
     Some((url, tls))
@@ -158,8 +216,7 @@ fn redis(source: &mut Source) -> Option<(String, Tls)> {
 /// The content of a file that may not be named: the outer `None` is a mistake.
 fn pem_file(
     source: &mut Source,
-    name: &'static str,
-    meaning: &'static str,
+    (name, meaning): (&'static str, &'static str),
 ) -> Option<Option<Vec<u8>>> {
     let Some(path) = source.optional::<PathBuf>(name, meaning)? else {
         return Some(None);
@@ -314,12 +371,17 @@ impl FromStr for PostgresUrl {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let config = StoreConfig {
             url: text.to_owned(),
+            // The files are looked at when all of them are known.
+            tls: DatabaseTls::default(),
             pool_size: 1,
         };
         // Nothing is connected; whatever is wrong is wrong with the text.
-        match zyven_store::Store::connect(&config) {
+        match Store::connect(&config) {
             Ok(_) => Ok(Self(config.url)),
-            Err(_) => Err("must be written as postgres://user:password@host:port/database"),
+            Err(StoreError::Tls(_)) => Ok(Self(config.url)),
+            Err(_) => Err(
+                "must be written as postgres://user:password@host:port/database; sslmode, if it is there, as disable, require or verify-full",
+            ),
         }
     }
 }

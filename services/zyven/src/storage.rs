@@ -28,7 +28,9 @@ pub(crate) async fn show(as_json: bool) -> Result<(), Failure> {
         println!(
             "{:<20} {:>11} {:>11} {:>11} {:>12} {:>11}  {}",
             table.what,
-            table.rows_about,
+            table
+                .rows_about
+                .map_or("unknown".to_owned(), |rows| rows.to_string()),
             size(table.table_bytes),
             size(table.index_bytes),
             table.bytes_per_day.map_or("–".to_owned(), size),

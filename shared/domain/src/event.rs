@@ -105,9 +105,39 @@ bounded_text!(
     }
 );
 
+mod content_type;
 mod options;
 
+pub use content_type::{ContentType, ParseContentTypeError};
 pub use options::{DELIVER_AHEAD_MAX, DeliveryOptions, ORDERING_KEY_BYTES_MAX, OrderingKey};
+
+/// The types of operational events, and that of test events; a test of the store holds them against SQL.
+pub const OPERATIONAL_TYPES: [&str; 4] = [
+    "zyven.delivery.dead_lettered",
+    "zyven.endpoint.breaker_opened",
+    "zyven.endpoint.disabled",
+    "zyven.test",
+];
+
+impl Pattern {
+    /// Takes `text` if an endpoint may subscribe to it: nobody but Zyven makes operational events, so a pattern for them that none
+    /// of their types fits is a mistake.
+    ///
+    /// # Errors
+    /// The rule, as a sentence to show to whoever sent the text.
+    pub fn parse_subscribed(text: &str) -> Result<Self, RuleBroken> {
+        let pattern = Self::parse(text)?;
+        let fits = |own: &str| {
+            EventType::parse(own).is_ok_and(|own| own.patterns().iter().any(|one| one == text))
+        };
+        if text.starts_with(OPERATIONAL_PREFIX) && !OPERATIONAL_TYPES.into_iter().any(fits) {
+            return Err(RuleBroken(
+                "must fit an operational event: zyven.delivery.dead_lettered, zyven.endpoint.disabled or zyven.endpoint.breaker_opened",
+            ));
+        }
+        Ok(pattern)
+    }
+}
 
 impl EventType {
     /// Takes `text` if a publisher may give it to an event.
@@ -235,6 +265,27 @@ mod tests {
         }
         for bad in ["", "**", ".*", "inv*", "*.paid", "a.*.b", "a.**"] {
             assert!(Pattern::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_for_operational_events_fits_one_of_them() {
+        for good in [
+            "*",
+            "a.*",
+            "zyven.*",
+            "zyven.endpoint.*",
+            "zyven.endpoint.disabled",
+        ] {
+            assert!(Pattern::parse_subscribed(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "zyven.endpoint.dissabled",
+            "zyven.endpoints.*",
+            "zyven.endpoint",
+            "**",
+        ] {
+            assert!(Pattern::parse_subscribed(bad).is_err(), "{bad}");
         }
     }
 

@@ -10,9 +10,36 @@ use uuid::Uuid;
 
 /// The text is not an id of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("must be \"{prefix}\" followed by 32 hexadecimal digits")]
+#[error("must be \"{prefix}\" followed by 32 hexadecimal digits{}", Other(*.other))]
 pub struct ParseIdError {
     prefix: &'static str,
+    /// What it looks like instead.
+    other: Option<Kind>,
+}
+
+/// A prefix, and whose ids have it.
+type Kind = (&'static str, &'static str);
+
+/// Every kind of id, for whoever has taken one for another.
+const KINDS: [Kind; 6] = [
+    (TenantId::PREFIX, "a tenant's"),
+    (ApiKeyId::PREFIX, "an API key's"),
+    (EndpointId::PREFIX, "an endpoint's"),
+    (EventId::PREFIX, "an event's"),
+    (DeliveryId::PREFIX, "a delivery's"),
+    (AuditId::PREFIX, "an audit entry's"),
+];
+
+/// The end of a sentence about an id of the wrong kind.
+struct Other(Option<Kind>);
+
+impl fmt::Display for Other {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some((prefix, whose)) => write!(f, "; \"{prefix}…\" is {whose} id"),
+            None => Ok(()),
+        }
+    }
 }
 
 macro_rules! id {
@@ -135,15 +162,21 @@ impl EventId {
 }
 
 fn parse(text: &str, prefix: &'static str) -> Result<Uuid, ParseIdError> {
-    let digits = text.strip_prefix(prefix).ok_or(ParseIdError { prefix })?;
+    let refused = || ParseIdError {
+        prefix,
+        other: KINDS
+            .into_iter()
+            .find(|(other, _)| *other != prefix && text.starts_with(other)),
+    };
+    let digits = text.strip_prefix(prefix).ok_or_else(refused)?;
     let well_formed = digits.len() == 32
         && digits
             .bytes()
             .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     if !well_formed {
-        return Err(ParseIdError { prefix });
+        return Err(refused());
     }
-    Uuid::try_parse(digits).map_err(|_| ParseIdError { prefix })
+    Uuid::try_parse(digits).map_err(|_| refused())
 }
 
 #[cfg(test)]
@@ -160,7 +193,15 @@ mod tests {
     #[test]
     fn an_id_of_another_kind_or_shape_is_refused() {
         let event = EventId::new().to_string();
-        assert!(event.parse::<EndpointId>().is_err());
+        let refusal = event.parse::<EndpointId>().map_err(|rule| rule.to_string());
+        let rule = "must be \"ep_\" followed by 32 hexadecimal digits; \"evt_…\" is an event's id";
+        assert_eq!(refusal, Err(rule.to_owned()));
+        let rule = "must be \"ep_\" followed by 32 hexadecimal digits";
+        let refusal = "ep_1".parse::<EndpointId>();
+        assert_eq!(
+            refusal.map_err(|rule| rule.to_string()),
+            Err(rule.to_owned())
+        );
         for bad in [
             "",
             "evt_",

@@ -33,6 +33,14 @@ pub struct PayloadError {
     pub column: usize,
 }
 
+impl PayloadError {
+    /// The rule and the place, where `whole` is what was validated: whoever sent it inside something else would count that.
+    pub fn within(&self, whole: &str) -> String {
+        let Self { rule, line, column } = self;
+        format!("{rule} (line {line}, column {column} of {whole})")
+    }
+}
+
 /// Accepts exactly one JSON value that every reader understands alike.
 ///
 /// # Errors

@@ -197,6 +197,11 @@ pub fn start(config: Config, metrics: &Metrics) -> (Tracer, Option<Exporter>) {
 }
 
 impl Tracer {
+    /// Whether anything is told at all: what is found out for a span alone need not be, otherwise.
+    pub fn is_on(&self) -> bool {
+        self.on.is_some()
+    }
+
     /// Begins a span of `service` below the `traceparent` of what has caused it, if there is one; `None` where nothing
     /// is to be told.
     pub fn begin(

@@ -7,7 +7,7 @@ use postgres_types::ToSql;
 use tokio_postgres::Row;
 use uuid::Uuid;
 use zyven_domain::event::{
-    Channel, DeliveryOptions, EventType, Fingerprint, OrderingKey, Source, TraceParent,
+    Channel, ContentType, DeliveryOptions, EventType, Fingerprint, OrderingKey, Source, TraceParent,
 };
 use zyven_domain::id::{DeliveryId, EventId, TenantId};
 
@@ -26,6 +26,8 @@ pub struct NewEvent {
     pub event_type: EventType,
     /// Exactly the bytes to sign and send.
     pub payload: Bytes,
+    /// What they are sent as.
+    pub content_type: ContentType,
     /// Sorted, without repetitions.
     pub channels: Vec<Channel>,
     /// Where it comes from.
@@ -82,14 +84,15 @@ pub enum Accepted {
 /// How often a batch is tried again because some tenant's endpoints changed under it.
 const ROUTING_ROUNDS_MAX: usize = 5;
 
-/// `$1..$13`: one array per column, one element per event; `$14..$17`: one element per delivery, in the
+/// `$1..$14`: one array per column, one element per event; `$15..$18`: one element per delivery, in the
 /// order of the events.
 ///
 /// An event is stored only if its tenant's routing version is still the one its route was read
 /// with, and only if its key is new. `ORDER BY key` keeps two batches with common keys from
-/// deadlocking. Outbox rows are made from the events just inserted, so the transaction owns an xid
-/// before it draws a sequence number; the relay's gap ledger depends on that. Numbers are drawn after
-/// the sort, so that they follow the order of the events. A macro because statements are constants.
+/// deadlocking; of the events with one key the first has it, as if each had come alone. Outbox rows are
+/// made from the events just inserted, so the transaction owns an xid before it draws a sequence number;
+/// the relay's gap ledger depends on that. Numbers are drawn after the sort, so that they follow the
+/// order of the events. A macro because statements are constants.
 macro_rules! accept {
     ($queued:literal, $answer:literal) => {
         concat!(
@@ -98,23 +101,25 @@ macro_rules! accept {
         SELECT i.*
           FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::bytea[],
                       $6::text[], $7::text[], $8::text[], $9::uuid[], $10::uuid[],
-                      $11::timestamptz[], $12::timestamptz[], $13::text[])
+                      $11::timestamptz[], $12::timestamptz[], $13::text[], $14::text[])
+                   WITH ORDINALITY
                    AS i (id, tenant_id, version, type, payload, channels, source, traceparent, key, body,
-                         deliver_at, expires_at, ordering_key)
+                         deliver_at, expires_at, ordering_key, content_type, number)
           JOIN zyven.routing_versions v ON v.tenant_id = i.tenant_id AND v.version = i.version
     ), keyed AS (
         INSERT INTO zyven.idempotency_keys (key, event_id, body)
         SELECT key, id, body
           FROM input
          WHERE key IS NOT NULL
-         ORDER BY key
+         ORDER BY key, number
         ON CONFLICT (key) DO NOTHING
         RETURNING event_id
     ), accepted AS (
         INSERT INTO zyven.events
-               (id, tenant_id, type, payload, channels, source, traceparent, deliver_at, expires_at, ordering_key)
+               (id, tenant_id, type, payload, channels, source, traceparent, deliver_at, expires_at, ordering_key,
+                content_type)
         SELECT id, tenant_id, type, payload, string_to_array(channels, ','), source, traceparent,
-               deliver_at, expires_at, ordering_key
+               deliver_at, expires_at, ordering_key, content_type::zyven.content_type
           FROM input
          WHERE key IS NULL
             OR id IN (SELECT event_id FROM keyed)
@@ -132,7 +137,7 @@ const ACCEPT: &str = accept!(
         INSERT INTO zyven.outbox (delivery_id, event_id, endpoint_id, tenant_id, enqueued_at, due_at, ordering_key)
         SELECT o.delivery_id, a.id, o.endpoint_id, o.tenant_id, a.turn, a.turn, a.ordering_key
           FROM accepted a
-          JOIN unnest($14::uuid[], $15::uuid[], $16::uuid[], $17::uuid[])
+          JOIN unnest($15::uuid[], $16::uuid[], $17::uuid[], $18::uuid[])
                    WITH ORDINALITY AS o (delivery_id, event_id, endpoint_id, tenant_id, number) ON o.event_id = a.id
          ORDER BY o.number
     )",
@@ -141,20 +146,20 @@ const ACCEPT: &str = accept!(
       FROM accepted"
 );
 
-/// The same for a batch in which some endpoint has a filter (`$18`, per delivery). Each payload that
+/// The same for a batch in which some endpoint has a filter (`$19`, per delivery). Each payload that
 /// needs it is read once; the routing version, compared above, vouches for the filters.
 const ACCEPT_FILTERED: &str = accept!(
     ", documents AS MATERIALIZED (
         SELECT i.id, zyven.document_of(i.payload) AS document
           FROM input i
          WHERE i.id IN (SELECT f.event_id
-                          FROM unnest($15::uuid[], $18::boolean[]) AS f (event_id, has_filter)
+                          FROM unnest($16::uuid[], $19::boolean[]) AS f (event_id, has_filter)
                          WHERE f.has_filter)
     ), queued AS (
         INSERT INTO zyven.outbox (delivery_id, event_id, endpoint_id, tenant_id, enqueued_at, due_at, ordering_key)
         SELECT o.delivery_id, a.id, o.endpoint_id, o.tenant_id, a.turn, a.turn, a.ordering_key
           FROM accepted a
-          JOIN unnest($14::uuid[], $15::uuid[], $16::uuid[], $17::uuid[], $18::boolean[])
+          JOIN unnest($15::uuid[], $16::uuid[], $17::uuid[], $18::uuid[], $19::boolean[])
                    WITH ORDINALITY AS o (delivery_id, event_id, endpoint_id, tenant_id, has_filter, number)
             ON o.event_id = a.id
           LEFT JOIN zyven.endpoints p ON o.has_filter AND p.id = o.endpoint_id
@@ -291,6 +296,7 @@ async fn insert_rows(
     let deliver_at: Vec<_> = events.iter().map(|e| e.options.deliver_at).collect();
     let expires_at: Vec<_> = events.iter().map(|e| e.options.expires_at).collect();
     let ordering_keys = text(|e| e.options.ordering_key.as_ref().map(OrderingKey::as_str));
+    let content_types = text(|e| Some(e.content_type.as_str()));
 
     let queued = Queued::of(events, routes);
     let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![
@@ -307,6 +313,7 @@ async fn insert_rows(
         &deliver_at,
         &expires_at,
         &ordering_keys,
+        &content_types,
         &queued.deliveries,
         &queued.events,
         &queued.endpoints,

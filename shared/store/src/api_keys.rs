@@ -8,7 +8,7 @@ use uuid::Uuid;
 use zyven_domain::api_key::{PublicId, Scope, Scopes, SecretHash};
 use zyven_domain::id::{ApiKeyId, TenantId};
 
-use crate::{CheckedType, Store, StoreError};
+use crate::{CheckedType, Store, StoreError, TenantRates};
 
 /// Most keys of a tenant that are neither revoked nor expired: more than a tenant has programs, and a
 /// bound on what somebody with one stolen key can leave behind.
@@ -65,14 +65,18 @@ pub struct Credential {
     pub scopes: Scopes,
     /// When it ends by itself.
     pub expires_at: Option<DateTime<Utc>>,
+    /// How often the tenant may ask, if that is its own affair.
+    pub rates: TenantRates,
     /// The tenant's types whose events are checked, in the order of their names. They come along with
     /// the key so that publishing asks nothing more than it did.
     pub checked_types: Arc<[CheckedType]>,
 }
 
 const CREDENTIAL: &str = "
-    SELECT k.id, k.tenant_id, k.secret_hash, k.scopes, k.expires_at, t.names, t.versions
+    SELECT k.id, k.tenant_id, k.secret_hash, k.scopes, k.expires_at, t.names, t.versions,
+           o.events_per_second, o.requests_per_second
       FROM zyven.api_keys k
+      JOIN zyven.tenants o ON o.id = k.tenant_id
      CROSS JOIN LATERAL (
            SELECT coalesce(array_agg(name ORDER BY name), '{}'),
                   coalesce(array_agg(version ORDER BY name), '{}')
@@ -206,6 +210,7 @@ fn credential(row: &Row) -> Result<Credential, StoreError> {
         secret_hash: SecretHash(hash.try_into().map_err(|_| unreadable("a hash's length"))?),
         scopes: scopes(row.get(3))?,
         expires_at: row.get(4),
+        rates: TenantRates::of(row, 7, 8),
         checked_types: names
             .into_iter()
             .zip(versions)

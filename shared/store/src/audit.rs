@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 use zyven_domain::api_key::{Scope, Scopes};
 use zyven_domain::id::{ApiKeyId, AuditId, EndpointId, TenantId};
 
+use crate::error::Doing;
 use crate::{Store, StoreError};
 
 /// The database refuses to delete entries that are younger.
@@ -86,10 +88,25 @@ const NOTE_REVEAL: &str = "
       FROM zyven.endpoints
      WHERE tenant_id = $1
        AND id = $2";
+/// An entry covers what its key makes within an hour and what allows no more than it says. Its id is made when it is written, so
+/// the index leads to those of the last hour.
+const VIEW_LINK_IS_NOTED: &str = "
+    SELECT EXISTS (
+           SELECT FROM zyven.audit_log
+            WHERE tenant_id = $1
+              AND id >= zyven.uuid_floor(now() - interval '1 hour')
+              AND done_at > now() - interval '1 hour'
+              AND action = 'view_link.create'
+              AND subject = zyven.typed_id('key', $2)
+              AND details #> '{scopes,to}' @> to_jsonb($3::text[])
+              AND details #> '{expires_in_s,to}' >= to_jsonb($4::bigint))";
+/// Those that come at the same time look one after the other. Until the end of the transaction.
+const NOTE_VIEW_LINKS_IN_TURN: &str =
+    "SELECT pg_advisory_xact_lock(hashtextextended('zyven view links of ' || $1::uuid, 0))";
 const NOTE_VIEW_LINK: &str = "
     INSERT INTO zyven.audit_log (tenant_id, action, subject, details)
     SELECT tenant_id, 'view_link.create', zyven.typed_id('key', id),
-           jsonb_build_object('scopes', jsonb_build_object('to', $3::text[]), 'expires_at', jsonb_build_object('to', $4::timestamptz))
+           jsonb_build_object('scopes', jsonb_build_object('to', $3::text[]), 'expires_in_s', jsonb_build_object('to', $4::bigint))
       FROM zyven.api_keys
      WHERE tenant_id = $1
        AND id = $2";
@@ -143,7 +160,11 @@ impl Store {
             .map(|_| ())
     }
 
-    /// Notes that a key is about to give somebody a view link with these scopes. Nothing else of it is stored.
+    /// Notes that a key is about to give somebody a view link with these scopes, that is good for at most so long. Nothing else of
+    /// it is stored.
+    ///
+    /// An entry stands for all links that the key makes within an hour of it and that allow no more: an application which makes one
+    /// for each page that is looked at would otherwise fill the log with them. When there is one, nothing is written.
     ///
     /// # Errors
     /// PostgreSQL could not be asked; then the link must not be given away.
@@ -152,17 +173,32 @@ impl Store {
         tenant: TenantId,
         key: ApiKeyId,
         scopes: Scopes,
-        expires_at: DateTime<Utc>,
+        expires_in: Duration,
     ) -> Result<(), StoreError> {
+        const DOING: &str = "noting that a view link is made";
         let scopes: Vec<&str> = scopes.iter().map(Scope::as_str).collect();
-        let connection = self.durable("noting that a view link is made").await?;
-        connection
-            .execute(
-                NOTE_VIEW_LINK,
-                &[&tenant.uuid(), &key.uuid(), &scopes, &expires_at],
-            )
+        let expires_in_s = i64::try_from(expires_in.as_secs()).unwrap_or(i64::MAX);
+        let (tenant, key) = (tenant.uuid(), key.uuid());
+        let link: [&(dyn ToSql + Sync); 4] = [&tenant, &key, &scopes, &expires_in_s];
+        let reads = self.reads(DOING).await?;
+        if reads.query_one(VIEW_LINK_IS_NOTED, &link).await?.get(0) {
+            return Ok(());
+        }
+        drop(reads);
+        let mut connection = self.durable(DOING).await?;
+        let transaction = connection.transaction().await?;
+        transaction
+            .execute(NOTE_VIEW_LINKS_IN_TURN, &[&key])
             .await
-            .map(|_| ())
+            .doing(DOING)?;
+        let noted = transaction.query_one(VIEW_LINK_IS_NOTED, &link).await;
+        if !noted.doing(DOING)?.get::<_, bool>(0) {
+            transaction
+                .execute(NOTE_VIEW_LINK, &link)
+                .await
+                .doing(DOING)?;
+        }
+        transaction.commit().await.doing(DOING)
     }
 
     /// Deletes up to 1,000 entries older than `retention`, which is at least [`AUDIT_RETENTION_MIN`].

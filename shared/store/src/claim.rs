@@ -7,6 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use postgres_types::ToSql;
 use tokio_postgres::Row;
+use zyven_domain::event::ContentType;
 use zyven_domain::id::{DeliveryId, EndpointId, EventId, TenantId};
 
 use crate::{Store, StoreError};
@@ -43,6 +44,8 @@ pub struct ClaimedDelivery {
     pub event_type: String,
     /// Exactly the accepted bytes; `None` if they are no longer stored.
     pub payload: Option<Bytes>,
+    /// What they are sent as.
+    pub content_type: ContentType,
     /// The publisher's trace.
     pub traceparent: Option<String>,
     /// When this generation began. Its age counts from here.
@@ -124,7 +127,7 @@ macro_rules! claim_of {
     )
     SELECT c.seq, c.delivery_id, c.event_id, c.endpoint_id, c.tenant_id, c.generation, c.attempts,
            c.enqueued_at, e.type, e.payload, e.traceparent,
-           CASE WHEN c.generation = 1 THEN e.expires_at END, c.ordering_key
+           CASE WHEN c.generation = 1 THEN e.expires_at END, c.ordering_key, e.content_type::text
       FROM claimed c
       LEFT JOIN zyven.events e ON e.id = c.event_id AND e.tenant_id = c.tenant_id"
         )
@@ -283,5 +286,11 @@ fn claimed_delivery(row: &Row) -> ClaimedDelivery {
         traceparent: row.get(10),
         expires_at: row.get(11),
         ordering_key: row.get(12),
+        content_type: content_type(row.get(13)),
     }
+}
+
+/// Nothing is known of an event that is no longer stored. What only a later version knows is JSON as well.
+fn content_type(name: Option<&str>) -> ContentType {
+    name.and_then(|name| name.parse().ok()).unwrap_or_default()
 }

@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::Connect;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, TargetSessionAttrs};
-use tokio_postgres::{Client, Config, Error, NoTls};
+use tokio_postgres::{Client, Config, Connection, Error, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::StoreError;
 
@@ -31,16 +33,21 @@ const KEEPALIVE_RETRIES: u32 = 3;
 /// The way to each of the URL's hosts.
 pub(crate) struct Connector {
     hosts: Vec<Config>,
+    tls: Option<MakeRustlsConnect>,
     /// Where a new connection is tried first.
     first: AtomicUsize,
 }
 
 impl Connector {
-    /// The hosts of `base`, whose sessions start with `options` besides the URL's own.
+    /// The hosts of `base`, whose sessions start with `options` besides the URL's own, encrypted by `tls` if it is there.
     ///
     /// # Errors
     /// The URL names no host, or more ports than hosts.
-    pub(crate) fn new(base: &Config, options: &str) -> Result<Self, StoreError> {
+    pub(crate) fn new(
+        base: &Config,
+        options: &str,
+        tls: Option<MakeRustlsConnect>,
+    ) -> Result<Self, StoreError> {
         let count = base.get_hosts().len().max(base.get_hostaddrs().len());
         let are_paired = [base.get_hosts().len(), base.get_hostaddrs().len()]
             .iter()
@@ -51,6 +58,7 @@ impl Connector {
         }
         Ok(Self {
             hosts: (0..count).map(|i| of_host(base, i, options)).collect(),
+            tls,
             first: AtomicUsize::new(0),
         })
     }
@@ -73,7 +81,7 @@ impl Connector {
         let mut refusal = None;
         for step in 0..self.hosts.len() {
             let index = (first + step) % self.hosts.len();
-            match timeout(self.wait_of_each(), connect(&self.hosts[index])).await {
+            match timeout(self.wait_of_each(), self.connect_to(&self.hosts[index])).await {
                 Ok(Ok(connected)) => {
                     if step > 0 {
                         self.first.store(index, Ordering::Relaxed);
@@ -96,6 +104,21 @@ impl Connector {
     }
 }
 
+impl Connector {
+    async fn connect_to(&self, host: &Config) -> Result<(Client, JoinHandle<()>), Error> {
+        Ok(match &self.tls {
+            None => {
+                let (client, connection) = host.connect(NoTls).await?;
+                (client, drive(connection))
+            }
+            Some(tls) => {
+                let (client, connection) = host.connect(tls.clone()).await?;
+                (client, drive(connection))
+            }
+        })
+    }
+}
+
 impl Connect for Connector {
     fn connect(
         &self,
@@ -106,15 +129,17 @@ impl Connect for Connector {
     }
 }
 
-async fn connect(host: &Config) -> Result<(Client, JoinHandle<()>), Error> {
-    let (client, connection) = host.connect(NoTls).await?;
-    // Ends with its connection, or is aborted when the pool drops that.
-    let driving = tokio::spawn(async move {
+/// Serves a connection. Ends with it, or is aborted when the pool drops it.
+fn drive<S, T>(connection: Connection<S, T>) -> JoinHandle<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection to PostgreSQL ended");
         }
-    });
-    Ok((client, driving))
+    })
 }
 
 /// The configuration for one host alone.
@@ -176,7 +201,7 @@ mod tests {
     use super::*;
 
     fn connector(url: &str) -> Result<Connector, StoreError> {
-        Connector::new(&url.parse().expect("a URL"), "-c jit=off")
+        Connector::new(&url.parse().expect("a URL"), "-c jit=off", None)
     }
 
     #[test]

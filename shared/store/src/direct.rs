@@ -23,8 +23,8 @@ pub enum AcceptedFor {
 /// xid before it draws a sequence number.
 const ACCEPT_FOR: &str = "
     WITH accepted AS (
-        INSERT INTO zyven.events (id, tenant_id, type, payload, channels, source, traceparent)
-        SELECT $1, e.tenant_id, $4, $5, string_to_array($6, ','), $7, $8
+        INSERT INTO zyven.events (id, tenant_id, type, payload, channels, source, traceparent, content_type)
+        SELECT $1, e.tenant_id, $4, $5, string_to_array($6, ','), $7, $8, $10::text::zyven.content_type
           FROM zyven.endpoints e
          WHERE e.id = $3
            AND e.tenant_id = $2
@@ -105,6 +105,7 @@ async fn insert(
                 &event.source.as_ref().map(Source::as_str),
                 &event.traceparent.as_ref().map(TraceParent::as_str),
                 &delivery.uuid(),
+                &event.content_type.as_str(),
             ],
         )
         .await

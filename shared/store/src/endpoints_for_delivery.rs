@@ -106,6 +106,10 @@ const DISABLE: &str = "
        AND status = 'enabled'
        AND updated_at = $3";
 
+/// Why an endpoint is disabled that answered 410, as its owner reads it. `zyven.endpoint.disabled` tells it from what owners and
+/// operators write, by the same words in SQL.
+pub const DISABLED_AS_GONE: &str = "the endpoint answered 410 Gone";
+
 impl Store {
     /// The endpoints `ids`, in no order; those that never existed are missing.
     ///

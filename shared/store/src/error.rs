@@ -11,6 +11,9 @@ pub enum StoreError {
     /// The connection string's hosts cannot be used.
     #[error("the database URL names no host, or not as many ports as hosts")]
     Hosts,
+    /// The files for TLS cannot be used.
+    #[error("TLS to the database: {0}")]
+    Tls(&'static str),
     /// No connection was to be had.
     #[error("no database connection for {doing}")]
     Unreachable {
@@ -64,7 +67,7 @@ impl StoreError {
                 None => true, // the connection broke; nothing came from the server
                 Some(code) => is_transient_code(code),
             },
-            Self::Url(_) | Self::Hosts | Self::Unreadable { .. } => false,
+            Self::Url(_) | Self::Hosts | Self::Tls(_) | Self::Unreadable { .. } => false,
         }
     }
 
@@ -101,6 +104,7 @@ impl StoreError {
             | Self::RoutingUnsettled(_)
             | Self::Url(_)
             | Self::Hosts
+            | Self::Tls(_)
             | Self::Unreadable { .. } => true,
         }
     }

@@ -19,6 +19,22 @@ pub const EXPLAINED_ATTEMPTS_MAX: u32 = 3;
 /// How much of each answer's body it shows.
 pub const EXPLAINED_BODY_BYTES_MAX: u32 = 256;
 
+/// Why an event has a delivery to an endpoint, or has none: every [`Explanation::code`] there is, as `zyven.explain_event` has them.
+pub const EXPLANATION_CODES: [&str; 12] = [
+    "matched",
+    "test_event",
+    "created_later",
+    "other_endpoints_test",
+    "about_itself",
+    "event_type",
+    "channel",
+    "filter",
+    "filter_not_asked",
+    "deleted",
+    "disabled",
+    "no_delivery",
+];
+
 /// What of an event decides about its deliveries.
 #[derive(Debug, Clone)]
 pub struct ExplainedEvent {
@@ -47,7 +63,7 @@ pub struct Explanation {
     pub url: String,
     /// Whether the event has a delivery to it.
     pub matched: bool,
-    /// Why, or why not: stable.
+    /// Why, or why not: one of [`EXPLANATION_CODES`].
     pub code: String,
     /// The same in words.
     pub sentence: String,
@@ -55,6 +71,12 @@ pub struct Explanation {
     pub judged_by: String,
     /// When the endpoint was last changed.
     pub endpoint_updated_at: DateTime<Utc>,
+    /// The patterns that it has now.
+    pub event_types: Vec<String>,
+    /// Its channels now.
+    pub channels: Vec<String>,
+    /// Its filter now.
+    pub filter: Option<String>,
     /// The delivery, if there is one.
     pub delivery: Option<ExplainedDelivery>,
 }
@@ -120,8 +142,10 @@ const EXPLAIN: &str = "
     SELECT e.endpoint_id, e.url, e.matched, e.code, zyven.explain_sentence(e.code), e.judged_by,
            e.endpoint_updated_at, d.delivery_id, d.state::text, d.code, zyven.explain_sentence(d.code),
            d.generation, d.attempts, d.seq, d.ordering_number, d.enqueued_at, d.next_attempt_at, d.finished_at,
-           d.resolved_at, d.waits_for, d.dispatcher, d.leased_since_max, d.leased_until
+           d.resolved_at, d.waits_for, d.dispatcher, d.leased_since_max, d.leased_until,
+           p.event_types, p.channels, p.filter
       FROM zyven.explain_event($1, $2, $3, $4) AS e
+      JOIN zyven.endpoints p ON p.id = e.endpoint_id
       LEFT JOIN LATERAL zyven.explain_delivery(e.delivery_id) AS d ON true
      ORDER BY e.endpoint_id";
 const LAST_ATTEMPTS: &str = "
@@ -281,6 +305,9 @@ fn explanation(
         sentence: row.get::<_, Option<String>>(4).unwrap_or_default(),
         judged_by: row.get(5),
         endpoint_updated_at: row.get(6),
+        event_types: row.get(23),
+        channels: row.get(24),
+        filter: row.get(25),
         delivery,
     })
 }

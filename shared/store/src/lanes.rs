@@ -63,7 +63,7 @@ macro_rules! limits_where {
 }
 
 const CHANGED: &str =
-    limits_where!("updated_at > clock_timestamp() - $1::bigint * interval '1 millisecond'");
+    limits_where!("updated_at > statement_timestamp() - $1::bigint * interval '1 millisecond'");
 const OF: &str = limits_where!("id = ANY ($1)");
 const PAUSE: &str = "
     UPDATE zyven.endpoints

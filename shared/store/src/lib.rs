@@ -24,6 +24,7 @@
 mod accept;
 mod api_keys;
 mod audit;
+mod breakers;
 mod cancellations;
 mod claim;
 mod connect;
@@ -51,10 +52,12 @@ mod settle;
 mod statistics;
 mod storage;
 mod tenants;
+mod tls;
 
 pub use accept::{Accepted, Idempotency, NewEvent};
 pub use api_keys::{API_KEYS_PER_TENANT_MAX, ApiKeyRecord, Credential, NewApiKey};
 pub use audit::{AUDIT_RETENTION_MIN, Actor, AuditFilter, AuditRecord};
+pub use breakers::BreakerIs;
 pub use cancellations::{CANCEL_REASON_CHARS_MAX, Cancelled};
 pub use claim::{Claim, ClaimedDelivery, RefusedTicket};
 pub use direct::AcceptedFor;
@@ -65,7 +68,9 @@ pub use endpoint_secrets::{OwnedSecret, SECRETS_VALID_MAX};
 pub use endpoints::{
     ENDPOINTS_PER_TENANT_MAX, EndpointChange, EndpointRecord, EndpointRefusal, NewEndpoint,
 };
-pub use endpoints_for_delivery::{EndpointForDelivery, EndpointStatus, SealedSecret};
+pub use endpoints_for_delivery::{
+    DISABLED_AS_GONE, EndpointForDelivery, EndpointStatus, SealedSecret,
+};
 pub use envelopes::{ENVELOPES_PAGE, EnvelopeTable, ResealedEnvelope, StoredEnvelope};
 pub use error::StoreError;
 pub use event_types::{
@@ -73,8 +78,8 @@ pub use event_types::{
     SchemaInForce, SchemaMode,
 };
 pub use explain::{
-    EXPLAINED_ATTEMPTS_MAX, EXPLAINED_BODY_BYTES_MAX, ExplainedDelivery, ExplainedEvent,
-    ExplainedLease, Explanation,
+    EXPLAINED_ATTEMPTS_MAX, EXPLAINED_BODY_BYTES_MAX, EXPLANATION_CODES, ExplainedDelivery,
+    ExplainedEvent, ExplainedLease, Explanation,
 };
 pub use horizon::Horizon;
 pub use lanes::{Flow, LaneLimits, LaneLimitsOf};
@@ -85,10 +90,10 @@ pub use presence::{DispatcherBeat, EndedLease, LeasesPage};
 pub use reads::{
     ATTEMPTS_SHOWN_MAX, Attempt, DeliveryFilter, DeliveryRecord, EventRecord, EventSummary,
 };
-pub use relay::{Leadership, OutboxRow};
+pub use relay::{Leadership, OutboxRow, RelayLook};
 pub use replays::{
-    REPLAY_DELIVERIES_MAX, REPLAY_REASON_CHARS_MAX, Replay, ReplayBegun, ReplayFilter,
-    ReplayProgress, Replayed,
+    REPLAY_CHOSEN_MAX, REPLAY_DELIVERIES_MAX, REPLAY_REASON_CHARS_MAX, Replay, ReplayBegun,
+    ReplayFilter, ReplayProgress, Replayed,
 };
 pub use settle::{AttemptRecord, SettleItem, Settled, Settlement};
 pub use statistics::{
@@ -96,7 +101,10 @@ pub use statistics::{
     KeyNames, Tally, UNFINISHED_COUNTED_MAX, Waiting, Window,
 };
 pub use storage::TableStorage;
-pub use tenants::TENANT_NAME_CHARS_MAX;
+pub use tenants::{
+    RATE_PER_SECOND_MAX, TENANT_NAME_CHARS_MAX, TENANTS_NAMED_MAX, TenantRates, TenantRecord,
+};
+pub use tls::DatabaseTls;
 
 use std::sync::Arc;
 

@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts, Transaction,
+    Manager, ManagerConfig, Object, Pool, QueueMode, RecyclingMethod, Runtime, Timeouts,
+    Transaction,
 };
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
@@ -23,6 +24,7 @@ use tokio_postgres::{Config, Row, Statement, types::ToSql};
 
 use crate::connect::Connector;
 use crate::error::Doing;
+use crate::tls::{self, DatabaseTls};
 use crate::{Actor, Store, StoreError};
 
 /// How to reach PostgreSQL.
@@ -30,6 +32,8 @@ use crate::{Actor, Store, StoreError};
 pub struct StoreConfig {
     /// `postgres://user:password@host:port/database`.
     pub url: String,
+    /// How PostgreSQL is known, if the URL asks for TLS.
+    pub tls: DatabaseTls,
     /// Most connections of each of the three kinds.
     pub pool_size: usize,
 }
@@ -97,9 +101,12 @@ type NoteWait = dyn Fn(ConnectionKind, Duration) + Send + Sync;
 
 impl Pools {
     pub(crate) fn new(config: &StoreConfig) -> Result<Self, StoreError> {
-        let base = Config::from_str(&config.url).map_err(StoreError::Url)?;
+        // As psql and libpq write what "require" means here.
+        let url = config.url.replace("sslmode=verify-full", "sslmode=require");
+        let base = Config::from_str(&url).map_err(StoreError::Url)?;
+        let tls = tls::connector(&base, &config.tls)?;
         let pool = |options: &str| {
-            let connector = Connector::new(&base, options)?;
+            let connector = Connector::new(&base, options, tls.clone())?;
             let create_wait = connector.wait_max();
             let manager = Manager::from_connect(
                 base.clone(),
@@ -111,6 +118,9 @@ impl Pools {
             Ok::<Pool, StoreError>(
                 Pool::builder(manager)
                     .max_size(config.pool_size)
+                    // Whoever asks now and then asks the session that has just been asked, whose memory is still in
+                    // the processor's caches; in turn all of them would be woken, each one cold.
+                    .queue_mode(QueueMode::Lifo)
                     .timeouts(Timeouts {
                         wait: Some(CONNECTION_WAIT),
                         create: Some(create_wait),

@@ -5,6 +5,7 @@
 //! are ended, each by an UPDATE that asks for that declaration again. So of the two, "it lives on" and "its
 //! leases end early", never both happen without the dispatcher learning of it with its next beat.
 
+use tokio_postgres::Row;
 use zyven_domain::id::{EndpointId, TenantId};
 use zyven_domain::lease::DispatcherNumber;
 
@@ -137,14 +138,7 @@ impl Store {
     pub async fn dispatcher_beats(&self) -> Result<Vec<DispatcherBeat>, StoreError> {
         let connection = self.relaxed("reading dispatchers' beats").await?;
         let rows = connection.query(BEATS, &[]).await?;
-        let beats = rows.iter().filter_map(|row| {
-            Some(DispatcherBeat {
-                number: DispatcherNumber::from_i64(row.get(0))?,
-                beat: row.get(1),
-                is_dead: row.get(2),
-            })
-        });
-        Ok(beats.collect())
+        Ok(rows.iter().filter_map(|row| beat(row, 0)).collect())
     }
 
     /// Declares a dispatcher dead whose last beat was `beat`. False if it has beaten since, has left, or
@@ -223,4 +217,13 @@ impl Store {
             .await
             .map(|_| ())
     }
+}
+
+/// Number, beat and whether it is dead, in the columns from `first` on; `None` where an outer join found nobody.
+pub(crate) fn beat(row: &Row, first: usize) -> Option<DispatcherBeat> {
+    Some(DispatcherBeat {
+        number: DispatcherNumber::from_i64(row.get::<_, Option<i64>>(first)?)?,
+        beat: row.get(first + 1),
+        is_dead: row.get(first + 2),
+    })
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use zyven_domain::event::EventType;
 use zyven_domain::id::{DeliveryId, EndpointId, EventId, TenantId};
 use zyven_domain::lifecycle::DeliveryState;
+use zyven_domain::retry::DeadLetterReason;
 
 use crate::{Store, StoreError};
 
@@ -25,6 +26,8 @@ pub struct EventRecord {
     pub event_type: String,
     /// The bytes that were accepted and are sent.
     pub payload: Bytes,
+    /// What they are sent as, such as `application/json`.
+    pub content_type: String,
     /// Labels that narrowed who got it.
     pub channels: Vec<String>,
     /// Where it comes from.
@@ -108,8 +111,12 @@ pub struct DeliveryFilter {
     pub endpoint: Option<EndpointId>,
     /// Of events of this type.
     pub event_type: Option<EventType>,
+    /// Given up for this reason.
+    pub dead_reason: Option<DeadLetterReason>,
     /// Of events accepted at this moment or later.
     pub since: Option<DateTime<Utc>>,
+    /// Of events accepted before this moment.
+    pub until: Option<DateTime<Utc>>,
 }
 
 /// An event without its payload, as a list shows it.
@@ -119,6 +126,8 @@ pub struct EventSummary {
     pub id: EventId,
     /// What kind of fact it is.
     pub event_type: String,
+    /// What its payload is sent as.
+    pub content_type: String,
     /// Labels that narrowed who got it.
     pub channels: Vec<String>,
     /// Where it comes from.
@@ -135,13 +144,14 @@ pub struct EventSummary {
 
 const EVENT_OF: &str = "
     SELECT id, type, payload, channels, source, traceparent, accepted_at, deliver_at, expires_at,
-           ordering_key
+           ordering_key, content_type::text
       FROM zyven.events
      WHERE tenant_id = $1
        AND id = $2";
 /// By the primary key, which leads through the events of all tenants: whoever asks keeps `$2` recent.
 const EVENTS_OF: &str = "
-    SELECT id, type, channels, source, accepted_at, deliver_at, expires_at, ordering_key
+    SELECT id, type, channels, source, accepted_at, deliver_at, expires_at, ordering_key,
+           content_type::text
       FROM zyven.events
      WHERE tenant_id = $1
        AND id >= $2
@@ -217,6 +227,7 @@ const DELIVERIES_OF: &str = "
                    AND f.delivery_id >= $3
                    AND f.delivery_id < $4
                    AND f.state::text = ANY ($5)
+                   AND ($10::text IS NULL OR f.reason = $10)
                    AND ($6::text IS NULL
                         OR EXISTS (SELECT FROM zyven.events v WHERE v.id = f.event_id AND v.type = $6))
                    AND (f.state = 'DELIVERED'
@@ -270,6 +281,7 @@ impl Store {
             deliver_at: row.get(7),
             expires_at: row.get(8),
             ordering_key: row.get(9),
+            content_type: row.get(10),
         }))
     }
 
@@ -310,6 +322,7 @@ impl Store {
             deliver_at: row.get(5),
             expires_at: row.get(6),
             ordering_key: row.get(7),
+            content_type: row.get(8),
         });
         Ok(summaries.collect())
     }
@@ -373,6 +386,7 @@ impl Store {
         let names: Vec<&str> = wanted.iter().map(|state| state.as_str()).collect();
         let from = filter.since.map_or(Uuid::nil(), first_id_at);
         let to = before.map_or(Uuid::max(), DeliveryId::uuid);
+        let to = filter.until.map_or(to, |until| to.min(first_id_at(until)));
         let connection = self.reads("listing deliveries").await?;
         let rows = connection
             .query(
@@ -384,9 +398,11 @@ impl Store {
                     &to,
                     &names,
                     &filter.event_type.as_ref().map(EventType::as_str),
-                    &wanted.iter().any(|state| !state.is_finished()),
+                    &(filter.dead_reason.is_none()
+                        && wanted.iter().any(|state| !state.is_finished())),
                     &wanted.iter().any(|state| state.is_finished()),
                     &i64::from(limit),
+                    &filter.dead_reason.map(DeadLetterReason::as_str),
                 ],
             )
             .await?;

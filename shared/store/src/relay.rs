@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use zyven_domain::id::{EndpointId, TenantId};
 
+use crate::presence::{DispatcherBeat, beat};
 use crate::{Store, StoreError};
 
 /// What the relay needs to know of an outbox row.
@@ -45,6 +46,19 @@ pub enum Leadership {
     Follower,
 }
 
+/// What one look of a relay has found: everything that may have changed while there was nothing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayLook {
+    /// Whether it leads now.
+    pub leadership: Leadership,
+    /// Every registered dispatcher, as of the begin of the look.
+    pub beats: Vec<DispatcherBeat>,
+    /// Whether an endpoint was made or changed of late: [`Store::lane_limits_changed`] has something to say then.
+    pub have_endpoints_changed: bool,
+    /// Whether there are rows behind the cursor: [`Store::outbox_page`] has something to say then.
+    pub has_rows: bool,
+}
+
 /// A macro because statements are constants: the columns that [`outbox_row`] reads.
 macro_rules! rows_where {
     ($condition:literal) => {
@@ -76,12 +90,41 @@ const RECORD_WATERMARK: &str = "
     UPDATE zyven.relay
        SET watermark = $1
      WHERE watermark < $1";
-const LEAD: &str = "
-    UPDATE zyven.relay
-       SET holder = $1,
-           holder_until = clock_timestamp() + $2::bigint * interval '1 millisecond'
-     WHERE holder = $1
-        OR holder_until < clock_timestamp()";
+/// One statement, because an idle relay does little else (ADR 0041). Beats are as the statement's snapshot has them, so
+/// none is younger than its begin, and they are told only if the write beside them succeeds. The moment that changes are
+/// compared with must be one for the whole statement, or every endpoint's would be read.
+const LOOK: &str = "
+    WITH lead AS (
+        UPDATE zyven.relay
+           SET holder = $1,
+               holder_until = clock_timestamp() + $2::bigint * interval '1 millisecond'
+         WHERE holder = $1
+            OR holder_until < clock_timestamp()
+        RETURNING 1
+    )
+    SELECT found.leads, found.has_changed, found.has_rows, d.number, d.beat, d.dead_at IS NOT NULL
+      FROM (SELECT EXISTS (SELECT FROM lead) AS leads,
+                   EXISTS (SELECT FROM zyven.endpoints
+                            WHERE updated_at > statement_timestamp() - $3::bigint * interval '1 millisecond')
+                       AS has_changed,
+                   EXISTS (SELECT FROM zyven.outbox WHERE seq > $4) AS has_rows) AS found
+      LEFT JOIN zyven.dispatchers d ON true
+     ORDER BY d.number";
+/// The same while somebody has locked one of the other tables: who leads and who lives is not theirs to hold up. What could not be
+/// seen is taken for news.
+const LOOK_PAST_LOCKS: &str = "
+    WITH lead AS (
+        UPDATE zyven.relay
+           SET holder = $1,
+               holder_until = clock_timestamp() + $2::bigint * interval '1 millisecond'
+         WHERE holder = $1
+            OR holder_until < clock_timestamp()
+        RETURNING 1
+    )
+    SELECT EXISTS (SELECT FROM lead), true, true, d.number, d.beat, d.dead_at IS NOT NULL
+      FROM (VALUES (1)) AS once
+      LEFT JOIN zyven.dispatchers d ON true
+     ORDER BY d.number";
 const RESIGN: &str = "
     UPDATE zyven.relay
        SET holder_until = '-infinity'
@@ -155,23 +198,42 @@ impl Store {
             .map(|_| ())
     }
 
-    /// Takes or keeps the relay's leadership for `term` from now, on PostgreSQL's clock.
+    /// Takes or keeps the relay's leadership for `term` from now, on PostgreSQL's clock, and looks who beats, whether
+    /// endpoints have changed within `changed_within`, and whether there are outbox rows after `after_seq`, if somebody
+    /// wants to know that.
     ///
     /// # Errors
-    /// PostgreSQL could not be asked.
-    pub async fn relay_lease(
+    /// PostgreSQL could not be asked, or takes no writes. Then nobody's silence is evidence of anything.
+    pub async fn relay_look(
         &self,
         holder: &str,
         term: Duration,
-    ) -> Result<Leadership, StoreError> {
-        let term_ms = i64::try_from(term.as_millis()).unwrap_or(i64::MAX);
+        changed_within: Duration,
+        after_seq: Option<i64>,
+    ) -> Result<RelayLook, StoreError> {
         let connection = self.relaxed("taking the relay's lead").await?;
-        Ok(
-            match connection.execute(LEAD, &[&holder, &term_ms]).await? {
-                0 => Leadership::Follower,
-                _ => Leadership::Leader,
+        let (term_ms, within_ms) = (whole_ms(term), whole_ms(changed_within));
+        let seen = connection
+            .query(LOOK, &[&holder, &term_ms, &within_ms, &after_seq])
+            .await;
+        let rows = match seen {
+            Err(error) if error.is_of_the_traffic() => {
+                connection
+                    .query(LOOK_PAST_LOCKS, &[&holder, &term_ms])
+                    .await?
+            }
+            seen => seen?,
+        };
+        let is_true = |column| rows.first().is_some_and(|row| row.get(column));
+        Ok(RelayLook {
+            leadership: match is_true(0) {
+                true => Leadership::Leader,
+                false => Leadership::Follower,
             },
-        )
+            have_endpoints_changed: is_true(1),
+            has_rows: is_true(2),
+            beats: rows.iter().filter_map(|row| beat(row, 3)).collect(),
+        })
     }
 
     /// Gives the leadership up, so that another relay need not wait for its end.
@@ -182,6 +244,10 @@ impl Store {
         let connection = self.relaxed("giving up the relay's lead").await?;
         connection.execute(RESIGN, &[&holder]).await.map(|_| ())
     }
+}
+
+fn whole_ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn outbox_row(row: &Row) -> OutboxRow {

@@ -1,7 +1,12 @@
 //! T7 for a tenant: one dead letter back to the start, or many, and how far these have come.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
 use zyven_domain::event::EventType;
 use zyven_domain::id::{DeliveryId, EndpointId, TenantId};
 use zyven_domain::retry::DeadLetterReason;
@@ -14,6 +19,9 @@ pub const REPLAY_REASON_CHARS_MAX: usize = 1_000;
 
 /// Dead letters that one call sends back at most: a second of one transaction, in which nothing else waits for it.
 pub const REPLAY_DELIVERIES_MAX: u32 = 10_000;
+
+/// Dead letters that may be chosen one by one for one replay: what somebody has looked at. The audit keeps each of them.
+pub const REPLAY_CHOSEN_MAX: usize = 1_000;
 
 /// Which of a tenant's dead letters are meant: those that nobody has replayed or resolved, whose payload is stored, and
 /// that fit all that is said here.
@@ -42,6 +50,8 @@ pub struct ReplayBegun {
     pub deliveries: u32,
     /// When the first of them was given up, and the last.
     pub dead_between: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    /// Those that were chosen and are left out, with the reason. A filter finds none that it would have to leave out.
+    pub refused: BTreeMap<DeliveryId, String>,
 }
 
 /// Whether a replay is only tried.
@@ -54,6 +64,16 @@ pub enum Replay {
         /// Deliveries a second.
         rate_per_s: Option<u32>,
     },
+}
+
+impl Replay {
+    /// Whether it is only tried, and its rate.
+    fn parts(self) -> (bool, Option<i32>) {
+        match self {
+            Self::DryRun => (true, None),
+            Self::Do { rate_per_s } => (false, rate_per_s.map(count_of)),
+        }
+    }
 }
 
 /// How far a replay has come: a tenant's part of it.
@@ -99,7 +119,7 @@ const IS_MINE: &str = "
         OR EXISTS (SELECT FROM zyven.dead_letter_records WHERE delivery_id = $2 AND tenant_id = $1)";
 const REPLAY: &str = "SELECT zyven.replay($1, $2)";
 const REPLAY_MANY: &str = "
-    SELECT replay_id, deliveries, oldest, newest
+    SELECT replay_id, deliveries, oldest, newest, NULL::uuid, NULL::text
       FROM zyven.replay_dead_letters(
                tenant         => $1,
                reason         => $2,
@@ -111,6 +131,18 @@ const REPLAY_MANY: &str = "
                deliveries_max => $8,
                rate_per_s     => $9::integer,
                dry_run        => $10)";
+/// A row for each that is left out, or one.
+const REPLAY_CHOSEN: &str = "
+    SELECT r.replay_id, r.deliveries, r.oldest, r.newest,
+           CASE WHEN other.delivery IS NOT NULL THEN zyven.untyped_id('dlv', other.delivery) END,
+           other.reason
+      FROM zyven.replay_chosen(
+               tenant       => $1,
+               reason       => $2,
+               dead_letters => $3,
+               rate_per_s   => $4::integer,
+               dry_run      => $5) AS r
+      LEFT JOIN LATERAL jsonb_each_text(r.refused) AS other (delivery, reason) ON true";
 /// Nothing of it belongs to a tenant that has no part in it.
 const PROGRESS: &str = "
     SELECT replay_id, decided_at, decided_by, reason, deliveries, waiting, delivered, dead_lettered, forgotten,
@@ -170,43 +202,71 @@ impl Store {
         reason: &str,
         replay: Replay,
     ) -> Result<ReplayBegun, StoreError> {
+        let (is_dry, rate_per_s) = replay.parts();
+        self.replay_many(
+            replay,
+            REPLAY_MANY,
+            &[
+                &tenant.to_string(),
+                &reason,
+                &filter.endpoint.map(|id| id.to_string()),
+                &filter.event_type.as_ref().map(EventType::as_str),
+                &filter.dead_reason.map(DeadLetterReason::as_str),
+                &filter.since,
+                &filter.until,
+                &count_of(filter.deliveries_max),
+                &rate_per_s,
+                &is_dry,
+            ],
+        )
+        .await
+    }
+
+    /// Likewise with those that somebody has chosen, at most [`REPLAY_CHOSEN_MAX`], whatever they were given up for. Of those that
+    /// cannot be replayed it is told why; one of another tenant is like one that never was.
+    ///
+    /// Repeated after an unknown outcome, it says of those that were sent back that they are still being delivered.
+    ///
+    /// # Errors
+    /// PostgreSQL could not be asked.
+    pub async fn replay_chosen(
+        &self,
+        tenant: TenantId,
+        chosen: &[DeliveryId],
+        reason: &str,
+        replay: Replay,
+    ) -> Result<ReplayBegun, StoreError> {
+        let (is_dry, rate_per_s) = replay.parts();
+        let chosen: Vec<String> = chosen.iter().map(DeliveryId::to_string).collect();
+        self.replay_many(
+            replay,
+            REPLAY_CHOSEN,
+            &[&tenant.to_string(), &reason, &chosen, &rate_per_s, &is_dry],
+        )
+        .await
+    }
+
+    /// Asks for a replay of many, and lets it be only if it is meant and there was something to send.
+    async fn replay_many(
+        &self,
+        replay: Replay,
+        statement: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<ReplayBegun, StoreError> {
         const DOING: &str = "replaying dead letters";
-        let (is_dry, rate_per_s) = match replay {
-            Replay::DryRun => (true, None),
-            Replay::Do { rate_per_s } => (false, rate_per_s),
-        };
-        let count = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
         let mut connection = self.durable(DOING).await?;
         let transaction = connection.transaction().await?;
-        let row = transaction
-            .query_one(
-                REPLAY_MANY,
-                &[
-                    &tenant.to_string(),
-                    &reason,
-                    &filter.endpoint.map(|id| id.to_string()),
-                    &filter.event_type.as_ref().map(EventType::as_str),
-                    &filter.dead_reason.map(DeadLetterReason::as_str),
-                    &filter.since,
-                    &filter.until,
-                    &count(filter.deliveries_max),
-                    &rate_per_s.map(count),
-                    &is_dry,
-                ],
-            )
+        let rows = transaction
+            .query(statement, parameters)
             .await
             .doing(DOING)?;
-        let deliveries = row.get::<_, i32>(1).unsigned_abs();
-        if is_dry || deliveries == 0 {
+        let begun = begun(&rows);
+        if replay == Replay::DryRun || begun.deliveries == 0 {
             transaction.rollback().await.doing(DOING)?;
         } else {
             transaction.commit().await.doing(DOING)?;
         }
-        Ok(ReplayBegun {
-            id: row.get::<_, Option<i64>>(0).filter(|_| deliveries > 0),
-            deliveries,
-            dead_between: row.get::<_, Option<_>>(2).zip(row.get(3)),
-        })
+        Ok(begun)
     }
 
     /// How far a replay of the tenant's dead letters has come. `None` if it has none of them, or they are no longer kept.
@@ -238,6 +298,27 @@ impl Store {
             }
         }))
     }
+}
+
+/// What functions for many answer: the same first columns in each row, and in the last two a delivery that is left out.
+fn begun(rows: &[Row]) -> ReplayBegun {
+    let first = rows.first().expect("each of them returns a row");
+    let deliveries = first.get::<_, i32>(1).unsigned_abs();
+    let refused = rows.iter().filter_map(|row| {
+        let delivery: Option<Uuid> = row.get(4);
+        Some((DeliveryId::from_uuid(delivery?), row.get(5)))
+    });
+    ReplayBegun {
+        id: first.get::<_, Option<i64>>(0).filter(|_| deliveries > 0),
+        deliveries,
+        dead_between: first.get::<_, Option<_>>(2).zip(first.get(3)),
+        refused: refused.collect(),
+    }
+}
+
+/// A number as PostgreSQL counts.
+fn count_of(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
 }
 
 /// "delivery dlv_… cannot be replayed: it was delivered" → "it was delivered".

@@ -201,11 +201,12 @@ const BURY: &str = "
     ), buried AS (
         INSERT INTO zyven.dead_letter_records
                (delivery_id, generation, event_id, endpoint_id, tenant_id, event_type, payload, channels, source,
-                traceparent, accepted_at, reason, attempts, http_status, error, deliver_at, expires_at, ordering_key)
+                traceparent, accepted_at, reason, attempts, http_status, error, deliver_at, expires_at, ordering_key,
+                content_type)
         SELECT g.delivery_id, g.generation, g.event_id, g.endpoint_id, g.tenant_id, coalesce(e.type, ''),
                e.payload, e.channels, e.source, e.traceparent, coalesce(e.accepted_at, g.enqueued_at), i.reason,
                i.attempt - CASE WHEN i.started_at IS NULL THEN 1 ELSE 0 END, i.http_status, i.error,
-               e.deliver_at, e.expires_at, e.ordering_key
+               e.deliver_at, e.expires_at, e.ordering_key, coalesce(e.content_type, 'application/json')
           FROM gone g
           JOIN input i ON i.seq = g.seq AND i.lease_token = g.lease_token
           LEFT JOIN zyven.events e ON e.id = g.event_id

@@ -21,8 +21,8 @@ pub struct TableStorage {
     pub partitions: u64,
     /// The first and the last day there is a partition for (UTC).
     pub days: Option<(NaiveDate, NaiveDate)>,
-    /// Rows, as PostgreSQL estimated them last.
-    pub rows_about: u64,
+    /// Rows, as PostgreSQL estimated them last. `None` before it has done so for the first time.
+    pub rows_about: Option<u64>,
     /// Bytes of the table, large values included.
     pub table_bytes: u64,
     /// Bytes of its indexes.
@@ -58,7 +58,7 @@ impl Store {
                 what: row.get(0),
                 partitions: count(row.get(1)),
                 days: row.get::<_, Option<_>>(2).zip(row.get::<_, Option<_>>(3)),
-                rows_about: count(row.get(4)),
+                rows_about: u64::try_from(row.get::<_, i64>(4)).ok(),
                 table_bytes: count(row.get(5)),
                 index_bytes: count(row.get(6)),
                 bytes_per_day: optional(7),

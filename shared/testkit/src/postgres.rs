@@ -3,9 +3,10 @@
 mod copies;
 mod database;
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,6 +19,7 @@ use url::Url;
 use crate::child::{self, Signal};
 use crate::disk::SmallDisk;
 use crate::environment::{Folder, free_address, machine, repository, setting, test_services};
+use crate::tls::TestCa;
 use crate::wait::wait_until;
 
 pub use copies::BaseBackup;
@@ -74,6 +76,26 @@ impl Postgres {
         let folder = Folder::new("postgres");
         initialise(&folder.path().join("data"), None, folder.path());
         Postgres::start(folder, None, settings).await
+    }
+
+    /// A new server that speaks TLS to whoever asks for it, with a certificate of this authority for these names, and looks at
+    /// the certificates of clients that show one.
+    pub async fn private_with_tls(authority: &TestCa, names: &[&str]) -> Postgres {
+        let folder = Folder::new("postgres");
+        initialise(&folder.path().join("data"), None, folder.path());
+        let certificate = authority.server_certificate(names);
+        let mut settings = vec!["ssl=on".to_owned()];
+        for (setting, text) in [
+            ("ssl_cert_file", certificate.certificate_pem),
+            ("ssl_key_file", certificate.private_key_pem),
+            ("ssl_ca_file", authority.certificate_pem()),
+        ] {
+            let path = folder.path().join(setting);
+            owned_by_server(&path, &text);
+            settings.push(format!("{setting}={}", path.display()));
+        }
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        Postgres::start(folder, None, &settings).await
     }
 
     /// A new server with part of its files on a disk that can be filled up.
@@ -250,6 +272,19 @@ impl Drop for Postgres {
             child::end(child);
         }
     }
+}
+
+/// Writes what nobody but the server may read, or it refuses to use it.
+fn owned_by_server(path: &Path, text: &str) {
+    let write = || {
+        std::fs::write(path, text)?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        match machine().server_user {
+            Some((uid, gid)) => std::os::unix::fs::chown(path, Some(uid), Some(gid)),
+            None => Ok(()),
+        }
+    };
+    write().unwrap_or_else(|error| panic!("cannot make {}: {error}", path.display()));
 }
 
 /// A program of the PostgreSQL installation, to run as the user that may.

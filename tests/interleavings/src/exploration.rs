@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use shuttle::future::{block_on, spawn};
 use shuttle::rand::{Rng, thread_rng};
-use zyven_domain::event::{DeliveryOptions, EventType};
+use zyven_domain::event::{ContentType, DeliveryOptions, EventType};
 use zyven_domain::id::{EventId, TenantId};
 
 use crate::aside::Aside;
@@ -78,6 +78,7 @@ impl Publisher {
             tenant_id,
             event_type: EventType::parse("a").expect("a type"),
             payload: Bytes::from_static(payload),
+            content_type: ContentType::Json,
             channels: Vec::new(),
             source: None,
             traceparent: None,

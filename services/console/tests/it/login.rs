@@ -123,8 +123,33 @@ async fn logging_out_ends_the_session_here_and_in_the_browser() {
     let page = stage
         .request(Method::GET, "/")
         .header(COOKIE, &browser.cookie);
-    Answer::of(page).await.expect(303);
+    let sent = Answer::of(page).await.expect(303);
+    assert_eq!(sent.header("location"), Some("/login?ended"));
     assert_eq!(stage.metric("zyven_console_sessions"), 0.0);
+}
+
+#[tokio::test]
+async fn the_login_says_that_a_session_has_ended_and_leads_nowhere_else() {
+    const SAYS: &str = "Your session has ended";
+    let stage = Stage::start().await;
+    let key = stage.key(&[Scope::Read]).await;
+    for (target, says) in [
+        ("/login", false),
+        ("/login?ended", true),
+        ("/login?ended=https://evil.example", false),
+        ("/login?to=//evil.example", false),
+    ] {
+        let form = Answer::of(stage.request(Method::GET, target)).await;
+        let form = form.expect(200).text;
+        assert_eq!(form.contains(SAYS), says, "{target}");
+        assert!(!form.contains("evil.example"), "{target}");
+        let log_in = stage
+            .request(Method::POST, target)
+            .header(ORIGIN, stage.origin())
+            .body(format!("key={key}"));
+        let sent = Answer::of(log_in).await.expect(303);
+        assert_eq!(sent.header("location"), Some("/"), "{target}");
+    }
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use zyven_runtime::metrics::Metrics;
 use zyven_runtime::probes::Readiness;
 use zyven_runtime::shutdown::{Shutdown, Trigger};
 use zyven_runtime::traces::Tracer;
-use zyven_store::{Store, StoreConfig};
+use zyven_store::{DatabaseTls, Store, StoreConfig};
 use zyven_testkit::TestDatabase;
 
 const MASTER_KEYS: &str = "test:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -48,6 +48,7 @@ impl Stage {
         let database = TestDatabase::new().await;
         let store = Store::connect(&StoreConfig {
             url: database.url(),
+            tls: DatabaseTls::default(),
             pool_size: 8,
         })
         .expect("a store");
@@ -63,6 +64,7 @@ impl Stage {
         let database = TestDatabase::new().await;
         let store = Store::connect(&StoreConfig {
             url: database.url(),
+            tls: DatabaseTls::default(),
             pool_size: 1,
         })
         .expect("a store");

@@ -12,6 +12,7 @@ mod answers_order;
 mod answers_statuses;
 mod broken_proxies;
 mod connections;
+mod content_types;
 mod credentials;
 mod egress;
 mod endpoints;

@@ -19,7 +19,9 @@ use zyven_runtime::metrics::Metrics;
 use zyven_runtime::probes::Readiness;
 use zyven_runtime::shutdown::{Shutdown, Trigger};
 use zyven_runtime::traces::Tracer;
-use zyven_store::{CredentialKind, SealedCredential, SealedSecret, Store, StoreConfig};
+use zyven_store::{
+    CredentialKind, DatabaseTls, SealedCredential, SealedSecret, Store, StoreConfig,
+};
 use zyven_testkit::{Receiver, TestDatabase, TestRedis, wait_until};
 
 /// Long enough for a loaded machine; nothing here waits for it to pass.
@@ -286,6 +288,7 @@ impl Stage {
     pub(crate) fn start_at(&self, database_url: &str, config: Config) -> Dispatcher {
         let store = Store::connect(&StoreConfig {
             url: database_url.to_owned(),
+            tls: DatabaseTls::default(),
             pool_size: 4,
         })
         .unwrap();

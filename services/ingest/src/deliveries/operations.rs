@@ -26,8 +26,16 @@ pub(crate) fn list() -> Operation {
         )
         .query("event_type", event_type_parameter())
         .query(
+            "dead_reason",
+            values::DeadReason::schema().about("Only those that were given up for this reason."),
+        )
+        .query(
             "since",
             time().about("Only those of events accepted at or after this time."),
+        )
+        .query(
+            "until",
+            time().about("Only those of events accepted before this time."),
         )
         .paged(values::DeliveryId::schema())
         .answer::<Page<'_, DeliveryView<'_>>>(StatusCode::OK, "A page of deliveries.")

@@ -3,10 +3,11 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use zyven_domain::address::{AddressPolicy, DenialReason, classify};
 use zyven_domain::event::{CHANNELS_MAX, Channel, EVENT_TYPE_BYTES_MAX, PATTERNS_MAX, Pattern};
 use zyven_domain::filter::{FILTER_BYTES_MAX, Filter};
 use zyven_domain::retry::RetryPolicy;
-use zyven_domain::target::{EndpointUrl, NamePolicy};
+use zyven_domain::target::{EndpointUrl, Host, NamePolicy};
 use zyven_store::{CredentialChange, EndpointChange, LaneLimits};
 
 use crate::fields::Members;
@@ -47,11 +48,9 @@ pub(super) fn new_endpoint(
 pub(super) fn change(members: &mut Members<'_>, names: &NamePolicy) -> EndpointChange {
     EndpointChange {
         only_of: None,
-        url: members.text("url", |text| {
-            EndpointUrl::parse_with(text, names).map(|url| url.to_string())
-        }),
+        url: members.text("url", |text| reachable_url(text, names)),
         description: members.text("description", description),
-        event_types: members.texts("event_types", 1..=PATTERNS_MAX, Pattern::parse),
+        event_types: members.texts("event_types", 1..=PATTERNS_MAX, Pattern::parse_subscribed),
         channels: members
             .texts("channels", 0..=CHANNELS_MAX, Channel::parse)
             .map(|mut channels| {
@@ -125,6 +124,22 @@ pub(super) fn described(members: Schema) -> Schema {
 
 fn to_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What could never be delivered to is better said now than by dead letters. Which of the other addresses are open only the
+/// egress proxy knows.
+fn reachable_url(text: &str, names: &NamePolicy) -> Result<String, String> {
+    let url = EndpointUrl::parse_with(text, names).map_err(|rule| rule.to_string())?;
+    let judged = match url.host() {
+        Host::Address(address) => classify(*address, &AddressPolicy::default()).map(drop),
+        Host::Name(_) => Ok(()),
+    };
+    match judged {
+        Err(denied) if denied.reason == DenialReason::ClosedForGood => {
+            Err(format!("must lead elsewhere: {denied}"))
+        }
+        Ok(()) | Err(_) => Ok(url.to_string()),
+    }
 }
 
 /// A new endpoint's policy: what was not said is as usual.

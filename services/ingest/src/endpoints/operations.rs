@@ -56,29 +56,34 @@ pub(crate) fn delete() -> Operation {
 
 pub(crate) fn enable() -> Operation {
     one("enableEndpoint", "Enable an endpoint")
+        .no_body()
         .answer::<EndpointView<'_>>(StatusCode::OK, "The endpoint as it is now.")
 }
 
 pub(crate) fn disable() -> Operation {
     one("disableEndpoint", "Disable an endpoint")
+        .no_body()
         .about("It gets no new events. What is on its way to it becomes a dead letter when its turn comes.")
         .answer::<EndpointView<'_>>(StatusCode::OK, "The endpoint as it is now.")
 }
 
 pub(crate) fn pause() -> Operation {
     one("pauseEndpoint", "Pause an endpoint")
+        .no_body()
         .about("It gets no requests. What is for it waits, and spends no attempt.")
         .answer::<EndpointView<'_>>(StatusCode::OK, "The endpoint as it is now.")
 }
 
 pub(crate) fn resume() -> Operation {
     one("resumeEndpoint", "Resume an endpoint")
+        .no_body()
         .about("It gets two requests at a time, and one more with each success.")
         .answer::<EndpointView<'_>>(StatusCode::OK, "The endpoint as it is now.")
 }
 
 pub(crate) fn test() -> Operation {
     one("testEndpoint", "Send an endpoint a test event")
+        .no_body()
         .about("An event for this endpoint alone, whatever it subscribes to. Look at the delivery's attempts for the \
              outcome.")
         .answer::<TestEvent>(StatusCode::ACCEPTED, "The event is on its way.")

@@ -9,7 +9,6 @@ use axum::Extension;
 use axum::extract::{Path, Request, State};
 use chrono::{DateTime, Utc};
 use http::StatusCode;
-use hyper::body::Body as _;
 use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
@@ -215,8 +214,8 @@ pub(crate) async fn rotate_secret(
     request: Request,
 ) -> Result<Answer, Problem> {
     let (mut overlap_s, mut scheme, mut given) = (OVERLAP_S_DEFAULT, None, None);
-    if !request.body().is_end_stream() {
-        let received = app.receive(request).await?;
+    let (head, body) = request.into_parts();
+    if let Some(received) = app.receive_perhaps(&head.headers, body).await? {
         let mut members = Members::parse(received.text()?)?;
         overlap_s = members.number("overlap_s", OVERLAP_S).unwrap_or(overlap_s);
         (scheme, given) = wanted(&mut members);

@@ -92,13 +92,25 @@ pub(super) fn unfold(
     })
 }
 
+/// Where the publisher wrote what stands in the document's member `field`.
+pub(super) fn as_sent(error: FieldError) -> FieldError {
+    let field = match error.field.as_str() {
+        "datacontenttype" => "Content-Type".to_owned(),
+        // The body, and what is no attribute: a header has its own name already.
+        "data" | "data_base64" => error.field,
+        name if name.starts_with(|first: char| first.is_ascii_uppercase()) => error.field,
+        name => format!("{PREFIX}{name}"),
+    };
+    FieldError { field, ..error }
+}
+
 /// The body as the member `data`: one JSON value and nothing behind it, so it cannot become two members.
 fn json_data(received: &Received) -> Result<&str, Problem> {
     let data = received.text()?;
     serde_json::from_str::<&RawValue>(data).map_err(|error| fields::problem_of(&error))?;
     // Looked at here as well as in the document, as its publisher knows no other lines and columns.
     payload::validate(data.as_bytes())
-        .map_err(|error| Problem::one_invalid("data", error.to_string()))?;
+        .map_err(|error| Problem::one_invalid("data", error.within("the body")))?;
     Ok(data)
 }
 

@@ -71,10 +71,11 @@ impl<'a> Items<'a> {
                 }),
                 // An array has been parsed as a whole, so this is a line.
                 Err(error) => {
-                    let line = item.line.unwrap_or(1);
+                    let (line, column) = (item.line.unwrap_or(1), error.column());
+                    let rule = fields::rule_of(&error);
                     return Err(Problem::new(
                         Code::BodyNotJson,
-                        format!("Line {line} is not JSON: {}.", fields::rule_of(&error)),
+                        format!("Line {line} of the body is not JSON: {rule} (column {column})."),
                     ));
                 }
             }

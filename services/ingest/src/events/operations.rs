@@ -95,54 +95,61 @@ pub(crate) fn event_deliveries() -> Operation {
 
 /// What [`super::draft::Draft::read`] reads.
 fn new_event() -> Schema {
+    // Programs that have no other way to say so write that there is none.
+    let optional = |schema: Schema| schema.or_null();
     object()
         .required("type", published_type())
         .required(
             "payload",
             anything().about(
-                "Any JSON value that every parser reads alike. Its bytes are kept and \
+                "Any JSON value that every parser reads alike, null too. Its bytes are kept and \
              sent exactly as they come.",
             ),
         )
         .optional(
             "channels",
-            list(values::Channel::schema(), 0..=CHANNELS_MAX).about(
+            optional(list(values::Channel::schema(), 0..=CHANNELS_MAX).about(
                 "An endpoint with channels gets \
              only events with at least one of them.",
-            ),
+            )),
         )
         .optional(
             "source",
-            visible(SOURCE_BYTES_MAX)
-                .example("billing")
-                .about("Where it comes from, in the publisher's words."),
+            optional(
+                visible(SOURCE_BYTES_MAX)
+                    .example("billing")
+                    .about("Where it comes from, in the publisher's words."),
+            ),
         )
         .optional(
             "traceparent",
-            traceparent().about("W3C Trace Context, version 00; sent to the receivers."),
+            optional(traceparent().about("W3C Trace Context, version 00; sent to the receivers.")),
         )
         .optional(
             "idempotency_key",
-            idempotency_key().about("The publisher's own name for this event."),
+            optional(idempotency_key().about("The publisher's own name for this event.")),
         )
         .optional(
             "deliver_at",
-            time().about(
+            optional(time().about(
                 "No attempt begins earlier. At most 30 days ahead; a time that has \
              passed means at once.",
-            ),
+            )),
         )
         .optional(
             "expires_at",
-            time().about("No attempt begins later. A time in the future, after `deliver_at`."),
+            optional(
+                time().about("No attempt begins later. A time in the future, after `deliver_at`."),
+            ),
         )
         .optional(
             "ordering_key",
-            visible(ORDERING_KEY_BYTES_MAX).about(
+            optional(visible(ORDERING_KEY_BYTES_MAX).about(
                 "Events with the same key reach an endpoint \
              one after the other. Not together with `deliver_at`.",
-            ),
+            )),
         )
+        .about("An optional member that is null is absent.")
 }
 
 /// What [`super::draft::Draft::read`] reads of a CloudEvent (CloudEvents 1.0.2, JSON Event Format).
@@ -175,7 +182,7 @@ fn cloud_event() -> Schema {
             ])
             .about("An extension."),
         )
-        .about("A CloudEvent, which is the payload as it is: all of it is sent, under the signature.")
+        .about("A CloudEvent, which is the payload as it is: all of it is sent, under the signature, and with this content type.")
 }
 
 fn cloud_example(id: u32) -> Value {

@@ -20,7 +20,6 @@ use crate::auth::Caller;
 use crate::deliveries::DeliveryView;
 use crate::fields;
 use crate::openapi::values;
-use crate::overview;
 use crate::pages::{self, Query};
 use crate::problem::Problem;
 
@@ -53,6 +52,9 @@ pub(super) struct EventView<'a> {
     /// Events with the same key reach an endpoint in order.
     #[schemars(example = &"INV-1001")]
     ordering_key: Option<&'a str>,
+    /// What the payload is sent as.
+    #[schemars(with = "values::ContentType")]
+    content_type: &'a str,
     /// Any JSON value. The bytes as they were sent.
     #[schemars(example = shown_payload())]
     payload: &'a RawValue,
@@ -90,6 +92,9 @@ pub(super) struct EventItem<'a> {
     /// Events with the same key reach an endpoint in order.
     #[schemars(example = &"INV-1001")]
     ordering_key: Option<&'a str>,
+    /// What its payload is sent as.
+    #[schemars(with = "values::ContentType")]
+    content_type: &'a str,
 }
 
 impl<'a> EventItem<'a> {
@@ -103,6 +108,7 @@ impl<'a> EventItem<'a> {
             deliver_at: event.deliver_at,
             expires_at: event.expires_at,
             ordering_key: event.ordering_key.as_deref(),
+            content_type: &event.content_type,
         }
     }
 }
@@ -126,7 +132,7 @@ pub(crate) async fn recent(
     });
     query.finish()?;
     let since = since.map_or(earliest, |since| since.max(earliest));
-    let _place = overview::place(&app).await?;
+    let _place = app.overviews.take(caller.tenant).await?;
     let events = app
         .store
         .events_of(
@@ -169,6 +175,7 @@ pub(crate) async fn event(
         deliver_at: event.deliver_at,
         expires_at: event.expires_at,
         ordering_key: event.ordering_key.as_deref(),
+        content_type: &event.content_type,
         payload,
     };
     Ok(answer::value(StatusCode::OK, &view))

@@ -6,6 +6,7 @@ use http::{HeaderName, StatusCode};
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
+use zyven_domain::api_key::Scope;
 
 use super::examples::Examples;
 use super::operation::{Answer, Body, Extent, Operation, Parameter, Place};
@@ -86,7 +87,7 @@ pub(super) fn document(limits: &Limits) -> Value {
 fn info(limits: &Limits) -> Value {
     let description = format!(
         "Zyven takes events and delivers them as signed HTTP requests. `202` means that it owns the event from then on.\n\n\
-         Send `Authorization: Bearer zyk_…`. A key belongs to one tenant, and has scopes; each operation says which one it needs. \
+         Send `Authorization: Bearer zyk_…`. A key belongs to one tenant, and has scopes; each operation says which one it needs, if it does. \
          What belongs to another tenant does not exist (404).\n\n\
          Members and parameters that are not described are refused. Members may be added to answers, so clients pass over those they do not know.\n\n\
          Errors are problem documents (RFC 9457) with a stable `code`. Each answer to a request has an `x-request-id`, which is that of the request if it has one.\n\n\
@@ -112,16 +113,29 @@ struct Assembly<'a> {
 
 impl Assembly<'_> {
     fn operation(&mut self, route: &Route, operation: Operation) -> Value {
-        let scope = route.scope.as_str();
+        let scope = route.scope.map(Scope::as_str);
+        let needs = match scope {
+            Some(scope) => format!("Needs a key with the scope `{scope}`."),
+            None => "Any good key may ask.".to_owned(),
+        };
+        // Whoever needs no scope lacks none.
+        let problems: Vec<Code> = operation
+            .problems
+            .iter()
+            .copied()
+            .filter(|code| scope.is_some() || *code != Code::ScopeMissing)
+            .collect();
         let mut said = json!({
             "operationId": operation.id,
             "summary": operation.summary,
-            "description": format!("{}\n\nNeeds a key with the scope `{scope}`.", operation.description).trim(),
+            "description": format!("{}\n\n{needs}", operation.description).trim(),
             "tags": [tag_of(route.path)],
-            "security": [{ "api_key": [scope] }],
-            "x-required-scope": scope,
-            "responses": self.responses(&operation.answers, &operation.problems),
+            "security": [{ "api_key": scope.into_iter().collect::<Vec<_>>() }],
+            "responses": self.responses(&operation.answers, &problems),
         });
+        if let Some(scope) = scope {
+            said["x-required-scope"] = scope.into();
+        }
         if !operation.parameters.is_empty() {
             said["parameters"] = operation.parameters.into_iter().map(parameter).collect();
         }
@@ -218,6 +232,10 @@ impl Assembly<'_> {
             "headers": {
                 "x-request-id": header("The request's id, as it stands in the log. The request's own, if it has a \
                      plain one of up to 128 characters."),
+                "ratelimit-policy": perhaps("Where a limit is set: its name (`events` or `requests`), how many its bucket holds (`q`), and \
+                     in how many seconds it fills (`w`)."),
+                "ratelimit": perhaps("Where a limit is set: its name, how many are left (`r`), and in how many seconds the bucket is \
+                     full again (`t`)."),
                 "retry-after": header("Seconds after which the request may be sent again."),
                 "www-authenticate": header("How to show a key: `Bearer`."),
                 "etag": header("The version that the answer shows. Sent as `If-Match` with a change, that is made only if \
@@ -263,9 +281,12 @@ fn parameter(parameter: Parameter) -> Value {
     })
 }
 
+/// What any answer to a request with a key may have in its head.
+const ON_EVERY_ANSWER: [&str; 3] = ["x-request-id", "ratelimit-policy", "ratelimit"];
+
 fn headers<'a>(special: impl Iterator<Item = &'a str>) -> Value {
     special
-        .chain(["x-request-id"])
+        .chain(ON_EVERY_ANSWER)
         .map(|name| {
             (
                 name.to_owned(),
@@ -277,7 +298,12 @@ fn headers<'a>(special: impl Iterator<Item = &'a str>) -> Value {
 }
 
 fn header(about: &str) -> Value {
-    json!({ "description": about, "schema": Value::from(super::schema::text()) })
+    json!({ "description": about, "required": true, "schema": Value::from(super::schema::text()) })
+}
+
+/// One that is not always there.
+fn perhaps(about: &str) -> Value {
+    json!({ "description": about, "required": false, "schema": Value::from(super::schema::text()) })
 }
 
 fn tag_of(path: &str) -> &'static str {

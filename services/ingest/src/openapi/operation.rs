@@ -4,23 +4,25 @@
 use http::StatusCode;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value;
+use zyven_domain::event::ContentType;
 
 use super::schema::{Schema, number, text};
 use crate::pages::{LIMIT_DEFAULT, LIMIT_MAX};
 use crate::problem::Code;
 
-pub(crate) const JSON: &str = "application/json";
+pub(crate) const JSON: &str = ContentType::Json.as_str();
 pub(crate) const LINES: &str = "application/x-ndjson";
-pub(crate) const CLOUD_EVENT: &str = "application/cloudevents+json";
+pub(crate) const CLOUD_EVENT: &str = ContentType::CloudEvent.as_str();
 pub(crate) const CLOUD_EVENTS: &str = "application/cloudevents-batch+json";
 
 /// Problems that every request with a key can end in.
-const ALWAYS: [Code; 7] = [
+const ALWAYS: [Code; 8] = [
     Code::RequestMalformed,
     Code::Unauthenticated,
     Code::ScopeMissing,
     // A parameter that is not described.
     Code::Invalid,
+    Code::RateLimited,
     Code::Internal,
     Code::Overloaded,
     Code::Unavailable,
@@ -47,6 +49,8 @@ pub(crate) struct Operation {
     pub(super) parameters: Vec<Parameter>,
     pub(super) bodies: Vec<Body>,
     pub(super) body_is_required: bool,
+    /// Whether a body that says something is one thing too many.
+    body_is_refused: bool,
     pub(super) answers: Vec<Answer>,
     pub(super) problems: Vec<Code>,
 }
@@ -102,6 +106,7 @@ impl Operation {
             parameters: Vec::new(),
             bodies: Vec::new(),
             body_is_required: true,
+            body_is_refused: false,
             answers: Vec::new(),
             problems: ALWAYS.to_vec(),
         }
@@ -181,6 +186,15 @@ impl Operation {
         }
     }
 
+    /// Takes no body: none but an object without members, which some clients send with every POST.
+    pub(crate) fn no_body(self) -> Self {
+        let refusing = Self {
+            body_is_refused: true,
+            ..self
+        };
+        WITH_BODY.into_iter().fold(refusing, Self::problem)
+    }
+
     /// Ends like this, with a `T` as its body.
     pub(crate) fn answer<T: JsonSchema>(
         self,
@@ -219,6 +233,11 @@ impl Operation {
     pub(crate) fn takes_parameters(&self) -> bool {
         let mut places = self.parameters.iter().map(|parameter| parameter.place);
         places.any(|place| place == Place::Query)
+    }
+
+    /// Whether a body that says something is refused.
+    pub(crate) fn refuses_a_body(&self) -> bool {
+        self.body_is_refused
     }
 
     fn parameter(mut self, place: Place, name: &'static str, schema: Schema) -> Self {

@@ -8,12 +8,12 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, SchemaGenerator};
 use zyven_domain::api_key::{API_KEY_PREFIX, Scope};
 use zyven_domain::credential::{Auth, ClientAuth};
-use zyven_domain::event::{CHANNEL_BYTES_MAX, EVENT_TYPE_BYTES_MAX};
+use zyven_domain::event::{self, CHANNEL_BYTES_MAX, EVENT_TYPE_BYTES_MAX};
 use zyven_domain::id;
 use zyven_domain::lifecycle::DeliveryState;
 use zyven_domain::retry::DeadLetterReason;
 use zyven_domain::signature::{PUBLIC_KEY_PREFIX, SECRET_PREFIX, Scheme};
-use zyven_store::SchemaMode;
+use zyven_store::{EXPLANATION_CODES, SchemaMode};
 
 use super::schema::{Schema, list, object, one_of, text, time};
 use crate::problem::Code;
@@ -76,12 +76,20 @@ value!(
     Channel = name(CHANNEL_BYTES_MAX).example("eu")
 );
 value!(
+    /// What a payload is sent as.
+    ContentType = one_of(event::ContentType::ALL.map(event::ContentType::as_str))
+);
+value!(
     /// Where a delivery, or an event with all its deliveries, stands.
     DeliveryStatus = one_of(DeliveryState::ALL.map(DeliveryState::as_str))
 );
 value!(
     /// Why a delivery was given up.
     DeadReason = one_of(DeadLetterReason::ALL.map(DeadLetterReason::as_str))
+);
+value!(
+    /// Why an event has a delivery to an endpoint, or has none, for programs.
+    ExplanationCode = one_of(EXPLANATION_CODES)
 );
 value!(
     /// Whether an endpoint gets requests: `paused` ones keep what is for them, `disabled` ones do not.

@@ -2,16 +2,20 @@
 
 use http::StatusCode;
 use serde_json::json;
-use zyven_store::{REPLAY_DELIVERIES_MAX, REPLAY_REASON_CHARS_MAX};
+use zyven_store::{REPLAY_CHOSEN_MAX, REPLAY_DELIVERIES_MAX, REPLAY_REASON_CHARS_MAX};
 
 use super::{BegunView, ProgressView, RATE_PER_S};
-use crate::openapi::schema::{flag, number, object, time};
+use crate::openapi::schema::{flag, list, number, object, time};
 use crate::openapi::{Operation, event_type_parameter, reason, values};
 
 pub(crate) fn begin() -> Operation {
     let most = u64::from(REPLAY_DELIVERIES_MAX);
     let body = object()
         .required("reason", reason(REPLAY_REASON_CHARS_MAX))
+        .optional("deliveries", list(values::DeliveryId::schema(), 1..=REPLAY_CHOSEN_MAX).about(
+            "These and no others, whatever they were given up for. Does not go together with the members that narrow: \
+             `endpoint`, `event_type`, `dead_reason`, `since`, `until`, `deliveries_max`.",
+        ))
         .optional("endpoint", values::EndpointId::schema().about("Only dead letters for this endpoint."))
         .optional("event_type", event_type_parameter())
         .optional("dead_reason", values::DeadReason::schema().about(
@@ -27,8 +31,8 @@ pub(crate) fn begin() -> Operation {
     let example =
         json!({ "event_type": "invoice.paid", "reason": "receiver is mended", "rate_per_s": 50 });
     Operation::new("beginReplay", "Replay many dead letters")
-        .about("Sends all that fit back to the start, in one transaction. If more than `deliveries_max` do, send the \
-             request again: it finds what is left.")
+        .about("Sends all that fit, or all that are named, back to the start, in one transaction. If more than \
+             `deliveries_max` fit, send the request again: it finds what is left.")
         .body(body, example)
         .answer::<BegunView>(StatusCode::ACCEPTED, "They are on their way again.")
         .answer::<BegunView>(StatusCode::OK, "Nothing was sent back: it was a dry run, or there is nothing to send.")

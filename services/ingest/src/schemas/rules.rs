@@ -59,7 +59,7 @@ pub(super) fn read(text: &str) -> Result<(Value, u64), String> {
     if text.len() > SCHEMA_BYTES_MAX {
         return Err(format!("must not be larger than {SCHEMA_BYTES_MAX} bytes"));
     }
-    payload::validate(text.as_bytes()).map_err(|error| error.to_string())?;
+    payload::validate(text.as_bytes()).map_err(|error| error.within("the schema"))?;
     let schema: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let Value::Object(root) = &schema else {
         return Err("must be a JSON object".to_owned());

@@ -2,8 +2,9 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use zyven_testkit::wait_until;
 
-use crate::support::{Answer, Api, Tenant};
+use crate::support::{Answer, Api, SOON, Tenant};
 
 async fn lines(tenant: &Tenant<'_>, text: &str) -> Answer {
     let request = tenant
@@ -85,18 +86,77 @@ async fn a_used_key_is_the_one_items_own_conflict() {
         event(4, "new")
     ]);
     let answer = tenant.post("/v1/events/batch", &batch).await.expect(207);
-    let mut found = statuses(&answer);
-    assert_eq!(found.remove(0), 409);
-    assert_eq!(found.remove(1), 200);
-    found.sort_unstable();
-    assert_eq!(
-        found,
-        [202, 409],
-        "two bodies under one new key: one is first"
-    );
+    assert_eq!(statuses(&answer), [409, 202, 200, 409]);
     assert_eq!(answer.json()["conflicts"], 2);
     assert_eq!(answer.json()["results"][0]["code"], "idempotency_conflict");
     assert_eq!(api.count("SELECT count(*) FROM zyven.events").await, 2);
+}
+
+/// As a single request for each would have been answered, one after the other.
+#[tokio::test]
+async fn of_items_with_one_new_key_the_first_is_stored() {
+    let api = Api::start().await;
+    let tenant = api.tenant().await;
+    let event = |body: &str, key: u32| json!({ "type": "a", "payload": body, "idempotency_key": key.to_string() });
+    for (key, bodies, status, expected) in [
+        (1, &["first", "second"][..], 207, &[202, 409][..]),
+        (2, &["same", "same"], 202, &[202, 200]),
+        (3, &["first", "second", "third"], 207, &[202, 409, 409]),
+        (4, &["first", "second", "first"], 207, &[202, 409, 200]),
+    ] {
+        let batch: Vec<Value> = bodies.iter().map(|body| event(body, key)).collect();
+        let answer = tenant.post("/v1/events/batch", &json!(batch)).await;
+        let answer = answer.expect(status);
+        assert_eq!(statuses(&answer), expected, "{bodies:?}");
+        let results = &answer.json()["results"];
+        let id = results[0]["id"].as_str().expect("an id");
+        for result in results.as_array().expect("results") {
+            assert_eq!(result["id"], id, "{bodies:?}");
+        }
+        let stored = tenant.get(&format!("/v1/events/{id}")).await.expect(200);
+        assert_eq!(stored.json()["payload"], bodies[0]);
+    }
+}
+
+/// Requests that wait while the writer is busy share its next statement, in the order in which they came.
+#[tokio::test]
+async fn of_requests_with_one_new_key_in_one_statement_the_first_is_stored() {
+    let api = Api::with(&[("ZYVEN_INGEST_WRITERS", "1")]).await;
+    let tenant = api.tenant().await;
+    tenant.publish("a").await;
+    let flushes = || api.metric("zyven_ingest_batch_events_count");
+    assert_eq!(flushes(), 1.0);
+    let sql = api.database.client().await;
+    sql.batch_execute("BEGIN; LOCK TABLE zyven.events IN ACCESS EXCLUSIVE MODE")
+        .await
+        .expect("locked");
+    let queued = async |events: f64| {
+        wait_until("those before are in line", SOON, async || {
+            flushes() == 2.0 && api.metric("zyven_ingest_queue_events") == events
+        })
+        .await;
+    };
+    let keyed = async |before: f64, payload: u32| {
+        queued(before).await;
+        let text = json!({ "type": "a", "payload": payload }).to_string();
+        tenant.publish_with_key(&text, "k").await
+    };
+    let unlock = async {
+        queued(3.0).await;
+        sql.batch_execute("COMMIT").await.expect("unlocked");
+    };
+    let (_, first, other, again, ()) = tokio::join!(
+        tenant.publish("a"),
+        keyed(0.0, 1),
+        keyed(1.0, 2),
+        keyed(2.0, 1),
+        unlock
+    );
+    assert_eq!(flushes(), 3.0, "the three of them in one statement");
+    let id = first.expect(202).text_of("id");
+    let conflict = other.expect_problem(409, "idempotency_conflict");
+    assert!(conflict.text.contains(&id), "{conflict:?}");
+    assert_eq!(again.expect(200).text_of("id"), id);
 }
 
 #[tokio::test]
@@ -118,6 +178,26 @@ async fn one_bad_event_refuses_the_batch_and_names_itself() {
     let answer = answer.expect_problem(400, "body_not_json");
     assert!(answer.text.contains("Line 2"), "{answer:?}");
     assert_eq!(api.count("SELECT count(*) FROM zyven.events").await, 0);
+}
+
+#[tokio::test]
+async fn what_is_no_array_of_events_is_told_so() {
+    let api = Api::start().await;
+    let tenant = api.tenant().await;
+    for (body, field, rule) in [
+        (
+            json!({ "type": "a", "payload": 1 }),
+            "body",
+            "must be an array of events",
+        ),
+        (json!("secret"), "body", "must be an array of events"),
+        (json!([["secret"]]), "[0]", "must be a JSON object"),
+    ] {
+        let refused = tenant.post("/v1/events/batch", &body).await;
+        let refused = refused.expect_problem(422, "invalid");
+        let errors = json!([{ "field": field, "rule": rule }]);
+        assert_eq!(refused.json()["errors"], errors, "{body}");
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use crate::support::{Answer, Api, Tenant};
 const STRUCTURED: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch+json";
 
-async fn structured(tenant: &Tenant<'_>, text: &str) -> Answer {
+pub(crate) async fn structured(tenant: &Tenant<'_>, text: &str) -> Answer {
     let request = tenant
         .request(Method::POST, "/v1/events")
         .header("content-type", STRUCTURED)
@@ -60,6 +60,64 @@ async fn a_structured_event_is_the_payload_as_it_came() {
         event["traceparent"],
         "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     );
+}
+
+#[tokio::test]
+async fn whatever_mode_it_came_in_it_is_sent_as_a_cloud_event_and_nothing_else_is() {
+    let api = Api::start().await;
+    let tenant = api.tenant().await;
+    let text = r#"{"specversion":"1.0","type":"a","source":"/s","id":"1"}"#;
+    let cloud_event = |id: &str| text.replace("\"1\"", &format!("\"{id}\""));
+    let plain = format!(r#"{{"type":"a","payload":{text}}}"#);
+    let batch = async |content_type: &str, body: String| {
+        let request = tenant
+            .request(Method::POST, "/v1/events/batch")
+            .header("content-type", content_type)
+            .body(body);
+        let results = Answer::of(request).await.expect(202).json()["results"].clone();
+        results[1]["id"].as_str().expect("an id").to_owned()
+    };
+    let with_charset = tenant
+        .request(Method::POST, "/v1/events")
+        .header(
+            "content-type",
+            "application/CloudEvents+JSON; charset=UTF-8",
+        )
+        .body(cloud_event("2"));
+    let attributes = [
+        ("ce-specversion", "1.0"),
+        ("ce-type", "a"),
+        ("ce-source", "/s"),
+        ("ce-id", "3"),
+        ("content-type", "image/png"),
+    ];
+    let batched = [cloud_event("4"), cloud_event("5")].join(",");
+    let accepted = |answer: Answer| answer.expect(202).text_of("id");
+    for (id, sent_as) in [
+        (accepted(structured(&tenant, text).await), STRUCTURED),
+        (accepted(Answer::of(with_charset).await), STRUCTURED),
+        (
+            accepted(binary(&tenant, &attributes, b"\x89PNG").await),
+            STRUCTURED,
+        ),
+        (batch(BATCH, format!("[{batched}]")).await, STRUCTURED),
+        // The same bytes as a payload are what they are called.
+        (
+            accepted(tenant.publish_text(&plain).await),
+            "application/json",
+        ),
+        (
+            batch("application/x-ndjson", format!("{plain}\n{plain}")).await,
+            "application/json",
+        ),
+    ] {
+        let event = tenant.get(&format!("/v1/events/{id}")).await.expect(200);
+        assert_eq!(event.text_of("content_type"), sent_as, "{event:?}");
+        let listed = tenant.get("/v1/events?limit=200").await.expect(200).json();
+        let mut items = listed["data"].as_array().expect("a page").iter();
+        let item = items.find(|item| item["id"] == id).expect("the event");
+        assert_eq!(item["content_type"], sent_as);
+    }
 }
 
 #[tokio::test]
@@ -180,8 +238,8 @@ async fn a_body_cannot_add_attributes() {
         // Sent a second time.
         ("ce-id", "ce-id"),
         ("ce-data_base64", "ce-data_base64"),
-        ("ce-com.example", "com.example"),
-        ("ce-", ""),
+        ("ce-com.example", "ce-com.example"),
+        ("ce-", "ce-"),
     ] {
         for body in [&b"{}"[..], b""] {
             let answer = binary(&tenant, &[&headers[..], &[(name, "e30=")]].concat(), body).await;
@@ -203,6 +261,64 @@ async fn a_body_cannot_add_attributes() {
         assert!(answer.text.contains(rule), "{}", answer.text);
     }
     assert_eq!(api.count("SELECT count(*) FROM zyven.events").await, 0);
+}
+
+/// Whoever wrote headers is told of headers.
+#[tokio::test]
+async fn what_is_wrong_with_attributes_in_headers_is_told_with_the_headers_names() {
+    let api = Api::start().await;
+    let tenant = api.tenant().await;
+    let wrong = [
+        ("ce-specversion", "0.3"),
+        ("ce-source", "a b"),
+        ("ce-time", "yesterday"),
+        ("ce-zyvenorderingkey", "a b"),
+        ("idempotency-key", "a b"),
+        ("content-type", ""),
+    ];
+    let refused = binary(&tenant, &wrong, b"").await;
+    let mut fields = refused.expect_problem(422, "invalid").fields();
+    fields.sort_unstable();
+    assert_eq!(
+        fields,
+        [
+            "Content-Type",
+            "Idempotency-Key",
+            "ce-id",
+            "ce-source",
+            "ce-specversion",
+            "ce-time",
+            "ce-type",
+            "ce-zyvenorderingkey",
+        ]
+    );
+}
+
+/// Sent under the name of another format, it would otherwise be told of each of its attributes.
+#[tokio::test]
+async fn a_cloud_event_sent_as_json_is_told_its_content_type() {
+    let api = Api::start().await;
+    let tenant = api.tenant().await;
+    let event = json!({ "specversion": "1.0", "type": "a", "source": "/s", "id": "1", "subject": "x", "data": 1 });
+    let one = tenant.post("/v1/events", &event).await;
+    let path = "/v1/events/batch";
+    let many = tenant.post(path, &json!([event, event])).await;
+    let line = tenant
+        .request(Method::POST, path)
+        .header("content-type", "application/x-ndjson")
+        .body(event.to_string());
+    let line = Answer::of(line).await;
+    for (answer, fields) in [
+        (one, &["specversion"][..]),
+        (many, &["[0].specversion", "[1].specversion"]),
+        (line, &["[0].specversion"]),
+    ] {
+        let refused = answer.expect_problem(422, "invalid");
+        assert_eq!(refused.fields(), fields);
+        for content_type in [STRUCTURED, BATCH] {
+            assert!(refused.text.contains(content_type), "{refused:?}");
+        }
+    }
 }
 
 #[tokio::test]

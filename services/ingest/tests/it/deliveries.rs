@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use serde_json::{Value, json};
+use zyven_domain::id::EventId;
 use zyven_domain::retry::DeadLetterReason;
 use zyven_store::{AttemptRecord, SettleItem, Settlement};
 
@@ -217,6 +218,27 @@ async fn deliveries_are_listed_newest_first_filtered_and_in_pages() {
         2
     );
 
+    assert_eq!(list("?dead_reason=rejected").await, newest_first(&[1]));
+    assert_eq!(list("?dead_reason=gone").await, newest_first(&[]));
+    assert_eq!(
+        list("?dead_reason=rejected&status=DELIVERED,RECEIVED").await,
+        newest_first(&[])
+    );
+    assert_eq!(list("?until=2020-01-01T00:00:00Z").await, newest_first(&[]));
+    assert_eq!(
+        list("?until=2100-01-01T00:00:00Z&event_type=b").await.len(),
+        2
+    );
+    // A millisecond of one event parts the others.
+    let third: EventId = events[2].parse().expect("an id");
+    let ms = i64::try_from(third.timestamp_ms()).expect("a time");
+    let moment = chrono::DateTime::from_timestamp_millis(ms).expect("a time");
+    let moment = moment.format("%Y-%m-%dT%H:%M:%S%.3fZ");
+    let since = list(&format!("?since={moment}")).await;
+    let until = list(&format!("?until={moment}")).await;
+    assert!(since.len() >= 3, "{since:?}");
+    assert_eq!([since, until].concat(), newest_first(&[4, 3, 2, 1, 0]));
+
     let mut seen = Vec::new();
     let mut path = "/v1/deliveries?limit=2".to_owned();
     loop {
@@ -230,11 +252,18 @@ async fn deliveries_are_listed_newest_first_filtered_and_in_pages() {
     assert_eq!(seen, newest_first(&[4, 3, 2, 1, 0]));
 
     let refused = tenant
-        .get("/v1/deliveries?status=DONE&endpoint=x&event_type=a+b&since=now")
+        .get("/v1/deliveries?status=DONE&endpoint=x&event_type=a+b&dead_reason=tired&since=now&until=x")
         .await;
     assert_eq!(
         refused.expect_problem(422, "invalid").fields(),
-        ["status", "endpoint", "event_type", "since"]
+        [
+            "status",
+            "endpoint",
+            "event_type",
+            "dead_reason",
+            "since",
+            "until"
+        ]
     );
 }
 

@@ -69,6 +69,12 @@ async fn an_endpoints_members_are_checked() {
         (json!({ "url": "example.com" }), &["url"]),
         (json!({ "url": "http://127.1/" }), &["url"]),
         (json!({ "url": "http://localhost/" }), &["url"]),
+        (json!({ "url": "http://169.254.169.254/" }), &["url"]),
+        (json!({ "url": "http://[fd00:ec2::254]/" }), &["url"]),
+        (
+            json!({ "url": url, "event_types": ["zyven.endpoint.dissabled"] }),
+            &["event_types[0]"],
+        ),
         (json!({ "url": "https://user@example.com" }), &["url"]),
         (json!({ "url": url, "event_types": [] }), &["event_types"]),
         (

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use zyven_domain::api_key::Scope;
 use zyven_domain::retry::DeadLetterReason;
+use zyven_store::EXPLANATION_CODES;
 
 use crate::support::{Answer, Api, Tenant};
 
@@ -102,6 +103,17 @@ async fn each_endpoint_is_told_with_the_reason_why_it_got_the_event_or_did_not()
     ] {
         check(&explained, endpoint, expected);
     }
+    for (endpoint, event_types, channels, filter) in [
+        (&everything, json!(["*"]), json!([]), json!(null)),
+        (&other_type, json!(["b.*"]), json!([]), json!(null)),
+        (&other_channel, json!(["*"]), json!(["eu"]), json!(null)),
+        (&too_little, json!(["*"]), json!([]), json!("$.amount > 9")),
+    ] {
+        let item = of(&explained, endpoint);
+        assert_eq!(item["event_types"], event_types, "{item}");
+        assert_eq!(item["channels"], channels, "{item}");
+        assert_eq!(item["filter"], filter, "{item}");
+    }
     let told = codes(&explained);
     assert_eq!(told.len(), 8, "no more endpoints than these: {told:?}");
     assert!(!told.contains_key(&strangers) && !told.contains_key(&deleted_before));
@@ -111,8 +123,8 @@ async fn each_endpoint_is_told_with_the_reason_why_it_got_the_event_or_did_not()
     let changed = tenant.patch(&path, &json!({ "event_types": ["*"] })).await;
     let changed_at = changed.expect(200).json()["updated_at"].clone();
     let path = format!("/v1/endpoints/{other_channel}");
-    let renamed = json!({ "description": "the same but for this" });
-    tenant.patch(&path, &renamed).await.expect(200);
+    let moved = json!({ "channels": ["asia"] });
+    tenant.patch(&path, &moved).await.expect(200);
     delete(&tenant, &deleted).await;
     endpoint_action(&tenant, &everything, "pause").await;
     let explained = explain_event(&tenant, &event).await;
@@ -126,6 +138,51 @@ async fn each_endpoint_is_told_with_the_reason_why_it_got_the_event_or_did_not()
     }
     let item = of(&explained, &other_type);
     assert_eq!(item["endpoint_updated_at"], changed_at);
+    assert_eq!(item["event_types"], json!(["*"]), "as it is now: {item}");
+    assert_eq!(of(&explained, &other_channel)["channels"], json!(["asia"]));
+}
+
+/// Who gets an event does not depend on where it goes, how it is signed, or how fast.
+#[tokio::test]
+async fn a_change_of_something_else_makes_what_is_told_of_the_past_no_less_certain() {
+    let api = Api::start().await;
+    let tenant = api.tenant().await;
+    let endpoint = tenant.endpoint(&json!({ "event_types": ["b"] })).await;
+    let path = format!("/v1/endpoints/{endpoint}");
+    let event = tenant.publish("a").await;
+    let read = tenant.get(&path).await.expect(200).json();
+    for (action, body) in [
+        ("rotate-secret", json!({ "overlap_s": 60 })),
+        ("pause", json!({})),
+        ("resume", json!({})),
+    ] {
+        let path = format!("{path}/{action}");
+        tenant.post(&path, &body).await.expect(200);
+    }
+    let elsewhere = json!({ "url": "https://example.com/elsewhere", "description": "another", "attempts_max": 3 });
+    let changed = tenant.patch(&path, &elsewhere).await.expect(200).json();
+    assert_ne!(changed["updated_at"], read["updated_at"]);
+    let explained = explain_event(&tenant, &event).await;
+    check(&explained, &endpoint, (false, "event_type", UNCHANGED));
+    let item = of(&explained, &endpoint);
+    assert_eq!(item["endpoint_updated_at"], changed["updated_at"]);
+
+    for (change, code) in [
+        (json!({ "channels": ["eu"] }), "event_type"),
+        (json!({ "filter": "$.a == 1" }), "event_type"),
+        (json!({ "event_types": ["a"] }), "channel"),
+    ] {
+        let event = tenant.publish("a").await;
+        let before = explain_event(&tenant, &event).await;
+        assert_eq!(of(&before, &endpoint)["judged_by"], UNCHANGED, "{change}");
+        tenant.patch(&path, &change).await.expect(200);
+        let explained = explain_event(&tenant, &event).await;
+        check(&explained, &endpoint, (false, code, PRESENT));
+    }
+    let event = tenant.publish("a").await;
+    endpoint_action(&tenant, &endpoint, "disable").await;
+    let explained = explain_event(&tenant, &event).await;
+    check(&explained, &endpoint, (false, "channel", PRESENT));
 }
 
 #[tokio::test]
@@ -351,18 +408,58 @@ async fn sql_says_what_the_api_says() {
 }
 
 #[tokio::test]
-async fn every_dead_letter_reason_has_a_sentence() {
+async fn every_code_has_a_sentence() {
     let api = Api::start().await;
     let client = api.database.client().await;
-    for reason in DeadLetterReason::ALL {
+    let reasons = DeadLetterReason::ALL.map(DeadLetterReason::as_str);
+    for code in reasons.into_iter().chain(EXPLANATION_CODES) {
         let row = client
-            .query_one("SELECT zyven.explain_sentence($1)", &[&reason.as_str()])
+            .query_one("SELECT zyven.explain_sentence($1)", &[&code])
             .await
             .expect("asked");
         let sentence: Option<String> = row.get(0);
-        assert!(
-            sentence.is_some_and(|text| text.ends_with('.')),
-            "{reason:?}"
-        );
+        assert!(sentence.is_some_and(|text| text.ends_with('.')), "{code}");
     }
+}
+
+#[tokio::test]
+async fn an_operational_event_is_not_for_the_endpoint_it_is_about() {
+    let api = Api::start().await;
+    let tenant = api.tenant().await;
+    let patterns = json!({ "event_types": ["zyven.*", "a"] });
+    let itself = tenant.endpoint(&patterns).await;
+    let told = tenant.endpoint(&patterns).await;
+    let other = tenant.endpoint(&json!({ "event_types": ["b"] })).await;
+    let unasked = tenant.endpoint(&json!({})).await;
+    for endpoint in [&itself, &unasked] {
+        endpoint_action(&tenant, endpoint, "disable").await;
+    }
+    let client = api.database.client().await;
+    let about = async |endpoint: &str| -> String {
+        const ABOUT: &str = "
+            SELECT zyven.typed_id('evt', id)
+              FROM zyven.events
+             WHERE type = 'zyven.endpoint.disabled'
+               AND convert_from(payload, 'UTF8')::jsonb ->> 'endpoint_id' = $1";
+        let row = client.query_one(ABOUT, &[&endpoint]).await;
+        row.expect("it was told").get(0)
+    };
+    let event = about(&itself).await;
+    let explained = explain_event(&tenant, &event).await;
+    check(&explained, &itself, (false, "about_itself", RECORD));
+    check(&explained, &told, (true, "matched", RECORD));
+    check(&explained, &other, (false, "event_type", UNCHANGED));
+    let sentence = of(&explained, &itself)["sentence"].clone();
+    assert!(sentence.to_string().contains("about this"), "{sentence}");
+    // Nor would it be, if it had asked for such events.
+    let explained = explain_event(&tenant, &about(&unasked).await).await;
+    check(&explained, &unasked, (false, "about_itself", RECORD));
+    check(&explained, &told, (true, "matched", RECORD));
+
+    // What a publisher's payload says has no part in it.
+    let payload = json!({ "endpoint_id": other });
+    let ordinary = json!({ "type": "c", "payload": payload, "source": "zyven" });
+    let ordinary = tenant.post("/v1/events", &ordinary).await.expect(202);
+    let explained = explain_event(&tenant, &ordinary.text_of("id")).await;
+    check(&explained, &other, (false, "event_type", UNCHANGED));
 }

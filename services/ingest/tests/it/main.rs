@@ -3,6 +3,7 @@
 mod access;
 mod batches;
 mod cloud_events;
+mod cloud_events_in_sql;
 mod conformance;
 mod credentials;
 mod deliveries;
@@ -23,6 +24,7 @@ mod overview;
 mod postgres;
 mod protocol;
 mod publishing;
+mod rates;
 mod replays;
 mod response_rules;
 mod routes;

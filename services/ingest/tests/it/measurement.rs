@@ -20,7 +20,7 @@ use zyven_runtime::metrics::Metrics;
 use zyven_runtime::probes::Readiness;
 use zyven_runtime::shutdown::Shutdown;
 use zyven_runtime::traces::Tracer;
-use zyven_store::{Store, StoreConfig};
+use zyven_store::{DatabaseTls, Store, StoreConfig};
 use zyven_testkit::{Postgres, TestDatabase, child};
 
 use crate::support::MASTER_KEYS;
@@ -35,6 +35,7 @@ const MEASURED: Duration = Duration::from_secs(6);
 fn store(url: &str) -> Store {
     let config = StoreConfig {
         url: url.to_owned(),
+        tls: DatabaseTls::default(),
         pool_size: 8,
     };
     Store::connect(&config).expect("a store")

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use zyven_domain::api_key::Scope;
 use zyven_ingest::{Route, routes};
 
 use crate::conformance::{DOCUMENT, mismatches, operation, resolved};
@@ -28,15 +29,16 @@ fn every_route_is_described_and_nothing_else_is() {
     let described: BTreeSet<String> = described()
         .iter()
         .map(|(method, path, said)| {
-            format!(
-                "{method} {path} {}",
-                said["x-required-scope"].as_str().expect("a scope")
-            )
+            let scope = said["x-required-scope"].as_str();
+            format!("{method} {path} {scope:?}")
         })
         .collect();
     let routes: BTreeSet<String> = routes()
         .iter()
-        .map(|route| format!("{} {} {}", route.method, route.path, route.scope))
+        .map(|route| {
+            let scope = route.scope.map(Scope::as_str);
+            format!("{} {} {scope:?}", route.method, route.path)
+        })
         .collect();
     assert_eq!(described, routes);
 }
@@ -54,8 +56,13 @@ fn every_operation_says_what_it_is() {
                 .is_some_and(|text| !text.is_empty()),
             "{about}"
         );
-        let scope = &said["x-required-scope"];
-        assert_eq!(said["security"], json!([{ "api_key": [scope] }]), "{about}");
+        let scopes: Vec<&Value> = said.get("x-required-scope").into_iter().collect();
+        assert_eq!(said["security"], json!([{ "api_key": scopes }]), "{about}");
+        assert_eq!(
+            resolved(&said["responses"]["403"]).is_null(),
+            scopes.is_empty(),
+            "{about}"
+        );
         let places: Vec<&str> = path
             .split('/')
             .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
@@ -178,6 +185,63 @@ async fn the_examples_of_requests_are_good_requests() {
     }
 }
 
+/// A body that nobody would look at is a misunderstanding.
+#[tokio::test]
+async fn operations_without_a_body_refuse_one_that_says_something() {
+    let api = Api::start().await;
+    let mut tried = 0;
+    for route in routes()
+        .into_iter()
+        .filter(|route| route.method == "POST" && body_of(route).is_none())
+    {
+        let tenant = api.tenant().await;
+        let mut things = Things::of(&tenant).await;
+        prepare(&route, &tenant, &mut things).await;
+        let path = things.path(&route);
+        let sent = async |content_type: Option<&str>, body: &'static str| {
+            let mut request = tenant.request(Method::POST, &path).body(body);
+            if let Some(content_type) = content_type {
+                request = request.header("content-type", content_type);
+            }
+            Answer::of(request).await
+        };
+        let json = Some("application/json");
+        for (body, fields) in [
+            (r#"{"nonsense": 1}"#, &["nonsense"][..]),
+            (
+                r#"{"reason": "r", "overlap_s": 1}"#,
+                &["reason", "overlap_s"],
+            ),
+            ("[]", &["body"]),
+        ] {
+            let refused = sent(json, body).await.expect_problem(422, "invalid");
+            assert_eq!(refused.fields(), fields, "{route:?} {body}");
+        }
+        sent(json, "{").await.expect_problem(400, "body_not_json");
+        let form = Some("application/x-www-form-urlencoded");
+        sent(form, "a=b")
+            .await
+            .expect_problem(415, "content_type_unsupported");
+        // What it has not said it has not done.
+        let log = format!("/v1/audit-log?subject={}", things.get("endpoints"));
+        let before = tenant.get(&log).await.expect(200).text;
+        for (content_type, body) in [(json, " {} "), (form, ""), (None, "")] {
+            let answer = sent(content_type, body).await;
+            assert!(answer.status.is_success(), "{route:?} {body}: {answer:?}");
+        }
+        assert_ne!(tenant.get(&log).await.expect(200).text, before);
+        // Of no length beforehand, and empty.
+        let chunked = reqwest::Body::wrap_stream(futures_util::stream::empty::<
+            Result<Vec<u8>, std::io::Error>,
+        >());
+        let request = tenant.request(Method::POST, &path).body(chunked);
+        let answer = Answer::of(request).await;
+        assert!(answer.status.is_success(), "{route:?}: {answer:?}");
+        tried += 1;
+    }
+    assert_eq!(tried, 5);
+}
+
 /// A value that is wrong for the schema's type, and those just beyond its bounds.
 fn wrong_values(schema: &Value) -> Vec<Value> {
     let kinds = schema["type"].to_string();
@@ -290,6 +354,9 @@ async fn what_requests_may_carry_is_what_is_described() {
                     assert!(!refused, "{route:?} {name} {bound}: {rules:?}");
                 }
             }
+            let may_be_null = mismatches(schema, &json!(null)).is_empty();
+            let rules = objections(&tenant, &route, &path, (name, Some(&json!(null)))).await;
+            assert_eq!(rules.is_empty(), may_be_null, "{route:?} {name}: {rules:?}");
             let rules = objections(&tenant, &route, &path, (name, None)).await;
             assert_eq!(
                 !rules.is_empty(),

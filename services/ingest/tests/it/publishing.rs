@@ -1,6 +1,6 @@
 //! `POST /v1/events`.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Answer, Api};
 
@@ -169,6 +169,55 @@ async fn every_broken_rule_is_named_with_its_field() {
     assert_eq!(api.count("SELECT count(*) FROM zyven.events").await, 0);
 }
 
+/// As serialisers write it that have no other way, and as reading an event shows it.
+#[tokio::test]
+async fn an_optional_member_that_is_null_is_absent() {
+    let api = Api::start().await;
+    let tenant = api.tenant().await;
+    let options = json!({
+        "source": null, "deliver_at": null, "expires_at": null, "ordering_key": null,
+        "channels": null, "idempotency_key": null, "traceparent": null,
+    });
+    let with = |mut event: Value| {
+        let members = options.as_object().expect("an object").clone();
+        event.as_object_mut().expect("an object").extend(members);
+        event
+    };
+    let event = with(json!({ "type": "a", "payload": null }));
+    let accepted = tenant.post("/v1/events", &event).await.expect(202);
+    let path = format!("/v1/events/{}", accepted.text_of("id"));
+    let read = tenant.get(&path).await.expect(200).json();
+    assert_eq!(read["payload"], json!(null));
+    for (name, value) in options.as_object().expect("an object") {
+        match name.as_str() {
+            "channels" => assert_eq!(read[name], json!([])),
+            "idempotency_key" => {}
+            _ => assert_eq!(read[name], *value, "{name}"),
+        }
+    }
+    // The same event as the one that says nothing, in a batch as alone.
+    let keyed = |mut event: Value| {
+        event["idempotency_key"] = json!("k");
+        event
+    };
+    let short = json!({ "type": "a", "payload": 1 });
+    let first = tenant.post("/v1/events", &keyed(short.clone())).await;
+    let first = first.expect(202).text_of("id");
+    let batch = json!([keyed(with(short))]);
+    let answer = tenant.post("/v1/events/batch", &batch).await.expect(202);
+    assert_eq!(answer.json()["results"][0]["status"], 200);
+    assert_eq!(answer.json()["results"][0]["id"], json!(first));
+
+    let without = json!({ "type": null, "payload": 1 });
+    let refused = tenant.post("/v1/events", &without).await;
+    let refused = refused.expect_problem(422, "invalid");
+    assert_eq!(
+        refused.fields(),
+        ["type"],
+        "what must be there is no option"
+    );
+}
+
 #[tokio::test]
 async fn what_is_no_json_or_no_text_is_400() {
     let api = Api::start().await;
@@ -177,6 +226,23 @@ async fn what_is_no_json_or_no_text_is_400() {
         let answer = tenant.publish_text(text).await;
         answer.expect_problem(400, "body_not_json");
     }
+    // Lines and columns are those of what they are said to be of.
+    let broken = tenant.publish_text("{\n \"type\": tru}").await;
+    let detail = broken
+        .expect_problem(400, "body_not_json")
+        .text_of("detail");
+    assert!(
+        detail.contains("(line 2, column ") && detail.ends_with(" of the body)."),
+        "{detail}"
+    );
+    let broken = "{\n \"type\": \"a\", \"payload\": {\"a\": 1, \"a\": 2}}";
+    let refused = tenant.publish_text(broken).await;
+    let refused = refused.expect_problem(422, "invalid").json();
+    let rule = refused["errors"][0]["rule"].as_str().expect("a rule");
+    assert!(
+        rule.contains("(line 1, column ") && rule.ends_with(" of the payload)"),
+        "{rule}"
+    );
     let bytes = tenant.publishing("").body(&b"{\"type\": \"\xff\"}"[..]);
     Answer::of(bytes).await.expect_problem(400, "body_not_utf8");
 }

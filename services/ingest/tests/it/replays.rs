@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::deliveries::{dead, delivered, settle};
+use crate::overview::{ask_at_once, refused_for};
 use crate::support::{Api, Tenant};
 
 /// As many events of that type, each of which ends as a dead letter of each of its endpoints.
@@ -177,6 +178,152 @@ async fn each_tenant_has_its_own_replays_and_its_own_part_of_an_operators() {
     for tenant in [&mine, &theirs] {
         assert_eq!(progress(tenant, &json!(replay)).await["deliveries"], 1);
     }
+}
+
+/// The tenant's deliveries in this state, the newest first.
+async fn deliveries(tenant: &Tenant<'_>, status: &str) -> Vec<Value> {
+    let listed = tenant.get(&format!("/v1/deliveries?status={status}")).await;
+    let listed = listed.expect(200).json();
+    let data = listed["data"].as_array().expect("data").iter();
+    data.map(|delivery| delivery["id"].clone()).collect()
+}
+
+#[tokio::test]
+async fn those_that_were_chosen_go_back_in_one_request_and_the_others_are_told_why_not() {
+    let api = Api::start().await;
+    let (tenant, stranger) = (api.tenant().await, api.tenant().await);
+    for tenant in [&tenant, &stranger] {
+        tenant.endpoint(&json!({})).await;
+    }
+    let sent = tenant.publish("a").await;
+    settle(&api, &sent, delivered).await;
+    bury(&tenant, "a", 3).await;
+    bury(&stranger, "a", 1).await;
+    let dead = deliveries(&tenant, "DEAD_LETTERED").await;
+    let (sent, theirs) = (
+        deliveries(&tenant, "DELIVERED").await.remove(0),
+        deliveries(&stranger, "DEAD_LETTERED").await.remove(0),
+    );
+    let unknown = json!("dlv_00000000000070008000000000000000");
+    let mut ask = json!({
+        "deliveries": [dead[0], dead[1], dead[1], sent, theirs, unknown],
+        "reason": "receiver fixed", "rate_per_s": 2, "dry_run": true,
+    });
+    let tried = tenant.post("/v1/replays", &ask).await.expect(200).json();
+    assert_eq!(
+        (&tried["id"], &tried["deliveries"]),
+        (&json!(null), &json!(2))
+    );
+    let refused = tried["refused"].as_array().expect("refused");
+    let why = |delivery: &Value| {
+        let told = refused.iter().find(|one| one["delivery"] == *delivery);
+        told.unwrap_or_else(|| panic!("{delivery} in {refused:?}"))["reason"].clone()
+    };
+    assert_eq!(refused.len(), 3, "{refused:?}");
+    assert_eq!(why(&sent), "it was delivered");
+    assert_eq!(why(&theirs), why(&unknown), "nothing is told of others'");
+    assert_eq!(api.count("SELECT count(*) FROM zyven.outbox").await, 0);
+
+    ask["dry_run"] = json!(false);
+    let begun = tenant.post("/v1/replays", &ask).await.expect(202).json();
+    for member in ["deliveries", "oldest_at", "newest_at", "refused"] {
+        assert_eq!(begun[member], tried[member], "{member}");
+    }
+    let told = progress(&tenant, &begun["id"]).await;
+    assert_eq!(
+        (&told["deliveries"], &told["waiting"], &told["reason"]),
+        (&json!(2), &json!(2), &json!("receiver fixed"))
+    );
+    assert_eq!(
+        deliveries(&tenant, "DEAD_LETTERED").await,
+        dead[2..].to_vec()
+    );
+    assert_eq!(deliveries(&stranger, "DEAD_LETTERED").await, [theirs]);
+    let audit = tenant.get("/v1/audit-log?action=delivery.replay").await;
+    let audit = audit.expect(200).json();
+    assert_eq!(audit["data"].as_array().map(Vec::len), Some(1), "{audit}");
+    assert_eq!(audit["data"][0]["details"]["deliveries"], 2, "{audit}");
+
+    // Sent again after an answer that got lost, it does nothing twice.
+    let again = tenant.post("/v1/replays", &ask).await.expect(200).json();
+    assert_eq!(
+        (&again["id"], &again["deliveries"]),
+        (&json!(null), &json!(0))
+    );
+    assert_eq!(again["refused"].as_array().map(Vec::len), Some(5));
+    assert_eq!(api.count("SELECT count(*) FROM zyven.replays").await, 1);
+}
+
+#[tokio::test]
+async fn a_choice_is_bounded_and_is_narrowed_by_nothing_else() {
+    let api = Api::start().await;
+    let tenant = api.tenant().await;
+    let id = |number: usize| format!("dlv_{number:032x}");
+    let ask = async |count: usize| {
+        let chosen: Vec<String> = (0..count).map(id).collect();
+        let ask = json!({ "reason": "r", "deliveries": chosen });
+        tenant.post("/v1/replays", &ask).await
+    };
+    let most = ask(1_000).await.expect(200).json();
+    assert_eq!(most["refused"].as_array().map(Vec::len), Some(1_000));
+    for count in [0, 1_001] {
+        let refused = ask(count).await.expect_problem(422, "invalid");
+        assert_eq!(refused.fields(), ["deliveries"], "{count}");
+        assert!(refused.text.contains("1 to 1000 items"), "{refused:?}");
+    }
+    for deliveries in [json!([id(1), "evt_1"]), json!([id(1), 7]), json!(id(1))] {
+        let ask = json!({ "reason": "r", "deliveries": deliveries });
+        let refused = tenant.post("/v1/replays", &ask).await;
+        let refused = refused.expect_problem(422, "invalid");
+        assert!(refused.fields()[0].starts_with("deliveries"), "{refused:?}");
+    }
+    let everything = json!({
+        "reason": "r", "deliveries": [id(1)], "endpoint": "ep_1", "event_type": "a", "dead_reason": "gone",
+        "since": "2026-01-02T00:00:00Z", "until": "2026-01-02T00:00:00Z", "deliveries_max": 1,
+    });
+    let refused = tenant.post("/v1/replays", &everything).await;
+    let refused = refused.expect_problem(422, "invalid");
+    assert_eq!(
+        refused.fields(),
+        [
+            "endpoint",
+            "event_type",
+            "dead_reason",
+            "since",
+            "until",
+            "deliveries_max"
+        ]
+    );
+    assert!(
+        refused
+            .text
+            .contains("must not be sent together with deliveries")
+    );
+}
+
+#[tokio::test]
+async fn one_tenants_replays_keep_no_other_tenant_out() {
+    let api = Api::with(&[("ZYVEN_INGEST_REQUEST_DEADLINE", "1s")]).await;
+    let (tenant, other) = (api.tenant().await, api.tenant().await);
+    other.endpoint(&json!({})).await;
+    bury(&other, "a", 1).await;
+    let mut client = api.database.client().await;
+    let holding = client.transaction().await.expect("begun");
+    // What progress reads, and a dry run does not.
+    holding
+        .batch_execute("LOCK TABLE zyven.replays IN ACCESS EXCLUSIVE MODE")
+        .await
+        .expect("locked");
+    let mut asking = ask_at_once(&api, &tenant.key, "/v1/replays/1", 3);
+    for _ in 0..2 {
+        refused_for(&mut asking, "replays").await;
+    }
+    let dry_run = json!({ "reason": "r", "dry_run": true });
+    let tried = other.post("/v1/replays", &dry_run).await.expect(200).json();
+    assert_eq!(tried["deliveries"], 1);
+    holding.rollback().await.expect("let go");
+    let answer = asking.join_next().await.expect("the third");
+    answer.expect("an answer").expect_problem(404, "not_found");
 }
 
 #[tokio::test]

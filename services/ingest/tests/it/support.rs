@@ -19,7 +19,7 @@ use zyven_runtime::metrics::Metrics;
 use zyven_runtime::probes::Readiness;
 use zyven_runtime::shutdown::{Shutdown, Trigger};
 use zyven_runtime::traces::Tracer;
-use zyven_store::{Store, StoreConfig};
+use zyven_store::{DatabaseTls, Store, StoreConfig};
 use zyven_testkit::TestDatabase;
 
 use crate::conformance;
@@ -96,6 +96,7 @@ impl Api {
         source.finish().expect("good settings");
         let store = Store::connect(&StoreConfig {
             url: url.to_owned(),
+            tls: DatabaseTls::default(),
             pool_size: 8,
         })
         .expect("a store");

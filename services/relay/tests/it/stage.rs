@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
-use zyven_domain::event::{DeliveryOptions, EventType};
+use zyven_domain::event::{ContentType, DeliveryOptions, EventType};
 use zyven_domain::id::{EndpointId, EventId, TenantId};
 use zyven_queue::{ClaimedTicket, Completion, Lane, Learned, Next, Queue, QueueConfig};
 use zyven_relay::{Config, Dependencies, Statistics, Term};
@@ -16,7 +16,7 @@ use zyven_runtime::doorbell::Doorbell;
 use zyven_runtime::metrics::Metrics;
 use zyven_runtime::probes::Readiness;
 use zyven_runtime::shutdown::{Shutdown, Trigger};
-use zyven_store::{NewEvent, Store, StoreConfig};
+use zyven_store::{DatabaseTls, NewEvent, Store, StoreConfig};
 use zyven_testkit::{TestDatabase, TestRedis, wait_until};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -58,6 +58,7 @@ impl Stage {
         });
         let store = Store::connect(&StoreConfig {
             url: database.url(),
+            tls: DatabaseTls::default(),
             pool_size: 4,
         });
         let sql = database.client().await;
@@ -132,6 +133,7 @@ impl Stage {
                 tenant_id: self.tenant,
                 event_type: EventType::parse("invoice.paid").unwrap(),
                 payload: Bytes::from_static(b"{}"),
+                content_type: ContentType::Json,
                 channels: Vec::new(),
                 source: None,
                 traceparent: None,

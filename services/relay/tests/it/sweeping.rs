@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use zyven_relay::{HandOver, Sweep};
 use zyven_runtime::metrics::Metrics;
+use zyven_store::BreakerIs;
 use zyven_testkit::wait_until;
 
 use crate::stage::{NEVER, PATIENCE, Stage, metric};
@@ -143,6 +144,43 @@ async fn a_walk_tells_for_how_long_the_oldest_delivery_that_nobody_holds_has_bee
     sql.execute(lease, &[&seqs[0]]).await.unwrap();
     sweep.scrub().await.unwrap();
     let told = metric(&metrics, "zyven_relay_oldest_due_seconds");
+    assert!((3_600.0..3_700.0).contains(&told), "{told}");
+
+    // What waits as it should is not overdue: that of another endpoint is told instead.
+    let gauge = async |sweep: &mut Sweep| {
+        sweep.scrub().await.unwrap();
+        metric(&metrics, "zyven_relay_oldest_due_seconds")
+    };
+    let (patient, failing) = (stage.endpoint, zyven_domain::id::EndpointId::new());
+    sql.batch_execute(&format!(
+        "INSERT INTO zyven.endpoints (id, tenant_id, url, event_types)
+         SELECT '{}', tenant_id, 'http://192.0.2.1/', '{{other}}' FROM zyven.endpoints WHERE id = '{}';
+         UPDATE zyven.outbox SET endpoint_id = '{}', due_at = now() - interval '30 minutes' WHERE seq = {}",
+        failing.uuid(),
+        patient.uuid(),
+        failing.uuid(),
+        seqs[2],
+    ))
+    .await
+    .unwrap();
+    let pause = |at: &str| {
+        format!(
+            "UPDATE zyven.endpoints SET paused_at = {at} WHERE id = '{}'",
+            patient.uuid()
+        )
+    };
+    sql.batch_execute(&pause("now()")).await.unwrap();
+    let told = gauge(&mut sweep).await;
+    assert!((1_800.0..1_900.0).contains(&told), "{told}");
+    let note = |left| {
+        stage
+            .store
+            .note_breaker_open(failing, BreakerIs::Open, left)
+    };
+    note(Duration::from_secs(30)).await.unwrap();
+    assert_eq!(gauge(&mut sweep).await, 0.0);
+    sql.batch_execute(&pause("NULL")).await.unwrap();
+    let told = gauge(&mut sweep).await;
     assert!((3_600.0..3_700.0).contains(&told), "{told}");
 }
 

@@ -12,9 +12,11 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use url::Url;
 use uuid::Uuid;
+use zyven_cli::{Key, Refusal, RefusalHead};
 
-use super::Error;
+use super::error::Error;
 
 /// Longer than the API takes to say that it cannot.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
@@ -42,12 +44,14 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     /// How long the API wants to be left alone.
     pub(super) retry_after: Option<Duration>,
+    /// Nothing is kept of a success's.
+    refusal: RefusalHead,
     pub(super) body: Bytes,
 }
 
 /// Why there was no answer. It is unknown whether the request had an effect.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unanswered {
+pub(super) enum Unanswered {
     #[error("connecting failed")]
     Connect(#[source] std::io::Error),
     #[error("the exchange failed")]
@@ -58,14 +62,13 @@ pub(crate) enum Unanswered {
 
 impl Api {
     /// Looks the host up; connects nowhere.
-    pub(super) async fn new(url: &str, key: &str) -> Result<Self, Error> {
-        let wrong_url = || Error::ApiUrl(url.to_owned());
-        let parsed = url::Url::parse(url).map_err(|_| wrong_url())?;
-        let host = parsed
+    pub(super) async fn new(url: &Url, key: &Key) -> Result<Self, Error> {
+        let wrong_url = || Error::ApiUrl(url.to_string());
+        let host = url
             .host_str()
-            .filter(|_| parsed.scheme() == "http")
+            .filter(|_| url.scheme() == "http")
             .ok_or_else(wrong_url)?;
-        let port = parsed.port_or_known_default().ok_or_else(wrong_url)?;
+        let port = url.port_or_known_default().ok_or_else(wrong_url)?;
         let authority = format!("{host}:{port}");
         let unknown = |source| Error::ApiHost {
             host: host.to_owned(),
@@ -77,21 +80,18 @@ impl Api {
             .next()
             .ok_or_else(|| unknown(std::io::ErrorKind::NotFound.into()))?;
         let uri = |path: &str| {
-            let base = parsed.path().trim_end_matches('/');
+            let base = url.path().trim_end_matches('/');
             format!("{base}{path}").parse().map_err(|_| wrong_url())
         };
-        let mut authorization =
-            HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| Error::ApiKey)?;
-        authorization.set_sensitive(true);
         let mut headers = HeaderMap::new();
         headers.insert(
             HOST,
             HeaderValue::try_from(authority).map_err(|_| wrong_url())?,
         );
-        headers.insert(AUTHORIZATION, authorization);
+        headers.insert(AUTHORIZATION, key.authorization());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(Self {
-            url: url.trim_end_matches('/').to_owned(),
+            url: url.as_str().trim_end_matches('/').to_owned(),
             address,
             headers,
             events: uri("/v1/events")?,
@@ -149,7 +149,7 @@ impl Api {
         let made: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
         let id = made.get("id").and_then(Value::as_str);
         id.map(str::to_owned)
-            .ok_or_else(|| refused("POST /v1/endpoints", &answer))
+            .ok_or_else(|| refused((Method::POST, "/v1/endpoints"), &answer))
     }
 
     pub(super) async fn delete_endpoint(&self, id: &str) -> Result<(), Error> {
@@ -159,7 +159,6 @@ impl Api {
     }
 
     async fn manage(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Error> {
-        let what = format!("{method} {path}");
         let base = self.events.path().trim_end_matches("/v1/events");
         let uri = format!("{base}{path}")
             .parse()
@@ -169,23 +168,21 @@ impl Api {
             source,
         };
         let mut connection = self.connect().await.map_err(unreachable)?;
-        let request = self.request(method, uri, body);
+        let request = self.request(method.clone(), uri, body);
         let answer = connection.exchange(request).await.map_err(unreachable)?;
         if answer.status.is_success() {
             Ok(answer)
         } else {
-            Err(refused(&what, &answer))
+            Err(refused((method, path), &answer))
         }
     }
 }
 
 /// An answer that makes going on pointless.
-pub(super) fn refused(what: &str, answer: &Answer) -> Error {
-    Error::Refused {
-        what: what.to_owned(),
-        status: answer.status,
-        body: String::from_utf8_lossy(&answer.body).into_owned(),
-    }
+pub(super) fn refused(request: (Method, &str), answer: &Answer) -> Error {
+    let head = answer.refusal.clone();
+    let refusal = Refusal::new(request, answer.status, head, &answer.body);
+    Error::Refused(Box::new(refusal))
 }
 
 impl Connection {
@@ -204,9 +201,15 @@ impl Connection {
             let (head, body) = self.0.send_request(request).await?.into_parts();
             let body = body.collect().await?.to_bytes();
             let retry_after = head.headers.get(RETRY_AFTER).and_then(seconds);
+            let refusal = if head.status.is_success() {
+                RefusalHead::default()
+            } else {
+                RefusalHead::of(&head.headers)
+            };
             Ok(Answer {
                 status: head.status,
                 retry_after,
+                refusal,
                 body,
             })
         };
@@ -265,15 +268,15 @@ mod tests {
 
     #[tokio::test]
     async fn only_plain_http_urls_are_taken() {
-        for wrong in ["", "127.0.0.1:80", "https://127.0.0.1:80", "http://"] {
-            assert!(
-                matches!(Api::new(wrong, "key").await, Err(Error::ApiUrl(_))),
-                "{wrong}"
-            );
+        let key: Key = "zyk_00010203040506ff_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+            .parse()
+            .expect("a key");
+        let new = async |url: &str| Api::new(&Url::parse(url).expect("a URL"), &key).await;
+        for wrong in ["https://127.0.0.1:80", "ftp://127.0.0.1"] {
+            let refused = new(wrong).await;
+            assert!(matches!(refused, Err(Error::ApiUrl(_))), "{wrong}");
         }
-        let api = Api::new("http://127.0.0.1:8080/zyven/", "key")
-            .await
-            .expect("a URL");
+        let api = new("http://127.0.0.1:8080/zyven/").await.expect("a URL");
         assert_eq!(api.batches, "/zyven/v1/events/batch");
     }
 }

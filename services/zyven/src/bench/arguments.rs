@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use zyven_cli::ApiUrl;
+use zyven_cli::numbers::{positive, within};
 use zyven_runtime::config::Source;
 
 use super::plan::{SUITE, Share};
@@ -19,15 +21,19 @@ const HELP: &str = "\
 Publishes events through the API and receives them itself, at endpoints made for the run and deleted
 afterwards. Fails if anything acknowledged is missing or arrives altered.
 
-Without an API key it makes one, for a tenant of its own; this takes ZYVEN_DATABASE_URL. With a key,
-endpoints of its tenant that subscribe to everything get the events as well. The egress proxy must be
+The key is in ZYVEN_API_KEY, and must be one that may publish and manage. Without one it makes one, for a
+tenant of its own; this takes ZYVEN_DATABASE_URL. With a key, endpoints of its tenant that subscribe to everything get the events as well. The egress proxy must be
 allowed to reach the receiver (ZYVEN_EGRESS_ALLOW_CIDRS).
 
 Examples:
   zyven bench                                     32 connections for 10 s
   zyven bench --scenario open --rate 400          400 events/s at fixed times
   zyven bench --fan-out 5 --fail-first 10%        five endpoints, each failing some first attempts
-  zyven bench --suite --rounds 3 --json out.json  everything, three times in turn";
+  zyven bench --suite --rounds 3 --output out.json
+                                                  everything, three times in turn
+
+Exit codes: 0 done, 1 refused (or something is missing), 2 wrong arguments, 3 not reachable, 4 the server failed,
+64 wrong configuration. More: docs/cli.md";
 
 /// See [`HELP`].
 #[derive(clap::Args, Debug, Clone)]
@@ -35,16 +41,7 @@ Examples:
 pub(crate) struct Args {
     /// URL of the API; by default ZYVEN_API_URL, or where ingest listens
     #[arg(long, value_name = "URL")]
-    pub(super) api_url: Option<String>,
-    /// API key that may publish and manage endpoints; better in the environment than on a command line
-    #[arg(
-        long,
-        env = "ZYVEN_API_KEY",
-        hide_env_values = true,
-        value_name = "KEY"
-    )]
-    pub(super) api_key: Option<String>,
-
+    pub(super) api_url: Option<ApiUrl>,
     /// Run a fixed list of scenarios, or those named, one after the other
     #[arg(
         long,
@@ -60,20 +57,20 @@ pub(crate) struct Args {
     )]
     pub(super) suite: Option<Vec<String>>,
     /// Run everything this often in turn, and add the results up
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, default_value_t = 1, value_parser = within(1..=1_000_u32))]
     pub(super) rounds: u32,
 
     /// How requests follow each other
     #[arg(long, value_enum, default_value_t = ScenarioKind::Closed)]
     pub(super) scenario: ScenarioKind,
     /// Closed: connections, each with one request at a time
-    #[arg(long, default_value_t = 32, value_parser = count(1, 10_000))]
+    #[arg(long, default_value_t = 32, value_parser = within(1..=10_000_usize))]
     pub(super) connections: usize,
     /// Open: events per second
     #[arg(long, default_value_t = 400.0, value_parser = rate)]
     pub(super) rate: f64,
     /// Endpoints that get each event
-    #[arg(long, default_value_t = 1, value_parser = count(1, 1_000))]
+    #[arg(long, default_value_t = 1, value_parser = within(1..=1_000_usize))]
     pub(super) fan_out: usize,
     /// Events whose first attempt is answered 503, such as 10%
     #[arg(long, default_value = "0%", value_name = "SHARE")]
@@ -85,7 +82,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 100.0, value_parser = rate, value_name = "RATE")]
     pub(super) dead_rate: f64,
     /// Publish in batches of this many events
-    #[arg(long, value_parser = count(1, BATCH_EVENTS_MAX), value_name = "EVENTS")]
+    #[arg(long, value_parser = within(1..=BATCH_EVENTS_MAX), value_name = "EVENTS")]
     pub(super) batch: Option<usize>,
 
     /// Size of each payload
@@ -98,7 +95,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "10s", value_parser = duration)]
     pub(super) duration: Duration,
     /// How many events each scenario sends, instead of a duration
-    #[arg(long, conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, conflicts_with = "duration", value_parser = positive)]
     pub(super) events: Option<u64>,
     /// How long each scenario sends before it is measured; 0s: not at all
     #[arg(long, default_value = "2s", value_parser = duration)]
@@ -120,9 +117,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "URL")]
     pub(super) receiver_url: Option<String>,
 
-    /// Write all results to a file ("-": to standard output, instead of the table)
+    /// Answer in JSON: all results as one document, instead of the table, and no progress
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write all results to a file, in JSON, as well
     #[arg(long, value_name = "FILE")]
-    pub(super) json: Option<PathBuf>,
+    pub(super) output: Option<PathBuf>,
     /// Show CPU time and memory of each process as well
     #[arg(long, short)]
     pub(super) verbose: bool,
@@ -155,13 +155,6 @@ fn suite_help() -> String {
         SUITE[1],
         SUITE.join(", ")
     )
-}
-
-fn count(min: usize, max: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
-    move |text| match text.parse() {
-        Ok(number) if (min..=max).contains(&number) => Ok(number),
-        Ok(_) | Err(_) => Err(format!("must be a whole number from {min} to {max}")),
-    }
 }
 
 fn rate(text: &str) -> Result<f64, &'static str> {

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -261,14 +261,23 @@ impl Phase {
                 tokio::time::sleep(answer.retry_after.unwrap_or_default().min(PAUSE_MAX)).await;
                 Ok(())
             }
-            _ => Err(api::refused("publishing", &answer)),
+            _ => Err(self.refusal(&answer)),
         }
+    }
+
+    fn refusal(&self, answer: &Answer) -> Error {
+        let path = if self.batch_events.is_some() {
+            "/v1/events/batch"
+        } else {
+            "/v1/events"
+        };
+        api::refused((Method::POST, path), answer)
     }
 
     fn acknowledge(&self, first: u64, count: usize, answer: &Answer) -> Result<(), Error> {
         let ids = api::event_ids(&answer.body);
         if ids.len() != count {
-            return Err(api::refused("publishing", answer));
+            return Err(self.refusal(answer));
         }
         let mut ledger = self.ledger.borrow_mut();
         for (sequence, id) in (first..).zip(ids) {

@@ -83,7 +83,12 @@ impl Bench {
         self.scenarios.set(self.scenarios.get() + 1);
         let prefix = format!("{}.{}", self.run, self.scenarios.get());
         let healthy = format!("{prefix}.healthy");
-        for endpoint in 0..plan.fan_out {
+        // A new endpoint is work for the stack, for a minute.
+        let endpoints = match plan.load {
+            Load::Idle => 0,
+            Load::Closed { .. } | Load::Open { .. } => plan.fan_out,
+        };
+        for endpoint in 0..endpoints {
             self.subscribe(&healthy, Route::Counted { endpoint })
                 .await?;
         }

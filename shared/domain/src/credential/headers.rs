@@ -38,7 +38,9 @@ const RESERVED: [&str; 20] = [
     "user-agent",
     "via",
 ];
-const RESERVED_PREFIXES: [&str; 2] = ["webhook-", "zyven-"];
+/// `ce-` begins the attributes of a CloudEvent in binary mode. Beside one in structured mode they would contradict it, and some
+/// SDKs look at them first.
+const RESERVED_PREFIXES: [&str; 3] = ["ce-", "webhook-", "zyven-"];
 
 /// Names, in lower case and each one once, with their values. The values are secrets: an owner who
 /// adds a header most often adds a key.
@@ -175,6 +177,7 @@ mod tests {
             "x!#$%&'*+-.^_`|~9",
             "webhook",
             "zyven",
+            "ce",
         ] {
             assert_eq!(
                 CustomHeaders::parse_name(good),
@@ -199,6 +202,8 @@ mod tests {
             "Zyven-Attempt",
             "Traceparent",
             "Expect",
+            "Content-Type",
+            "CE-Id",
         ] {
             assert!(CustomHeaders::parse_name(bad).is_err(), "{bad:?}");
         }

@@ -1,7 +1,9 @@
 //! T0: accepting events, and what repeats of it find.
 
+use tokio_postgres::error::SqlState;
 use zyven_domain::event::Channel;
-use zyven_store::Accepted;
+use zyven_domain::filter::Filter;
+use zyven_store::{Accepted, EndpointChange, NewEvent};
 
 use crate::fixture::{Fixture, open};
 
@@ -78,23 +80,52 @@ async fn the_same_key_finds_the_first_event_and_a_different_body_a_conflict() {
     assert_eq!(fixture.count("SELECT count(*) FROM zyven.outbox").await, 1);
 }
 
+/// Each is answered as if it had come alone, one after the other: by the statement that asks filters as by the one that
+/// need not.
 #[tokio::test]
-async fn two_events_with_one_key_in_one_batch_become_one() {
-    let (fixture, _) = Fixture::with_endpoint().await;
-    let batch = [
-        fixture.event("a", Some("same")),
-        fixture.event("a", Some("same")),
-    ];
-    let results = fixture.store.accept(&batch).await.expect("accepted");
-    let new = results
-        .iter()
-        .filter(|r| **r == Accepted::New { deliveries: 1 })
-        .count();
-    let repeated = results
-        .iter()
-        .filter(|r| matches!(r, Accepted::Repeated { .. }))
-        .count();
-    assert_eq!((new, repeated), (1, 1), "{results:?}");
+async fn of_a_batchs_events_with_one_key_the_first_is_stored() {
+    let (fixture, endpoint) = Fixture::with_endpoint().await;
+    for filter in [None, Some("$.n >= 0")] {
+        let change = EndpointChange {
+            filter: Some(filter.map(|text| Filter::parse(text).expect("a good filter"))),
+            ..EndpointChange::default()
+        };
+        let changed = fixture
+            .store
+            .change_endpoint(fixture.tenant, endpoint, &change)
+            .await;
+        changed.expect("an answer").expect("changed");
+        let kind = if filter.is_some() {
+            "filtered"
+        } else {
+            "plain"
+        };
+        let keys: Vec<String> = (0..8).map(|key| format!("{kind}-{key}")).collect();
+        // Bodies 0, 1, 0, 2 under each of the keys, which take turns.
+        let batch: Vec<NewEvent> = [0, 1, 0, 2]
+            .iter()
+            .flat_map(|n| keys.iter().map(move |key| (n, key)))
+            .map(|(n, key)| {
+                let payload = format!(r#"{{"n": {n}}}"#);
+                fixture.event_with("a", Some(key), payload.as_bytes())
+            })
+            .collect();
+        let results = fixture.store.accept(&batch).await.expect("accepted");
+        for (number, result) in results.iter().enumerate() {
+            let (round, key) = (number / keys.len(), number % keys.len());
+            let first = batch[key].id;
+            let expected = match round {
+                0 => Accepted::New { deliveries: 1 },
+                2 => Accepted::Repeated { first },
+                _ => Accepted::Conflict { first },
+            };
+            assert_eq!(*result, expected, "{filter:?}, event {number}");
+        }
+    }
+    let stored =
+        "SELECT count(*) FROM zyven.events WHERE convert_from(payload, 'UTF8') = '{\"n\": 0}'";
+    assert_eq!(fixture.count(stored).await, 16);
+    assert_eq!(fixture.count("SELECT count(*) FROM zyven.events").await, 16);
 }
 
 #[tokio::test]
@@ -199,6 +230,27 @@ async fn publish_in_sql_shares_routing_and_idempotency_with_the_api() {
 }
 
 #[tokio::test]
+async fn within_a_producers_transaction_the_first_event_with_a_key_is_stored() {
+    let (mut fixture, _) = Fixture::with_endpoint().await;
+    let tenant = fixture.tenant.to_string();
+    let mut transaction = fixture.sql.transaction().await.expect("begun");
+    let publish = "SELECT zyven.publish($1, 'a', $2::text::json, 'k')";
+    let first = transaction.query_one(publish, &[&tenant, &"1"]).await;
+    let first: String = first.expect("published").get(0);
+    let savepoint = transaction.savepoint("other").await.expect("saved");
+    let other = savepoint.query_one(publish, &[&tenant, &"2"]).await;
+    let refused = other.expect_err("a conflict");
+    assert_eq!(refused.code(), Some(&SqlState::UNIQUE_VIOLATION));
+    savepoint.rollback().await.expect("rolled back");
+    let again = transaction.query_one(publish, &[&tenant, &"1"]).await;
+    assert_eq!(again.expect("published").get::<_, String>(0), first);
+    transaction.commit().await.expect("committed");
+    let stored = "SELECT count(*) FROM zyven.events WHERE payload = '1'";
+    assert_eq!(fixture.count(stored).await, 1);
+    assert_eq!(fixture.count("SELECT count(*) FROM zyven.events").await, 1);
+}
+
+#[tokio::test]
 async fn publish_joins_the_producers_transaction() {
     let (mut fixture, _) = Fixture::with_endpoint().await;
     let tenant = fixture.tenant.to_string();
@@ -222,7 +274,7 @@ async fn publish_refuses_what_the_api_refuses_and_names_the_field() {
     let tenant = fixture.tenant.to_string();
     for (arguments, field) in [
         ("'a b', '{}'", "event_type"),
-        ("'a', NULL", "payload"),
+        ("'a', NULL", "payload is missing"),
         ("'a', '{}', 'k k'", "idempotency_key"),
         ("'a', '{}', NULL, ARRAY['x y']", "channels"),
         ("'a', '{}', NULL, NULL, 'ä'", "source"),

@@ -63,7 +63,7 @@ async fn every_kind_of_change_has_its_action() {
         .expect("noted");
     let scopes = [Scope::Read].into_iter().collect();
     store
-        .note_view_link(tenant, key.id, scopes, chrono::Utc::now())
+        .note_view_link(tenant, key.id, scopes, Duration::from_secs(60))
         .await
         .expect("noted");
     for sql in [
@@ -121,6 +121,96 @@ async fn every_kind_of_change_has_its_action() {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn an_entry_stands_for_the_links_of_an_hour_that_allow_no_more() {
+    let fixture = Fixture::new().await;
+    let store = fixture.store.by(Actor::CommandLine);
+    let mut keys = Vec::new();
+    for number in 0..2 {
+        let mut key = new_key(fixture.tenant);
+        key.public_id = ApiKey::from_random([number; 8], [7; 32]).public_id();
+        store.add_api_key(&key).await.expect("added").expect("room");
+        keys.push(key.id);
+    }
+    let only = AuditFilter {
+        action: Some("view_link.create".to_owned()),
+        ..AuditFilter::default()
+    };
+    let (both, read) = (&[Scope::Read, Scope::Replay][..], &[Scope::Read][..]);
+    for (key, scopes, expires_in_s, entries) in [
+        (0, read, 900, 1),
+        (0, read, 900, 1),
+        (0, read, 60, 1),
+        // More than any entry says.
+        (0, read, 901, 2),
+        (0, both, 60, 3),
+        // As much as some.
+        (0, read, 901, 3),
+        (0, both, 59, 3),
+        (0, both, 61, 4),
+        // Another key's.
+        (1, read, 60, 5),
+    ] {
+        let expires_in = Duration::from_secs(expires_in_s);
+        let scopes = scopes.iter().copied().collect();
+        store
+            .note_view_link(fixture.tenant, keys[key], scopes, expires_in)
+            .await
+            .expect("noted");
+        let log = fixture.log_with(&only).await;
+        assert_eq!(log.len(), entries, "{key} {expires_in:?}: {log:#?}");
+    }
+    let log = fixture.log_with(&only).await;
+    assert_eq!(
+        details(&log[0]),
+        json!({ "scopes": { "to": ["read"] }, "expires_in_s": { "to": 900 } })
+    );
+    // After its hour an entry stands for nothing. Nobody but a test can make it older.
+    let aged = |minutes: u32| {
+        format!(
+            "SET session_replication_role = replica;
+             UPDATE zyven.audit_log
+                SET done_at = now() - interval '{minutes} minutes',
+                    id = (left(zyven.uuid_floor(now() - interval '{minutes} minutes')::text, 13) || right(id::text, 23))::uuid"
+        )
+    };
+    for (minutes, entries) in [(59, 5), (61, 6)] {
+        fixture
+            .sql
+            .batch_execute(&aged(minutes))
+            .await
+            .expect("aged");
+        let scopes = read.iter().copied().collect();
+        store
+            .note_view_link(fixture.tenant, keys[1], scopes, Duration::from_secs(60))
+            .await
+            .expect("noted");
+        assert_eq!(fixture.log_with(&only).await.len(), entries, "{minutes}");
+    }
+}
+
+#[tokio::test]
+async fn links_that_are_made_at_the_same_time_leave_one_entry() {
+    let fixture = Fixture::new().await;
+    let store = fixture.store.by(Actor::CommandLine);
+    let key = new_key(fixture.tenant);
+    store.add_api_key(&key).await.expect("added").expect("room");
+    let mut making = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (store, tenant, key) = (store.clone(), fixture.tenant, key.id);
+        making.spawn(async move {
+            let scopes = [Scope::Read].into_iter().collect();
+            let expires_in = Duration::from_secs(60);
+            store.note_view_link(tenant, key, scopes, expires_in).await
+        });
+    }
+    while let Some(made) = making.join_next().await {
+        made.expect("it ends").expect("noted");
+    }
+    let made = fixture.actions().await;
+    assert_eq!(made, ["api_key.create", "view_link.create"]);
 }
 
 #[tokio::test]

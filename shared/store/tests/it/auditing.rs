@@ -6,16 +6,19 @@ use serde_json::{Value, json};
 use tokio_postgres::error::SqlState;
 use zyven_domain::id::{ApiKeyId, EndpointId, TenantId};
 use zyven_store::{
-    AUDIT_RETENTION_MIN, Actor, AuditFilter, AuditRecord, EndpointChange, Store, StoreConfig,
+    AUDIT_RETENTION_MIN, Actor, AuditFilter, AuditRecord, DatabaseTls, EndpointChange, Store,
+    StoreConfig,
 };
 
 use crate::fixture::{Fixture, TOKEN, record, settling};
 
 /// Tables whose rows are work, or follow from other rows, or are records of decisions themselves.
 /// Whatever else there is is configuration, and must be audited.
-const NOT_CONFIGURATION: [&str; 13] = [
+const NOT_CONFIGURATION: [&str; 14] = [
     "attempts",
     "audit_log",
+    // What dispatchers have found.
+    "breakers",
     // Changed by migrations alone, which are recorded.
     "compatibility",
     "dead_letter_records",
@@ -188,6 +191,7 @@ async fn an_actor_is_forgotten_with_its_transaction() {
     let (fixture, endpoint) = Fixture::with_endpoint().await;
     let one = StoreConfig {
         url: fixture.database.url(),
+        tls: DatabaseTls::default(),
         pool_size: 1,
     };
     let store = Store::connect(&one).expect("a store");

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use zyven_store::{ConnectionKind, Store, StoreConfig};
+use zyven_store::{ConnectionKind, DatabaseTls, Store, StoreConfig};
 
 use crate::fixture::Fixture;
 
@@ -12,6 +12,7 @@ async fn each_statement_says_how_long_it_waited_for_its_connection() {
     let fixture = Fixture::new().await;
     let store = Store::connect(&StoreConfig {
         url: fixture.database.url(),
+        tls: DatabaseTls::default(),
         pool_size: 1,
     })
     .expect("a store");

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 use zyven_domain::event::{
-    DeliveryOptions, EventType, IdempotencyKey, body_fingerprint, key_fingerprint,
+    ContentType, DeliveryOptions, EventType, IdempotencyKey, body_fingerprint, key_fingerprint,
 };
 use zyven_domain::id::{EndpointId, EventId, TenantId};
 use zyven_store::{
-    Accepted, AttemptRecord, ClaimedDelivery, Idempotency, NewEvent, SettleItem, Settlement, Store,
-    StoreConfig,
+    Accepted, AttemptRecord, ClaimedDelivery, DatabaseTls, Idempotency, NewEvent, SettleItem,
+    Settlement, Store, StoreConfig,
 };
 use zyven_testkit::TestDatabase;
 
@@ -99,6 +99,7 @@ impl Fixture {
             tenant_id: self.tenant,
             event_type,
             payload: Bytes::copy_from_slice(payload),
+            content_type: ContentType::Json,
             channels: Vec::new(),
             source: None,
             traceparent: None,
@@ -180,6 +181,7 @@ impl Fixture {
 pub(crate) fn open(database: &TestDatabase) -> Store {
     Store::connect(&StoreConfig {
         url: database.url(),
+        tls: DatabaseTls::default(),
         pool_size: 4,
     })
     .expect("a store")

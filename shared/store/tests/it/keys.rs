@@ -94,8 +94,8 @@ async fn a_key_is_found_by_its_public_id_until_it_is_revoked() {
 async fn a_tenant_is_made_with_its_first_key_once() {
     let fixture = Fixture::new().await;
     assert_eq!(
-        fixture.store.tenant_named("demo").await.expect("asked"),
-        None
+        fixture.store.tenants_named("demo").await.expect("asked"),
+        []
     );
     let tenant = TenantId::new();
     let first = NewApiKey {
@@ -110,8 +110,8 @@ async fn a_tenant_is_made_with_its_first_key_once() {
             .expect("made");
     }
     assert_eq!(
-        fixture.store.tenant_named("demo").await.expect("asked"),
-        Some(tenant)
+        fixture.store.tenants_named("demo").await.expect("asked"),
+        [tenant]
     );
     let keys = fixture
         .store
@@ -126,8 +126,8 @@ async fn a_tenant_is_made_with_its_first_key_once() {
         .create_tenant("demo", &other)
         .await
         .expect("made");
-    let found = fixture.store.tenant_named("demo").await.expect("asked");
-    assert_eq!(found, Some(tenant), "the older one has the better claim");
+    let found = fixture.store.tenants_named("demo").await.expect("asked");
+    assert_eq!(found, [tenant, other.tenant_id], "the older one first");
 }
 
 #[tokio::test]

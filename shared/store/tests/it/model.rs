@@ -99,6 +99,8 @@ enum Step {
     CancelEvent(Pick),
     CancelDelivery(Pick),
     Replay(Pick),
+    /// All of them by one decision of each tenant.
+    ReplayChosen(BTreeSet<Pick>),
     Change(usize, Change),
     /// The relay reads on behind one of the rows and records how far it has come.
     HandOver(Pick),
@@ -172,6 +174,7 @@ fn steps() -> impl Strategy<Value = Step> {
         2 => pick().prop_map(Step::CancelEvent),
         2 => pick().prop_map(Step::CancelDelivery),
         4 => pick().prop_map(Step::Replay),
+        2 => picks().prop_map(Step::ReplayChosen),
         2 => (0..ENDPOINTS.len(), change).prop_map(|(endpoint, change)| Step::Change(endpoint, change)),
         2 => pick().prop_map(Step::HandOver),
         1 => process().prop_map(Step::Lead),

@@ -46,12 +46,12 @@ async fn one_row(fixture: &Fixture, sql: &str) -> Vec<Option<String>> {
         .collect()
 }
 
-async fn one(fixture: &Fixture, sql: &str) -> String {
+pub(crate) async fn one(fixture: &Fixture, sql: &str) -> String {
     one_row(fixture, sql).await[0].clone().unwrap_or_default()
 }
 
 /// What PostgreSQL has against it.
-async fn refusal(fixture: &Fixture, sql: &str) -> String {
+pub(crate) async fn refusal(fixture: &Fixture, sql: &str) -> String {
     let refused = fixture.sql.simple_query(sql).await.expect_err(sql);
     let refused = refused.as_db_error().expect("the database's word");
     refused.message().to_owned()
@@ -356,6 +356,38 @@ async fn whoever_asks_for_many_says_why_for_whom_and_how_fast() {
             "purge_dead_letters('why', endpoint => '{}', deliveries_max => 0)",
             "deliveries_max must be",
         ),
+        (
+            "replay_missing('{}', 'why', now() + interval '1 second')",
+            "since must not lie in the future",
+        ),
+        (
+            "replay_missing('{}', 'why', now(), now())",
+            "until must be later than since",
+        ),
+        (
+            "cancel_deliveries('why', endpoint => zyven.typed_id('ep', zyven.uuid_v7()))",
+            "there is no endpoint ep_",
+        ),
+        (
+            "cancel_deliveries('why', tenant => zyven.typed_id('ten', zyven.uuid_v7()))",
+            "there is no tenant ten_",
+        ),
+        (
+            "cancel_deliveries('why', endpoint => '{}', since => now() + interval '1 hour')",
+            "since must not lie in the future",
+        ),
+        (
+            "purge_dead_letters('why', endpoint => '{}', dead_reason => 'attempts_exausted')",
+            "dead_reason must be one of attempts_exhausted, ",
+        ),
+        (
+            "purge_dead_letters('why', endpoint => zyven.typed_id('ep', zyven.uuid_v7()))",
+            "there is no endpoint ep_",
+        ),
+        (
+            "replay_dead_letters('why', dead_reason => 'attempts_exausted')",
+            "dead_reason must be one of attempts_exhausted, ",
+        ),
     ] {
         let asked = asked.replace("{}", &endpoint.to_string());
         let told = refusal(&fixture, &format!("SELECT * FROM zyven.{asked}")).await;
@@ -372,6 +404,54 @@ async fn whoever_asks_for_many_says_why_for_whom_and_how_fast() {
     let asked = format!("SELECT * FROM zyven.replay_missing('{endpoint}', 'why', now())");
     let told = refusal(&fixture, &asked).await;
     assert!(told.contains("is disabled: enable it first"), "{told}");
+}
+
+#[tokio::test]
+async fn a_replay_says_how_many_of_it_come_to_nothing() {
+    let (fixture, endpoint) = Fixture::with_endpoint().await;
+    for _ in 0..2 {
+        dead_letter(&fixture, "invoice.paid").await;
+    }
+    let many = |more: &str| {
+        format!("SELECT note FROM zyven.replay_dead_letters('why', endpoint => '{endpoint}'{more})")
+    };
+    let chosen = "SELECT note FROM zyven.replay_chosen(ARRAY(SELECT delivery FROM zyven.dead_letters), 'why', rate_per_s => 1)";
+    let dry = "dry run: nothing was changed; call again with dry_run => false";
+    assert_eq!(one(&fixture, &many("")).await, dry);
+    assert_eq!(one(&fixture, chosen).await, dry);
+    fixture
+        .sql
+        .execute(
+            "UPDATE zyven.endpoints SET status = 'disabled', disabled_reason = 'manual' WHERE id = $1",
+            &[&endpoint.uuid()],
+        )
+        .await
+        .expect("disabled");
+    let warning =
+        "; WARNING: 2 for disabled or deleted endpoints, where they become dead letters again";
+    assert_eq!(one(&fixture, &many("")).await, format!("{dry}{warning}"));
+    assert_eq!(one(&fixture, chosen).await, format!("{dry}{warning}"));
+    let done = one(&fixture, &many(", rate_per_s => 4, dry_run => false")).await;
+    assert_eq!(done, format!("spread over 0.5 s{warning}"));
+}
+
+#[tokio::test]
+async fn what_was_cancelled_says_nothing_of_its_endpoint() {
+    let (fixture, endpoint) = Fixture::with_endpoint().await;
+    delivered(&fixture, "invoice.paid").await;
+    let seqs = fixture.accepted(&fixture.event("invoice.paid", None)).await;
+    assert_eq!(seqs.len(), 1);
+    let cancel = format!(
+        "SELECT cancelled FROM zyven.cancel_deliveries('why', endpoint => '{endpoint}', dry_run => false)"
+    );
+    assert_eq!(one(&fixture, &cancel).await, "1");
+    let health = one_row(
+        &fixture,
+        "SELECT latest_finished, latest_delivered_share, latest_attempts_mean, dead_letters FROM zyven.endpoint_health",
+    )
+    .await;
+    let health: Vec<&str> = health.iter().map(|c| c.as_deref().unwrap_or("")).collect();
+    assert_eq!(health, ["1", "1.0000", "1.00", "1"]);
 }
 
 #[tokio::test]
@@ -410,7 +490,7 @@ async fn the_health_of_an_endpoint_is_what_waits_and_how_its_latest_deliveries_w
 }
 
 #[tokio::test]
-async fn everything_an_operator_calls_says_what_it_does() {
+async fn everything_in_the_schema_that_can_be_called_says_what_it_does() {
     let fixture = Fixture::new().await;
     let silent = one(
         &fixture,
@@ -419,9 +499,7 @@ async fn everything_an_operator_calls_says_what_it_does() {
               WHERE c.relnamespace = 'zyven'::regnamespace AND c.relkind = 'v' AND obj_description(c.oid) IS NULL
              UNION ALL
              SELECT p.proname FROM pg_proc p
-              WHERE p.pronamespace = 'zyven'::regnamespace AND obj_description(p.oid) IS NULL
-                AND p.proname IN ('publish', 'replay', 'replay_dead_letters', 'replay_missing', 'cancel', 'cancel_deliveries',
-                                  'pause', 'resume', 'purge_dead_letters', 'deliveries_of', 'attempts_of', 'storage')) AS nameless",
+              WHERE p.pronamespace = 'zyven'::regnamespace AND obj_description(p.oid) IS NULL) AS nameless",
     )
     .await;
     assert_eq!(silent, "", "have no comment for \\df+ and \\dv+");
@@ -461,7 +539,58 @@ async fn storage_tells_what_retention_will_free_and_what_has_to_stay() {
     let (freed_at, freed) = events.next_freed.expect("a day to come");
     assert_eq!((freed_at.date_naive() - today).num_days(), 1);
     assert_eq!(freed, empty_day);
+    assert_eq!(events.rows_about, Some(0), "no page, no row");
     let outbox = of("outbox");
+    assert_eq!(outbox.rows_about, None, "not analysed yet");
     assert_eq!((outbox.days, outbox.next_freed), (None, None));
     assert!(outbox.table_bytes > 0 && outbox.index_bytes > 0);
+}
+
+/// A function that is made anew loses what was said of it, if that is not said again.
+#[tokio::test]
+async fn functions_that_act_for_others_do_so_with_their_owners_rights_and_look_nowhere_else() {
+    let fixture = Fixture::new().await;
+    let names = [
+        "audit",
+        "audit_cancellation",
+        "audit_replays",
+        "cancel",
+        "cancel_deliveries",
+        "drop_expired_partitions",
+        "ensure_partition",
+        "limit_tenant",
+        "pause",
+        "publish",
+        "purge_dead_letters",
+        "refresh_routing",
+        "replay",
+        "replay_chosen",
+        "replay_dead_letters",
+        "replay_missing",
+        "resume",
+        "start_routing",
+        "tell_breaker_opened",
+        "tell_dead_letters",
+        "tell_endpoint_disabled",
+    ];
+    let rows = fixture
+        .sql
+        .query(
+            "SELECT proname::text
+               FROM pg_proc
+              WHERE pronamespace = 'zyven'::regnamespace
+                AND prosecdef
+                AND 'search_path=pg_catalog, pg_temp' = ANY (proconfig)
+              ORDER BY proname",
+            &[],
+        )
+        .await
+        .expect("listed");
+    let found: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    for name in names {
+        assert!(
+            found.iter().any(|one| one == name),
+            "{name} is not among {found:?}"
+        );
+    }
 }

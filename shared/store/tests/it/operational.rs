@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use zyven_domain::id::{EndpointId, EventId, TenantId};
 use zyven_domain::retry::DeadLetterReason;
-use zyven_store::{ClaimedDelivery, SettleItem, Settled, Settlement};
+use zyven_store::{ClaimedDelivery, DISABLED_AS_GONE, SettleItem, Settled, Settlement};
 use zyven_testkit::live_through;
 
 use crate::fixture::{Fixture, LEASE, TOKEN, record, settling};
@@ -229,7 +229,9 @@ async fn an_endpoint_that_is_disabled_is_told_once_to_the_others() {
     let other = fixture.endpoint(&[DISABLED], &[]).await;
     let seen = fixture.changed_at(endpoint).await;
     for is_news in [true, false] {
-        let disabled = fixture.store.disable_endpoint(endpoint, seen, "it is gone");
+        let disabled = fixture
+            .store
+            .disable_endpoint(endpoint, seen, DISABLED_AS_GONE);
         assert_eq!(disabled.await.expect("an answer"), is_news);
     }
     let told = told(&fixture, DISABLED).await;
@@ -237,7 +239,8 @@ async fn an_endpoint_that_is_disabled_is_told_once_to_the_others() {
     let (payload, endpoints) = &told[0];
     assert_eq!(endpoints, &[other]);
     assert_eq!(payload["endpoint_id"], json!(endpoint));
-    assert_eq!(payload["reason"], "it is gone");
+    assert_eq!(payload["cause"], "gone");
+    assert_eq!(payload["reason"], DISABLED_AS_GONE);
 
     let removed = fixture
         .store
@@ -248,6 +251,36 @@ async fn an_endpoint_that_is_disabled_is_told_once_to_the_others() {
         fixture.count("SELECT count(*) FROM zyven.events").await,
         1,
         "who removes an endpoint knows"
+    );
+}
+
+/// By its owner in the API, or by whoever writes SQL.
+#[tokio::test]
+async fn an_endpoint_that_somebody_disables_is_told_with_the_owner_as_its_cause() {
+    let fixture = Fixture::new().await;
+    fixture.endpoint(&[DISABLED], &[]).await;
+    let (owners, operators) = (
+        fixture.endpoint(&["a"], &[]).await,
+        fixture.endpoint(&["a"], &[]).await,
+    );
+    let reason = "disabled with key key_1";
+    let disabled = fixture
+        .store
+        .disable_endpoint_of(fixture.tenant, owners, reason)
+        .await;
+    assert!(disabled.expect("an answer").is_some());
+    let sql = "UPDATE zyven.endpoints SET status = 'disabled', disabled_reason = 'it was gone' WHERE id = $1";
+    let disabled = fixture.sql.execute(sql, &[&operators.uuid()]).await;
+    assert_eq!(disabled.expect("disabled"), 1);
+    let told = told(&fixture, DISABLED).await;
+    let said: Vec<(&Value, &Value)> = told
+        .iter()
+        .map(|(payload, _)| (&payload["cause"], &payload["reason"]))
+        .collect();
+    let owner = json!("owner");
+    assert_eq!(
+        said,
+        [(&owner, &json!(reason)), (&owner, &json!("it was gone"))]
     );
 }
 

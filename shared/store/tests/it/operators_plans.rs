@@ -115,33 +115,30 @@ async fn no_usual_question_reads_what_is_finished_from_end_to_end() {
     }
 }
 
+/// Plans as ingest's connections have them: once for all values.
+const AS_INGEST: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off";
+
+/// How many rows and entries of indexes were read so far of the table of dead letters.
+async fn read(sql: &tokio_postgres::Client) -> i64 {
+    const READ: &str = "
+        SELECT sum(idx_tup_read)::bigint + (SELECT coalesce(seq_tup_read, 0) FROM pg_stat_user_tables
+                                             WHERE relname = 'dead_letter_records')
+          FROM pg_stat_user_indexes
+         WHERE relname = 'dead_letter_records'";
+    // Told at the end of the next statement; forgotten, lest the same be read twice.
+    for tell in [
+        "SELECT pg_stat_force_next_flush()",
+        "SELECT pg_stat_clear_snapshot()",
+    ] {
+        sql.query(tell, &[]).await.expect("statistics");
+    }
+    sql.query_one(READ, &[]).await.expect("statistics").get(0)
+}
+
 #[tokio::test]
 async fn a_replay_of_a_tenants_dead_letters_reads_no_others() {
     let (fixture, _) = filled(20_000).await;
-    // As ingest's connections have it, for which statements are planned once for all values.
-    fixture
-        .sql
-        .batch_execute(
-            "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off",
-        )
-        .await
-        .expect("set");
-    let read = async || -> i64 {
-        const READ: &str = "
-            SELECT sum(idx_tup_read)::bigint + (SELECT coalesce(seq_tup_read, 0) FROM pg_stat_user_tables
-                                                 WHERE relname = 'dead_letter_records')
-              FROM pg_stat_user_indexes
-             WHERE relname = 'dead_letter_records'";
-        let sql = &fixture.sql;
-        // Told at the end of the next statement; forgotten, lest the same be read twice.
-        for tell in [
-            "SELECT pg_stat_force_next_flush()",
-            "SELECT pg_stat_clear_snapshot()",
-        ] {
-            sql.query(tell, &[]).await.expect("statistics");
-        }
-        sql.query_one(READ, &[]).await.expect("statistics").get(0)
-    };
+    fixture.sql.batch_execute(AS_INGEST).await.expect("set");
     const MINE: &str = "(SELECT min(id::text)::uuid FROM zyven.tenants)";
     let counted = format!(
         "SELECT count(*) FILTER (WHERE tenant_id = {MINE}), count(*) FROM zyven.dead_letter_records"
@@ -152,16 +149,52 @@ async fn a_replay_of_a_tenants_dead_letters_reads_no_others() {
     let dry_run = format!(
         "SELECT deliveries FROM zyven.replay_dead_letters('r', tenant => zyven.typed_id('ten', {MINE}))"
     );
-    let before = read().await;
+    let before = read(&fixture.sql).await;
     let found = fixture
         .sql
         .query_one(&dry_run, &[])
         .await
         .expect("a dry run");
     assert!(found.get::<_, i32>(0) > 0, "there is something to find");
-    // Each of them, and what the index still has of those that were replayed.
-    let looked_at = read().await - before;
-    assert!(looked_at <= 2 * mine, "{looked_at} to find some of {mine}");
+    // Each of them, once more for whether its endpoint takes it, and what the index still has of those that were replayed.
+    let looked_at = read(&fixture.sql).await - before;
+    assert!(looked_at <= 3 * mine, "{looked_at} to find some of {mine}");
+}
+
+#[tokio::test]
+async fn dead_letters_that_were_chosen_are_looked_up_one_by_one() {
+    let (fixture, _) = filled(20_000).await;
+    fixture.sql.batch_execute(AS_INGEST).await.expect("set");
+    const CHOSEN: i64 = 5;
+    let chosen = fixture
+        .sql
+        .query_one(
+            "SELECT array_agg(delivery), (SELECT count(*) FROM zyven.dead_letter_records)
+               FROM (SELECT delivery FROM zyven.dead_letters ORDER BY dead_at DESC LIMIT $1) AS latest",
+            &[&CHOSEN],
+        )
+        .await
+        .expect("dead letters");
+    let (chosen, all): (Vec<String>, i64) = (chosen.get(0), chosen.get(1));
+    assert!(all >= 30 * CHOSEN, "{CHOSEN} of {all}");
+    for dry_run in [true, false] {
+        let before = read(&fixture.sql).await;
+        let found = fixture
+            .sql
+            .query_one(
+                "SELECT deliveries FROM zyven.replay_chosen($1, 'r', dry_run => $2)",
+                &[&chosen, &dry_run],
+            )
+            .await
+            .expect("a replay");
+        assert_eq!(i64::from(found.get::<_, i32>(0)), CHOSEN);
+        // To find them; to mark them, which makes new entries; to see which of them are marked.
+        let looked_at = read(&fixture.sql).await - before;
+        assert!(
+            looked_at <= 6 * CHOSEN,
+            "{looked_at} of {all} to find {CHOSEN}"
+        );
+    }
 }
 
 /// Ten million finished rows take minutes to make: `--run-ignored`, with the program built in release mode or not.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use zyven_store::{Accepted, Store, StoreConfig};
+use zyven_store::{Accepted, DatabaseTls, Store, StoreConfig};
 use zyven_testkit::{ChaosProxy, Postgres, wait_until};
 
 use crate::fixture::Fixture;
@@ -91,6 +91,7 @@ async fn of_several_hosts_the_one_that_takes_writes_is_used_whatever_the_others_
     let hosts = [standby.address(), mute.address(), primary.address()];
     let store = Store::connect(&StoreConfig {
         url: database.url_of_hosts(&hosts),
+        tls: DatabaseTls::default(),
         pool_size: 2,
     })
     .expect("a store");
@@ -115,6 +116,7 @@ async fn a_session_with_a_server_that_only_reads_is_left_for_a_new_one() {
     let name = standby.copy_of(&database);
     let store = Store::connect(&StoreConfig {
         url: name.url(),
+        tls: DatabaseTls::default(),
         pool_size: 1,
     })
     .expect("a store");

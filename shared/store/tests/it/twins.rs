@@ -3,8 +3,8 @@
 use chrono::DateTime;
 use uuid::Uuid;
 use zyven_domain::event::{
-    Channel, DeliveryOptions, EventType, IdempotencyKey, OrderingKey, Source, body_fingerprint,
-    key_fingerprint,
+    Channel, ContentType, DeliveryOptions, EventType, IdempotencyKey, OPERATIONAL_TYPES,
+    OrderingKey, Source, body_fingerprint, key_fingerprint,
 };
 use zyven_domain::id::{DeliveryId, EndpointId, EventId, TenantId};
 use zyven_domain::lifecycle::{DeliveryState, permits};
@@ -79,6 +79,18 @@ async fn every_dead_letter_reason_is_known_to_the_table() {
 }
 
 #[tokio::test]
+async fn content_types_are_listed_alike() {
+    let fixture = Fixture::new().await;
+    let labels = "SELECT enum_range(NULL::zyven.content_type)::text[]";
+    let row = fixture.sql.query_one(labels, &[]).await.expect("listed");
+    let labels: Vec<String> = row.get(0);
+    assert_eq!(labels, ContentType::ALL.map(ContentType::as_str));
+    for content_type in ContentType::ALL {
+        assert_eq!(content_type.as_str().parse(), Ok(content_type));
+    }
+}
+
+#[tokio::test]
 async fn delivery_ids_are_derived_alike() {
     let fixture = Fixture::new().await;
     for _ in 0..200 {
@@ -148,6 +160,28 @@ async fn patterns_of_a_type_are_listed_alike() {
             .get(0);
         assert_eq!(is_operational, event_type.is_operational(), "{text}");
     }
+}
+
+#[tokio::test]
+async fn operational_types_are_those_that_sql_makes() {
+    let fixture = Fixture::new().await;
+    let made = fixture
+        .sql
+        .query(
+            "SELECT DISTINCT named[1]
+               FROM pg_proc, regexp_matches(prosrc, '''(zyven\\.[a-z_]+\\.[a-z_]+)''', 'g') AS named
+              WHERE pronamespace = 'zyven'::regnamespace
+              ORDER BY 1",
+            &[],
+        )
+        .await
+        .expect("listed");
+    let made: Vec<String> = made.iter().map(|row| row.get(0)).collect();
+    // Test events are made in Rust.
+    let known = OPERATIONAL_TYPES
+        .into_iter()
+        .filter(|name| *name != "zyven.test");
+    assert_eq!(made, known.collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 use uuid::Uuid;
+use zyven_domain::event::ContentType;
 use zyven_domain::id::TenantId;
 use zyven_store::{Migration, Schema, Settlement, Store};
 use zyven_testkit::{TestDatabase, wait_until};
@@ -15,7 +16,7 @@ use crate::fixture::{Fixture, LEASE, TOKEN, open, record, settling};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Applies this version's first migrations, as a version of then would have.
-async fn apply(sql: &Client, first: &[Migration]) {
+pub(crate) async fn apply(sql: &Client, first: &[Migration]) {
     sql.batch_execute(
         "CREATE SCHEMA zyven;
          CREATE TABLE zyven.migrations (
@@ -102,6 +103,7 @@ async fn work_off(store: &Store, sql: &Client) {
             .iter()
             .map(|claimed| {
                 assert!(claimed.payload.is_some(), "{}", claimed.event_id);
+                assert_eq!(claimed.content_type, ContentType::Json);
                 settling(claimed, TOKEN, Settlement::Delivered(record(200)))
             })
             .collect();

@@ -386,6 +386,55 @@ async fn a_view_link_is_printed_as_what_to_embed() {
 }
 
 #[tokio::test]
+async fn dead_letters_are_chosen_by_their_ids() {
+    let stack = Stack::start(Spread::OneProcess).await;
+    let shell = Shell::on(&stack);
+    stack.endpoint("/hook", json!({})).await;
+    stack.receiver.answer(Answer::status(400));
+    let mut events = Vec::new();
+    for number in 0..3 {
+        events.push(stack.publish("a", json!(number)).await);
+    }
+    for event in &events {
+        stack.wait_for_state(event, "DEAD_LETTERED").await;
+    }
+    stack.receiver.answer(Answer::status(200));
+    // The newest first.
+    let dead = shell.json(&["dead-letters", "list"]).await;
+    let [last, middle] = [0, 1].map(|index| text(&dead["data"][index], "id"));
+    let strange = "dlv_00000000000070008000000000000000";
+    let replay = [
+        "dead-letters",
+        "replay",
+        last,
+        middle,
+        strange,
+        "--reason",
+        "mended",
+    ];
+    let dry = shell.run(&replay).await;
+    let left_out = format!("left out: {strange}: there is no such dead letter");
+    assert!(
+        dry.stderr.contains("--yes replays 2") && dry.stderr.contains(&left_out),
+        "{dry:?}"
+    );
+    let go = [&replay[..], &["--yes", "--rate", "1000"]].concat();
+    let done = shell.run(&go).await;
+    assert!(done.stderr.contains(&left_out), "{done:?}");
+    for event in &events[1..] {
+        stack.wait_for_state(event, "DELIVERED").await;
+    }
+    assert_eq!(stack.delivery(&events[0]).await.0, "DEAD_LETTERED");
+    let none = shell.run(&[&go[..], &["--json"]].concat()).await;
+    assert_eq!(none.status.code(), Some(1), "{none:?}");
+    let none: Value = serde_json::from_str(&none.stdout).expect("JSON");
+    assert_eq!(none["refused"].as_array().map(Vec::len), Some(3), "{none}");
+    let narrowed = [&replay[..], &["--max", "1"]].concat();
+    shell.fails(2, &narrowed).await;
+    stack.assert_settled().await;
+}
+
+#[tokio::test]
 async fn dead_letters_are_replayed_after_a_dry_run() {
     let stack = Stack::start(Spread::OneProcess).await;
     let shell = Shell::on(&stack);

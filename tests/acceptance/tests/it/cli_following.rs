@@ -74,6 +74,9 @@ async fn listen_hands_an_endpoints_events_over_signed_with_its_secret() {
     let listen = ["listen", "--forward", &url, "--endpoint", id, "--json"];
     let mut listen = shell.start(&listen);
     listen.says("handing events", PATIENCE).await;
+    let said = listen.stderr();
+    let whose = format!("signing with the secret of {id}\n");
+    assert!(said.contains(&whose) && !said.contains("whsec_"), "{said}");
 
     let payload = json!({ "n": 1 });
     let event = stack.publish("a", payload.clone()).await;
@@ -128,6 +131,45 @@ async fn listen_needs_no_endpoint_makes_a_secret_of_its_own_and_outlives_the_loc
         "{finished}"
     );
     assert_eq!(names(&local.requests()[0]), (second.as_str(), "b", ""));
+}
+
+#[tokio::test]
+async fn listen_says_what_a_payload_is_as_a_delivery_would() {
+    let stack = Stack::start(Spread::OneProcess).await;
+    let shell = Shell::on(&stack);
+    let local = Receiver::start().await;
+    let url = local.url("/");
+    let mut listen = shell.start(&["listen", "--forward", &url, "--count", "2"]);
+    listen.says("handing events", PATIENCE).await;
+    let cloud_event = r#"{"specversion":"1.0","type":"a","source":"/s","id":"1"}"#;
+    let accepted = stack
+        .http
+        .post(format!("{}/v1/events", stack.api))
+        .bearer_auth(&stack.key)
+        .header("content-type", "application/cloudevents+json")
+        .body(cloud_event)
+        .send()
+        .await
+        .expect("an answer");
+    assert_eq!(accepted.status(), 202);
+    local.wait_for_requests(1, PATIENCE).await;
+    stack.publish("a", json!(2)).await;
+    let finished = listen.ended(PATIENCE).await.expect_success();
+    assert_eq!(finished.matches("  200  ").count(), 2, "{finished}");
+    let sent_as: Vec<(String, String)> = local
+        .requests()
+        .iter()
+        .map(|request| {
+            let body = String::from_utf8_lossy(&request.body).into_owned();
+            (request.header("content-type").to_owned(), body)
+        })
+        .collect();
+    let expected = [
+        ("application/cloudevents+json", cloud_event),
+        ("application/json", "2"),
+    ];
+    let expected = expected.map(|(sent_as, body)| (sent_as.to_owned(), body.to_owned()));
+    assert_eq!(sent_as, expected);
 }
 
 #[tokio::test]

@@ -18,11 +18,17 @@ async fn who_is_refused_hears_the_code_the_field_the_rule_and_the_next_step() {
     let wrong = ["endpoints", "create", "ftp://nowhere"];
     let said = shell.fails(1, &wrong).await;
     for part in [
-        "error: POST /v1/endpoints was answered 422 invalid",
-        "\n  url ",
+        "error: POST /v1/endpoints was answered 422 invalid: url ",
+        "\nrequest: ",
         "next: ",
     ] {
         assert!(said.contains(part), "{part} in {said}");
+    }
+    assert!(!said.contains("\n  url "), "once is enough: {said}");
+    let many = ["--timeout-ms", "1", "--attempts-max", "0"];
+    let many = shell.fails(1, &[&wrong[..], &many].concat()).await;
+    for field in ["url", "timeout_ms", "attempts_max"] {
+        assert!(many.contains(&format!("\n  {field} ")), "{field} in {many}");
     }
     let said = shell.fails(1, &[&wrong[..], &["--json"]].concat()).await;
     let report: Value = serde_json::from_str(&said).expect("one document");
@@ -164,7 +170,7 @@ async fn explain_shows_whatever_the_server_says_or_that_it_says_nothing() {
     let asked = server.requests_at(&path);
     let asked = asked.last().and_then(|request| request.query.clone());
     assert_eq!(asked.as_deref(), Some("limit=49&cursor=ep_1"));
-    let said = shell.ok(&explain).await;
+    let said = shell.ok(&[&explain[..], &["--details"]].concat()).await;
     for part in [
         "It wants other types.",
         "It waits.",
@@ -253,6 +259,7 @@ async fn verify_takes_what_was_signed_and_says_what_is_wrong_with_the_rest() {
         ),
         (arguments(&body, now + 1, &signature(now)), "raw bytes"),
         (arguments(&body, now, "v1a,AAAA"), "no v1 signature"),
+        (arguments(&body, now, "v1,abc"), "no complete v1 signature"),
         (arguments(&body, old, &signature(old)), "timestamp is 30"),
     ] {
         let refused = shell.run(&arguments, PATIENCE).await;
@@ -310,6 +317,7 @@ async fn the_help_of_each_command_says_what_its_exit_codes_mean() {
         &["endpoints", "secrets"],
         &["listen"],
         &["verify"],
+        &["bench"],
     ] {
         let help = [command, &["--help"]].concat();
         let help = Binary::find().run(help, PATIENCE).await.expect_success();

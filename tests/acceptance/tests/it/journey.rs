@@ -166,7 +166,14 @@ async fn an_endpoint_inside_the_network_is_refused_by_the_proxy() {
         &[("ZYVEN_EGRESS_ALLOW_CIDRS", "127.0.0.1/32")],
     )
     .await;
-    let url = json!({ "url": "http://169.254.169.254/latest/meta-data/" });
+    // Which of the private networks are open only the proxy knows; that metadata services are not, everybody does.
+    let metadata = json!({ "url": "http://169.254.169.254/latest/meta-data/" });
+    let (status, refused) = stack.call("POST", "/v1/endpoints", Some(metadata)).await;
+    assert_eq!(
+        (status, &refused["errors"][0]["field"]),
+        (422, &json!("url"))
+    );
+    let url = json!({ "url": "http://10.0.0.1/latest/meta-data/" });
     stack.endpoint("/", url).await;
     let event = stack.publish("a", json!({})).await;
     stack.wait_for_state(&event, "DEAD_LETTERED").await;

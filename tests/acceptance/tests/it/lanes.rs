@@ -49,12 +49,25 @@ async fn a_ten_minute_outage_ends_without_a_dead_letter() {
     let terms = json!({ "retry_base_ms": 50, "attempts_max": 4 });
     stack.endpoint("/hook", terms).await;
     let mut published = 0;
+    let mut was_seen = false;
     while Instant::now() < outage_ends {
         stack.publish("a", json!({ "n": published })).await;
         published += 1;
+        let seen = "SELECT count(*) FROM zyven.left_alone WHERE because = 'breaker_open'";
+        was_seen = was_seen || (published % 50 == 0 && number(&stack, seen).await == 1);
     }
     assert!(published >= 100, "{published} events make no outage");
+    assert!(was_seen, "the breaker was open, and nobody saw it in SQL");
     stack.assert_settled().await;
+    wait_until(
+        "the breaker is closed in SQL as well",
+        PATIENCE,
+        async || match number(&stack, "SELECT count(*) FROM zyven.breakers").await {
+            0 => Ok(()),
+            open => Err(open),
+        },
+    )
+    .await;
     assert_eq!(
         number(&stack, "SELECT count(*) FROM zyven.dead_letter_records").await,
         0

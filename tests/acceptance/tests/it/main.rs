@@ -1,9 +1,12 @@
 //! The promises of docs/guarantees.md, on the real program with real PostgreSQL, Redis and sockets.
 
+mod administering;
 mod cli;
 mod cli_following;
+mod cli_next_steps;
 mod cli_refusals;
 mod failover;
+mod idle;
 mod journey;
 mod lanes;
 mod load;

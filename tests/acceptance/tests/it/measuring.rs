@@ -13,7 +13,7 @@ async fn bench(stack: &Stack, arguments: &[&str]) -> Finished {
         .map(|(name, process)| format!("--pid={name}={}", process.id()))
         .collect();
     // Not the local stack of this checkout.
-    let common = ["bench", "--stack-dir=none", "--json=-", "--warm-up=0s"];
+    let common = ["bench", "--stack-dir=none", "--json", "--warm-up=0s"];
     stack
         .binary
         .clone()
@@ -106,12 +106,11 @@ async fn what_does_not_arrive_is_missing_and_the_command_fails() {
     assert_eq!(figures["counts"]["acknowledged"], 20, "{figures}");
     assert_eq!(figures["counts"]["missing"], 20, "{figures}");
     assert_eq!(figures["is_drained"], false, "{figures}");
+    let report: Value = serde_json::from_str(&finished.stderr).expect("one document");
+    let error = report["error"].as_str();
     assert!(
-        finished
-            .stderr
-            .contains("20 acknowledged deliveries are missing"),
-        "{}",
-        finished.stderr
+        error.is_some_and(|error| error.contains("20 acknowledged deliveries are missing")),
+        "{report}"
     );
     assert_eq!(endpoints(&stack).await, 0, "it cleans up all the same");
 }

@@ -22,7 +22,7 @@ fn told(stack: &Stack) -> BTreeMap<String, Vec<Value>> {
 
 #[tokio::test]
 async fn what_befalls_deliveries_and_endpoints_is_told_to_whoever_asked() {
-    let (stack, _server) = stack_with_roles().await;
+    let (mut stack, _server) = stack_with_roles().await;
     stack
         .endpoint("/operations", json!({ "event_types": ["zyven.*"] }))
         .await;
@@ -78,4 +78,36 @@ async fn what_befalls_deliveries_and_endpoints_is_told_to_whoever_asked() {
         .filter(|request| request.header("zyven-event-type").starts_with("zyven."))
         .count();
     assert_eq!((taken.len(), foreign), (12, 0), "{everything}");
+
+    let sql = stack.database.client().await;
+    let asked =
+        "SELECT endpoint, status FROM zyven.endpoint_health WHERE breaker_open_until IS NOT NULL";
+    let open = sql.query(asked, &[]).await.expect("asked");
+    let open: Vec<(&str, &str)> = open.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let failing = ids[0].as_str().expect("an id");
+    assert_eq!(open, [(failing, "enabled")], "seen in SQL as well");
+    let mut dispatcher = stack.take_process("dispatcher");
+    dispatcher.terminate();
+    let said = dispatcher.ended(PATIENCE).await.stderr;
+    let line_of = |id: &Value, beginning: &str| -> Value {
+        let lines = said
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut lines = lines.filter(|line| line["endpoint.id"] == *id);
+        let says =
+            |line: &Value| (line["message"].as_str()).is_some_and(|it| it.starts_with(beginning));
+        lines
+            .find(says)
+            .unwrap_or_else(|| panic!("{beginning}: {said}"))
+    };
+    assert_eq!(line_of(&ids[0], "breaker opened")["probe_in_ms"], 30_000);
+    let disabled = line_of(&ids[2], "endpoint disabled: it answered 410");
+    for (field, prefix) in [
+        ("tenant.id", "ten_"),
+        ("event.id", "evt_"),
+        ("delivery.id", "dlv_"),
+    ] {
+        let told = disabled[field].as_str();
+        assert!(told.is_some_and(|id| id.starts_with(prefix)), "{disabled}");
+    }
 }

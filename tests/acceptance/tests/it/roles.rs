@@ -31,12 +31,18 @@ fn url_of(stack: &Stack, role: &str) -> String {
 }
 
 /// Everything in sql/operator, as an operator would; what changes many rows as a dry run.
-fn run_every_script(stack: &Stack, endpoint: &str) {
+fn run_every_script(stack: &Stack, tenant: &str, endpoint: &str) {
     let folder = format!("{}/../../sql/operator", env!("CARGO_MANIFEST_DIR"));
     let delivery = as_role(
         stack,
         "zyven_operator",
         "SELECT delivery FROM zyven.dead_letters",
+    );
+    // Of nothing, so that the scripts find what they are asked for.
+    let replay = as_role(
+        stack,
+        "zyven_operator",
+        "SELECT replay_id FROM zyven.replay_chosen(ARRAY[zyven.typed_id('dlv', zyven.uuid_v7())], 'a test', dry_run => false)",
     );
     let mut scripts = 0;
     for entry in std::fs::read_dir(folder).expect("the scripts").flatten() {
@@ -52,9 +58,13 @@ fn run_every_script(stack: &Stack, endpoint: &str) {
         scripts += 1;
         let output = Command::new(psql())
             .args(["-X", "-v", "reason=a test", "-v", "since=-infinity"])
+            .args(["-v", "events=50", "-v", "requests=default"])
+            .args(["-v", &format!("tenant={tenant}")])
             .args(["-v", &format!("endpoint={endpoint}")])
             .args(["-v", &format!("delivery={delivery}")])
+            .args(["-v", &format!("deliveries={delivery}")])
             .args(["-v", &format!("what={delivery}")])
+            .args(["-v", &format!("replay={replay}")])
             .arg(url_of(stack, "zyven_operator"))
             .arg("-f")
             .arg(&path)
@@ -317,6 +327,10 @@ async fn a_role_can_do_nothing_but_its_own_work() {
         ),
         ("zyven_publisher", "SELECT * FROM zyven.events"),
         ("zyven_publisher", "SELECT zyven.replay_dead_letters('why')"),
+        (
+            "zyven_publisher",
+            "SELECT zyven.replay_chosen(ARRAY['dlv_…'], 'why')",
+        ),
     ];
     for (role, sql) in refused {
         let said = as_role(&stack, role, sql);
@@ -339,7 +353,7 @@ async fn a_role_can_do_nothing_but_its_own_work() {
         );
         assert!(said.parse::<i64>().is_ok(), "{view}: {said}");
     }
-    run_every_script(&stack, endpoint);
+    run_every_script(&stack, &tenant, endpoint);
     let operator = |sql: &str| as_role(&stack, "zyven_operator", sql);
     assert_eq!(
         operator(&format!("SELECT code FROM zyven.explain('{event}')")),

@@ -296,7 +296,10 @@ impl Stack {
 
 async fn create_tenant(binary: &Binary, name: &str) -> String {
     let tenant = binary
-        .run(["admin", "create-tenant", name, "--json"], PATIENCE)
+        .run(
+            ["admin", "create-tenant", name, "--again", "--json"],
+            PATIENCE,
+        )
         .await
         .expect_success();
     let tenant: Value = serde_json::from_str(&tenant).expect("JSON");

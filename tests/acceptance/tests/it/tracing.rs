@@ -125,6 +125,121 @@ async fn a_trace_leads_from_the_publisher_to_the_receiver() {
 }
 
 #[tokio::test]
+async fn what_is_refused_is_in_its_publishers_trace() {
+    let collector = Receiver::start().await;
+    let settings = [("ZYVEN_OTLP_ENDPOINT", collector.url(""))];
+    let settings = settings
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    let mut stack = Stack::start_with(Spread::ProcessEach, &settings).await;
+    let schema = json!({ "type": "object" });
+    let checked = json!({ "name": "checked", "schema_mode": "reject", "schema": schema });
+    let (status, _) = stack.call("POST", "/v1/event-types", Some(checked)).await;
+    assert_eq!(status, 201);
+    let wrong = json!({ "type": "checked", "payload": 1 });
+    wait_until("the schema is known", PATIENCE, async || {
+        let (status, _) = stack.call("POST", "/v1/events", Some(wrong.clone())).await;
+        if status == 422 { Ok(()) } else { Err(status) }
+    })
+    .await;
+    let post = async |path: &str, key: &str, body: &str, header: Option<&str>| {
+        let mut request = (stack.http.post(format!("{}{path}", stack.api)))
+            .bearer_auth(key)
+            .header("content-type", "application/json")
+            .body(body.to_owned());
+        if let Some(header) = header {
+            request = request.header("traceparent", header);
+        }
+        request.send().await.expect("an answer").status().as_u16()
+    };
+    let place = |span: u32, flags: &str| format!("00-{TRACE}-{span:016x}-{flags}");
+    let own = |kind: &str, trace: &str| {
+        json!({ "type": kind, "payload": 1, "traceparent": trace }).to_string()
+    };
+    let mut expected = Vec::new();
+    for (path, body, code) in [
+        ("/v1/events", "{}".to_owned(), "invalid"),
+        ("/v1/events", "{".to_owned(), "body_not_json"),
+        (
+            "/v1/events",
+            r#"{"type": "checked", "payload": 1}"#.to_owned(),
+            "schema_mismatch",
+        ),
+        (
+            "/v1/events/batch",
+            r#"[{"type": "a"}]"#.to_owned(),
+            "invalid",
+        ),
+        ("/v1/events/batch", "[".to_owned(), "body_not_json"),
+        (
+            "/v1/events/batch",
+            r#"[{"type": "checked", "payload": 1}]"#.to_owned(),
+            "schema_mismatch",
+        ),
+        // What an event says of itself comes before what its request says.
+        ("/v1/events", own("", &place(100, "01")), "invalid"),
+        (
+            "/v1/events",
+            own("checked", &place(101, "01")),
+            "schema_mismatch",
+        ),
+    ] {
+        let number = u32::try_from(expected.len()).expect("a few") + 1;
+        let header = place(number, "01");
+        let status = post(path, &stack.key, &body, Some(&header)).await;
+        let parent = match code {
+            "invalid" if body.contains("traceparent") => 100,
+            "schema_mismatch" if body.contains("traceparent") => 101,
+            _ => number,
+        };
+        expected.push((format!("{parent:016x}"), path, status.to_string(), code));
+    }
+    // Who wants no trace has none, and who has no key has nothing to say.
+    for (key, body, header) in [
+        (&*stack.key, "{}", Some(place(200, "00"))),
+        (
+            &*stack.key,
+            own("", &place(201, "00")).as_str(),
+            Some(place(202, "01")),
+        ),
+        (
+            &*stack.key,
+            own("checked", &place(203, "00")).as_str(),
+            Some(place(204, "01")),
+        ),
+        (&*stack.key, "{}", None),
+        ("zyk_0011223344556677_x", "{}", Some(place(205, "01"))),
+    ] {
+        let status = post("/v1/events", key, body, header.as_deref()).await;
+        assert!([401, 422].contains(&status), "{status} for {body}");
+    }
+    stop(&mut stack, ["ingest", "dispatcher"]).await;
+
+    let told: Vec<(String, String, String, String)> = spans(&collector)
+        .iter()
+        .map(|(_, span)| {
+            assert_eq!(
+                (&span["name"], &span["traceId"]),
+                (&json!("publish"), &json!(TRACE))
+            );
+            let parent = span["parentSpanId"].as_str().expect("a parent").to_owned();
+            let of = |name: &str| attribute(span, name);
+            (
+                parent,
+                of("http.route"),
+                of("http.response.status_code"),
+                of("error.type"),
+            )
+        })
+        .collect();
+    let expected: Vec<_> = expected
+        .into_iter()
+        .map(|(parent, path, status, code)| (parent, path.to_owned(), status, code.to_owned()))
+        .collect();
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
 async fn a_collector_that_is_away_delays_nothing_and_is_counted() {
     nothing_waits_for(&format!("http://127.0.0.1:{}", free_port())).await;
 }

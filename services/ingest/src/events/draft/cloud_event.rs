@@ -1,6 +1,7 @@
 //! CloudEvents in structured mode (CloudEvents 1.0.2, JSON Event Format).
 //!
 //! The payload is the whole document as it came: nothing of it is lost, and all of it is signed (ADR 0039).
+//! `zyven.check_cloud_event` in SQL has the same rules for attributes; a test compares the two.
 
 use std::fmt::Display;
 
@@ -10,8 +11,8 @@ use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use zyven_domain::event::{
-    CHANNELS_MAX, Channel, DeliveryOptions, EventType, IdempotencyKey, OrderingKey, Source,
-    TraceParent,
+    CHANNELS_MAX, Channel, ContentType, DeliveryOptions, EventType, IdempotencyKey, OrderingKey,
+    Source, TraceParent,
 };
 
 use super::{Draft, check, sorted};
@@ -46,15 +47,16 @@ impl<'a> Draft<'a> {
         let source = required(members, "source", Source::parse);
         let event_type = required(members, "type", EventType::parse_published);
         described(members);
-        let traceparent = optional(members, "traceparent", TraceParent::parse);
+        let traceparent = members.optional("traceparent", TraceParent::parse);
         let options = options(members);
-        let channels = optional(members, CHANNELS, channels);
+        let channels = members.optional(CHANNELS, channels);
         extensions(members);
-        check(members, "data", text, payload_bytes_max);
+        check(members, ("data", "the event"), text, payload_bytes_max);
         let (id, source) = (id?, source?);
         Some(Self {
             event_type: event_type?,
             payload: text,
+            content_type: ContentType::CloudEvent,
             channels: sorted(channels.unwrap_or_default()),
             key: Some(key(&source, &id)),
             source: Some(source),
@@ -76,18 +78,18 @@ fn key(source: &Source, id: &str) -> IdempotencyKey {
 /// What is said of data, and data. Nothing of it matters to Zyven beyond being right.
 fn described(members: &mut Members<'_>) {
     for name in ["subject", "datacontenttype", "dataschema"] {
-        optional(members, name, |text| match text {
+        members.optional(name, |text| match text {
             "" => Err("must not be empty"),
             text => plain(text),
         });
     }
-    optional(members, "time", |text| {
+    members.optional("time", |text| {
         DateTime::parse_from_rfc3339(text)
             .map(drop)
             .map_err(|_| "must be a time such as 2026-01-31T12:00:00Z")
     });
     let data = members.raw("data");
-    let binary = optional(members, "data_base64", |text| {
+    let binary = members.optional("data_base64", |text| {
         STANDARD
             .decode(text)
             .map(drop)
@@ -100,9 +102,9 @@ fn described(members: &mut Members<'_>) {
 
 fn options(members: &mut Members<'_>) -> DeliveryOptions {
     let options = DeliveryOptions {
-        deliver_at: optional(members, DELIVER_AT, fields::moment),
-        expires_at: optional(members, EXPIRES_AT, fields::moment),
-        ordering_key: optional(members, ORDERING_KEY, OrderingKey::parse),
+        deliver_at: members.optional(DELIVER_AT, fields::moment),
+        expires_at: members.optional(EXPIRES_AT, fields::moment),
+        ordering_key: members.optional(ORDERING_KEY, OrderingKey::parse),
     };
     if let Err((option, rule)) = options.check(Utc::now()) {
         let name = match option {
@@ -164,29 +166,17 @@ fn extension(value: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// A member that must be there.
+/// A member that must be there. Null is not there (JSON Event Format, section 2.2).
 fn required<T, E: Display>(
     members: &mut Members<'_>,
     name: &str,
     parse: impl FnOnce(&str) -> Result<T, E>,
 ) -> Option<T> {
-    let value = optional(members, name, parse);
+    let value = members.optional(name, parse);
     if value.is_none() {
         members.missing(name);
     }
     value
-}
-
-/// A member that may be missing, or null, which means the same (JSON Event Format, section 2.2).
-fn optional<T, E: Display>(
-    members: &mut Members<'_>,
-    name: &str,
-    parse: impl FnOnce(&str) -> Result<T, E>,
-) -> Option<T> {
-    if members.take_null(name) {
-        return None;
-    }
-    members.text(name, parse)
 }
 
 /// What the type "String" of the specification may hold.

@@ -163,9 +163,11 @@ impl World<'_> {
 
     pub(super) async fn lead(&mut self, process: usize) {
         let holder = format!("relay {process}");
-        let answer = self.stage.stores[process].relay_lease(&holder, FAR).await;
+        let look = self.stage.stores[process]
+            .relay_look(&holder, FAR, FAR, None)
+            .await;
         let leader = *self.model.leader.get_or_insert(process);
-        let is_leader = answer.expect("asked") == Leadership::Leader;
+        let is_leader = look.expect("asked").leadership == Leadership::Leader;
         assert_eq!(is_leader, leader == process);
     }
 

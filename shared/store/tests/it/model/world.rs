@@ -9,7 +9,7 @@ use uuid::Uuid;
 use zyven_domain::event::OrderingKey;
 use zyven_domain::id::{DeliveryId, EndpointId, EventId, TenantId};
 use zyven_domain::retry::DeadLetterReason;
-use zyven_store::{Replayed, SettleItem, Settlement, Store};
+use zyven_store::{Replay, Replayed, SettleItem, Settlement, Store};
 use zyven_testkit::TestDatabase;
 
 use super::comparison::Questions;
@@ -148,6 +148,7 @@ impl<'a> World<'a> {
             Step::CancelEvent(event) => self.cancel_event(*event).await,
             Step::CancelDelivery(ticket) => self.cancel_delivery(*ticket).await,
             Step::Replay(ticket) => self.replay(*ticket).await,
+            Step::ReplayChosen(tickets) => self.replay_chosen(tickets).await,
             Step::Change(endpoint, change) => self.change(*endpoint, *change).await,
             Step::HandOver(ticket) => self.hand_over(*ticket).await,
             Step::Lead(process) => self.lead(*process).await,
@@ -319,8 +320,7 @@ impl<'a> World<'a> {
         let Some(&(name, _)) = latest(&self.tickets, ticket) else {
             return;
         };
-        let draft = &self.events[name.0].1;
-        let (tenant, order) = (self.tenants[draft.tenant], draft.order);
+        let tenant = self.tenants[self.events[name.0].1.tenant];
         let answer = self.stage.stores[0]
             .replay(tenant, self.delivery(name), "fixed")
             .await;
@@ -328,25 +328,68 @@ impl<'a> World<'a> {
             None => Replayed::NotFound,
             Some(Err(reason)) => Replayed::Refused(reason.to_owned()),
             Some(Ok(generation)) => {
-                let find = "SELECT max(seq) FROM zyven.outbox";
-                let row = self.stage.sql.query_one(find, &[]).await.expect("a row");
-                let seq = row.get::<_, Option<i64>>(0).expect("the new row");
-                let row = Row {
-                    seq,
-                    generation,
-                    attempts: 0,
-                    state: State::Received,
-                    token: 0,
-                    is_leased: false,
-                    is_due: true,
-                    order,
-                };
-                self.tickets.push((name, seq));
-                assert_eq!(self.model.outbox.insert(name, row), None);
+                self.begin_again(name, generation).await;
                 Replayed::Queued
             }
         };
         assert_eq!(answer.expect("an answer"), expected);
+    }
+
+    async fn replay_chosen(&mut self, tickets: &BTreeSet<Pick>) {
+        let picked = tickets.iter().filter_map(|&it| latest(&self.tickets, it));
+        let names: BTreeSet<Name> = picked.map(|&(name, _)| name).collect();
+        if names.is_empty() {
+            return;
+        }
+        let chosen: Vec<DeliveryId> = names.iter().map(|&name| self.delivery(name)).collect();
+        for tenant in 0..TENANTS {
+            let at_once = Replay::Do { rate_per_s: None };
+            let answer = self.stage.stores[0]
+                .replay_chosen(self.tenants[tenant], &chosen, "fixed", at_once)
+                .await
+                .expect("an answer");
+            let (mut queued, mut refused) = (0, BTreeMap::new());
+            for &name in &names {
+                let is_mine = self.events[name.0].1.tenant == tenant;
+                match is_mine.then(|| self.model.replay(name)).flatten() {
+                    Some(Ok(generation)) => {
+                        queued += 1;
+                        self.begin_again(name, generation).await;
+                    }
+                    Some(Err(reason)) => {
+                        refused.insert(self.delivery(name), reason.to_owned());
+                    }
+                    None => {
+                        let reason = "there is no such dead letter";
+                        refused.insert(self.delivery(name), reason.to_owned());
+                    }
+                }
+            }
+            // They are one decision.
+            self.model.replays -= i64::from(queued).saturating_sub(1).max(0);
+            assert_eq!((answer.deliveries, answer.refused), (queued, refused));
+            assert_eq!(answer.id.is_some(), queued > 0);
+        }
+    }
+
+    /// The next generation of a delivery that was replayed, as the store has numbered it.
+    async fn begin_again(&mut self, name: Name, generation: i32) {
+        let find = "SELECT seq FROM zyven.outbox WHERE delivery_id = $1";
+        let delivery = self.delivery(name).uuid();
+        let row = self.stage.sql.query_one(find, &[&delivery]).await;
+        let seq = row.expect("the new row").get(0);
+        let row = Row {
+            seq,
+            generation,
+            attempts: 0,
+            state: State::Received,
+            token: 0,
+            is_leased: false,
+            is_due: true,
+            order: self.events[name.0].1.order,
+        };
+        self.tickets.push((name, seq));
+        assert_eq!(self.model.outbox.insert(name, row), None);
     }
 
     async fn change(&mut self, endpoint: usize, change: Change) {
